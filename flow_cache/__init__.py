@@ -1,0 +1,97 @@
+"""Optical flow of many videos, computed once, stored small, read fast.
+
+    from flow_cache import CacheReader, PrecomputeConfig, get_method
+    from flow_cache.precompute import precompute
+    from flow_cache.quantize import quantize
+
+Nothing heavy is imported before it is used: names are loaded on first access. (The functions `precompute` and
+`quantize` bear their modules' names, so they are had from there only.)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flow_cache.container import CacheMeta, CacheReader, CacheWriter, cache_path
+    from flow_cache.errors import (
+        ArgumentError,
+        CacheFileError,
+        CacheMismatchError,
+        CacheWriteError,
+        FlowCacheError,
+        VideoError,
+    )
+    from flow_cache.frames import Frame, find_videos, probe_fps, read_frames
+    from flow_cache.index import IndexEntry, read_index, rebuild_index
+    from flow_cache.methods import get_method
+    from flow_cache.precompute import (
+        Failure,
+        PrecomputeConfig,
+        PrecomputeInterrupted,
+        PrecomputeSummary,
+    )
+    from flow_cache.quantize import clip_fraction, dequantize, negate
+
+_HOMES = {
+    "ArgumentError": "errors",
+    "CacheFileError": "errors",
+    "CacheMeta": "container",
+    "CacheMismatchError": "errors",
+    "CacheReader": "container",
+    "CacheWriteError": "errors",
+    "CacheWriter": "container",
+    "Failure": "precompute",
+    "FlowCacheError": "errors",
+    "Frame": "frames",
+    "IndexEntry": "index",
+    "PrecomputeConfig": "precompute",
+    "PrecomputeInterrupted": "precompute",
+    "PrecomputeSummary": "precompute",
+    "VideoError": "errors",
+    "cache_path": "container",
+    "clip_fraction": "quantize",
+    "dequantize": "quantize",
+    "find_videos": "frames",
+    "get_method": "methods",
+    "negate": "quantize",
+    "probe_fps": "frames",
+    "read_frames": "frames",
+    "read_index": "index",
+    "rebuild_index": "index",
+}
+
+__all__ = [
+    "ArgumentError",
+    "CacheFileError",
+    "CacheMeta",
+    "CacheMismatchError",
+    "CacheReader",
+    "CacheWriteError",
+    "CacheWriter",
+    "Failure",
+    "FlowCacheError",
+    "Frame",
+    "IndexEntry",
+    "PrecomputeConfig",
+    "PrecomputeInterrupted",
+    "PrecomputeSummary",
+    "VideoError",
+    "cache_path",
+    "clip_fraction",
+    "dequantize",
+    "find_videos",
+    "get_method",
+    "negate",
+    "probe_fps",
+    "read_frames",
+    "read_index",
+    "rebuild_index",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,142 @@
+"""Codecs: one grey image (quantised flow, u over v) or RGB frame to bytes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.errors import ArgumentError
+
+Image = NDArray[np.uint8]
+
+CODECS = ("jpegls", "jpeg", "png")
+EXTENSIONS = {"jpegls": "jls", "jpeg": "jpg", "png": "png"}
+RGB_EXTENSION = "jpg"
+
+
+class CodecError(Exception):
+    """Encoded bytes are damaged or hold an image of another shape; the reader adds file and member to it."""
+
+
+@dataclass(frozen=True)
+class CodecSettings:
+    """How flow fields and RGB frames are encoded. Raises ArgumentError for values outside their range."""
+
+    codec: str = "jpegls"
+    """`jpegls` (near-lossless with a guaranteed maximum error), `jpeg` or `png` (lossless)."""
+    max_error: int = 1
+    """Largest error in grey levels, for jpegls; 0 is lossless."""
+    quality: int = 95
+    """Quality from 1 to 100, for jpeg."""
+    rgb_quality: int | None = None
+    """JPEG quality of the RGB frames; None = there are none."""
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise ArgumentError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
+        _check_whole("max_error", self.max_error, 0, 127)
+        _check_whole("quality", self.quality, 1, 100)
+        if self.rgb_quality is not None:
+            _check_whole("rgb_quality", self.rgb_quality, 1, 100)
+
+    @property
+    def extension(self) -> str:
+        """The file name extension of a flow field."""
+        return EXTENSIONS[self.codec]
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """Return what matters for this codec: max_error and quality are None where they have no effect."""
+        return {
+            "codec": self.codec,
+            "max_error": self.max_error if self.codec == "jpegls" else None,
+            "quality": self.quality if self.codec == "jpeg" else None,
+            "rgb_quality": self.rgb_quality,
+        }
+
+
+def encode_flow(image: Image, settings: CodecSettings) -> bytes:
+    """Encode a quantised field: (2 H, W) uint8, u over v."""
+    codecs = _imagecodecs()
+    image = np.ascontiguousarray(image)
+    if settings.codec == "jpegls":
+        return bytes(codecs.jpegls_encode(image, level=settings.max_error))
+    if settings.codec == "jpeg":
+        return bytes(codecs.jpeg8_encode(image, level=settings.quality))
+    return bytes(codecs.png_encode(image, level=6))
+
+
+def encode_rgb(image: Image, quality: int) -> bytes:
+    """Encode an RGB frame (H, W, 3) uint8 as JPEG."""
+    return bytes(_imagecodecs().jpeg8_encode(np.ascontiguousarray(image), level=quality))
+
+
+def decode_into(data: bytes, codec: str, out: Image) -> None:
+    """Decode an image into `out`, (2 H, W) or (H, W, 3) uint8 and contiguous.
+
+    Raises CodecError if the bytes are damaged or the image has another shape. The size that the bytes
+    announce is compared first, so that damaged ones cannot make the decoder allocate an absurd image.
+    """
+    check_shape(data, codec, out.shape)
+    codecs = _imagecodecs()
+    decoders: dict[str, Callable[..., Image]] = {
+        "jpegls": codecs.jpegls_decode,
+        "jpeg": codecs.jpeg8_decode,
+        "png": codecs.png_decode,
+    }
+    try:
+        decoders[codec](data, out=out)
+    except (RuntimeError, ValueError) as error:  # imagecodecs' own errors are RuntimeErrors
+        raise CodecError(f"cannot be decoded ({' '.join(str(error).split())})") from error
+
+
+def check_shape(data: bytes, codec: str, shape: tuple[int, ...]) -> None:
+    """Raise CodecError unless an image's header announces 8 bits and this shape."""
+    announced = _announced_shape(data, codec)
+    if announced != shape:
+        raise CodecError(f"holds an image of shape {announced}, expected {shape}")
+
+
+def _announced_shape(data: bytes, codec: str) -> tuple[int, ...]:
+    """Read the shape from an image's header: (H, W) for one channel, else (H, W, channels)."""
+    if codec == "png":
+        if len(data) < 29 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
+            raise CodecError("is no PNG image")
+        width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+        depth, channels = data[24], {0: 1, 2: 3}.get(data[25], 0)
+    else:
+        height, width, channels, depth = _jpeg_header(
+            data, (0xF7,) if codec == "jpegls" else (0xC0, 0xC1, 0xC2)
+        )
+    if depth != 8:
+        raise CodecError(f"holds {depth} bits a sample, expected 8")
+    return (height, width) if channels == 1 else (height, width, channels)
+
+
+def _jpeg_header(data: bytes, frame_markers: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return (height, width, channels, bits) from the frame header of a JPEG or JPEG-LS stream."""
+    position = 2
+    if data[:2] == b"\xff\xd8":
+        while position + 10 <= len(data) and data[position] == 0xFF:
+            marker = data[position + 1]
+            if marker in frame_markers:
+                height = int.from_bytes(data[position + 5 : position + 7], "big")
+                width = int.from_bytes(data[position + 7 : position + 9], "big")
+                return height, width, data[position + 9], data[position + 4]
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise CodecError("has no image header of its codec")
+
+
+def _check_whole(name: str, value: int, lowest: int, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise ArgumentError(f"{name} must be a whole number from {lowest} to {highest}, got {value!r}")
+
+
+def _imagecodecs() -> ModuleType:
+    import imagecodecs  # on first use: it costs 0.2 s
+
+    module: ModuleType = imagecodecs
+    return module

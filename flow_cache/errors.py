@@ -1,0 +1,66 @@
+"""Errors of `flow_cache`: every one is a single line that names the file and says what was expected."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class FlowCacheError(Exception):
+    """Base of every error that `flow_cache` raises on purpose."""
+
+
+class ArgumentError(FlowCacheError):
+    """An argument cannot be used; nothing has been done (exit status 2 on the command line)."""
+
+
+class CacheMismatchError(FlowCacheError):
+    """An existing cache was made with other parameters than the ones asked for."""
+
+
+class VideoError(FlowCacheError):
+    """A video cannot be read.
+
+    `frame` is the index of the first frame that could not be had, None when the video could not be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str, frame: int | None = None) -> None:
+        super().__init__(str(path), reason, frame)  # all three in args, so that it survives pickling
+        self.path = Path(path)
+        self.reason = reason
+        self.frame = frame
+
+    def __str__(self) -> str:
+        where = "" if self.frame is None else f", frame {self.frame}"
+        return f"{self.path}{where}: {self.reason}"
+
+
+class CacheFileError(FlowCacheError):
+    """A cache file is missing or damaged; `member` names the part inside it, where one is to blame."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str, member: str | None = None) -> None:
+        super().__init__(str(path), reason, member)
+        self.path = Path(path)
+        self.reason = reason
+        self.member = member
+
+    def __str__(self) -> str:
+        where = "" if self.member is None else f", member {self.member}"
+        return f"{self.path}{where}: {self.reason}"
+
+
+class CacheWriteError(FlowCacheError):
+    """A cache cannot be written (disk full, read-only folder, ...)."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    @classmethod
+    def from_os_error(cls, path: str | os.PathLike[str], error: OSError) -> CacheWriteError:
+        """Build the error from what the operating system said."""
+        return cls(path, error.strerror or str(error))
+
+    def __str__(self) -> str:
+        return f"cannot write {self.path}: {self.reason}"

@@ -1,0 +1,135 @@
+"""Say what is in a cache, how it was made, and how much of the flow its bound clipped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flow_cache.container import CacheReader
+from flow_cache.errors import CacheFileError
+from flow_cache.index import cache_files
+from flow_cache.meta import CacheMeta
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """A cache in numbers."""
+
+    path: str
+    videos: int
+    frames: int
+    fields: int
+    with_rgb: int
+    partial: int
+    bytes: int
+    sizes: dict[str, int]
+    """Videos by frame size, `WxH`."""
+    made: list[dict[str, Any]]
+    """The different makes (method, parameters, bound, codec, ...), each with its number of videos."""
+    clip_fraction: dict[str, float]
+    """Share of clipped values: mean over all of them, median and largest by video."""
+    damaged: list[str]
+
+    @property
+    def bytes_per_field(self) -> float:
+        """Disk use per flow field, RGB included."""
+        return self.bytes / self.fields if self.fields else 0.0
+
+
+def describe_cache(path: Path) -> CacheInfo:
+    """Describe a cache folder or a single cache file; damaged files are listed, not raised."""
+    files = cache_files(path) if path.is_dir() else {path.name: path}
+    metas: list[CacheMeta] = []
+    size = 0
+    damaged: list[str] = []
+    for file in files.values():
+        try:
+            with CacheReader(file) as reader:
+                metas.append(reader.meta)
+                size += reader.file_size
+        except CacheFileError as error:
+            damaged.append(str(error))
+    makes = Counter(json.dumps(_make(meta)) for meta in metas)
+    return CacheInfo(
+        path=str(path),
+        videos=len(metas),
+        frames=sum(meta.frames for meta in metas),
+        fields=sum(meta.fields for meta in metas),
+        with_rgb=sum(meta.has_rgb for meta in metas),
+        partial=sum(meta.partial is not None for meta in metas),
+        bytes=size,
+        sizes=dict(Counter(f"{meta.width}x{meta.height}" for meta in metas).most_common()),
+        made=[{**json.loads(make), "videos": count} for make, count in makes.most_common()],
+        clip_fraction=_clipping(metas),
+        damaged=damaged,
+    )
+
+
+def render_json(info: CacheInfo) -> str:
+    """Return a cache's description as JSON."""
+    return json.dumps(asdict(info), indent=1)
+
+
+def render_info(info: CacheInfo) -> None:
+    """Print a cache's description for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    rows: list[tuple[str, str]] = [
+        ("cache", info.path),
+        ("videos", f"{info.videos:,}" + (f" ({info.partial:,} partial)" if info.partial else "")),
+        ("fields", f"{info.fields:,} from {info.frames:,} frames"),
+        ("RGB", f"{info.with_rgb:,} videos"),
+        ("disk use", f"{info.bytes / 1e6:,.1f} MB, {info.bytes_per_field / 1e3:,.1f} kB a field"),
+        ("frame sizes", ", ".join(f"{size} ({count:,})" for size, count in list(info.sizes.items())[:5])),
+    ]
+    if info.clip_fraction:
+        shares = ", ".join(f"{name} {info.clip_fraction[name]:.3%}" for name in ("mean", "median", "max"))
+        rows.append(("clipped flow", f"{shares} (by video)"))
+    for make in info.made:
+        rows.append(("made with", ", ".join(f"{name} {_plain(value)}" for name, value in make.items())))
+    if info.damaged:
+        rows.append(("damaged", f"{len(info.damaged):,} files"))
+    for name, value in rows:
+        table.add_row(name, value or "-")
+    Console(markup=False, highlight=False, soft_wrap=True).print(table)
+
+
+def _make(meta: CacheMeta) -> dict[str, Any]:
+    make = {
+        "method": meta.method,
+        "parameters": dict(meta.parameters),
+        "backend": meta.backend,
+        "bound": meta.bound,
+        "step": meta.step,
+        "short_side": meta.short_side,
+        "size": meta.size,
+        **meta.codec.as_dict(),
+        "versions": dict(meta.versions),
+    }
+    return {name: value for name, value in make.items() if value is not None}
+
+
+def _clipping(metas: list[CacheMeta]) -> dict[str, float]:
+    if not metas:
+        return {}
+    shares = sorted(meta.clip_fraction for meta in metas)
+    weights = [meta.fields * meta.width * meta.height for meta in metas]
+    mean = sum(meta.clip_fraction * weight for meta, weight in zip(metas, weights, strict=True)) / sum(
+        weights
+    )
+    middle = len(shares) // 2
+    median = shares[middle] if len(shares) % 2 else (shares[middle - 1] + shares[middle]) / 2
+    return {"mean": mean, "median": median, "max": shares[-1]}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + " ".join(f"{name}={entry}" for name, entry in value.items()) + ")"
+    return str(value)

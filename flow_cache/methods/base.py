@@ -1,0 +1,125 @@
+"""The one interface of every flow estimator: a stack of grey frames in, a stack of flow fields out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.errors import ArgumentError
+
+MIN_SIDE = 8  # smaller frames have no neighbourhood from which a motion could be told
+
+Grey = NDArray[np.uint8]
+Flow = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """Base of an estimator's parameters: a frozen dataclass of numbers, checked when it is made."""
+
+    presets: ClassVar[dict[str, Self]]  # by name; the first one is the default
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            whole = field.type in ("int", int)
+            kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+                expected = "a whole number" if whole else "a number"
+                raise ArgumentError(f"{field.name} must be {expected}, got {value!r}")
+            object.__setattr__(self, field.name, int(value) if whole else float(value))
+        self._check()
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Raise ArgumentError for a value outside its range."""
+
+    def _require(self, holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            raise ArgumentError(f"{name} must be {expected}, got {getattr(self, name)}")
+
+    @classmethod
+    def build(cls, preset: str | None = None, **values: Any) -> Self:
+        """Take a preset (None = the default one) and replace the given values in it.
+
+        Raises ArgumentError for an unknown preset or parameter, or a value outside its range.
+        """
+        if preset is None:
+            preset = next(iter(cls.presets))
+        if preset not in cls.presets:
+            raise ArgumentError(f"unknown preset {preset!r}; choose one of {', '.join(cls.presets)}")
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise ArgumentError(f"unknown parameter {name!r}; choose among preset, {', '.join(names)}")
+        return dataclasses.replace(cls.presets[preset], **values)
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Return every parameter by name, as stored in a cache file."""
+        return dataclasses.asdict(self)
+
+
+class FlowMethod(ABC):
+    """An estimator of dense optical flow. It keeps no state between calls."""
+
+    name: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    parameters_type: ClassVar[type[Parameters]]
+    parameters: Parameters
+    backend: str
+
+    def __call__(self, frames: Grey, step: int = 1) -> Flow:
+        """Estimate the flow that carries frame t to frame t + step.
+
+        frames: (T, H, W) uint8 grey. Returns (T - step, 2, H, W) float32, pixels per step: channel 0 is u
+        (rightwards), 1 is v (downwards). Raises ArgumentError for another dtype or rank, frames smaller than
+        8x8, fewer than two frames, or a step that the stack cannot hold.
+        """
+        check_stack(frames, step)
+        return self._estimate(frames[:-step], frames[step:])
+
+    def pairs(self, first: Grey, second: Grey) -> Flow:
+        """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) uint8 stacks."""
+        for frames in (first, second):
+            check_frames(frames)
+        if first.shape != second.shape:
+            raise ArgumentError(f"pairs must have one shape, got {first.shape} and {second.shape}")
+        return self._estimate(first, second)
+
+    @abstractmethod
+    def _estimate(self, first: Grey, second: Grey) -> Flow:
+        """Estimate the flow of checked pairs (N, H, W)."""
+
+
+def check_frames(frames: Grey) -> None:
+    """Raise ArgumentError unless frames are a (T, H, W) uint8 stack of frames of at least 8x8 pixels."""
+    if not isinstance(frames, np.ndarray):
+        raise ArgumentError(f"frames must be a NumPy array (T, H, W) uint8, got {type(frames).__name__}")
+    if frames.ndim != 3:
+        raise ArgumentError(f"frames must be a stack (T, H, W) of grey frames, got shape {frames.shape}")
+    if frames.dtype != np.uint8:
+        raise ArgumentError(f"frames must be uint8 grey levels 0 to 255, got dtype {frames.dtype}")
+    if min(frames.shape[1:]) < MIN_SIDE:
+        height, width = frames.shape[1:]
+        raise ArgumentError(f"frames must be at least {MIN_SIDE}x{MIN_SIDE} pixels, got {width}x{height}")
+
+
+def check_stack(frames: Grey, step: int) -> None:
+    """Raise ArgumentError unless frames are a stack that holds at least one pair `step` apart."""
+    check_frames(frames)
+    check_step(step)
+    if len(frames) < 2:
+        raise ArgumentError(f"flow needs at least 2 frames, got {len(frames)}")
+    if step >= len(frames):
+        raise ArgumentError(f"step {step} needs at least {step + 1} frames, got {len(frames)}")
+
+
+def check_step(step: int) -> None:
+    """Raise ArgumentError unless step is a whole number of at least 1."""
+    if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
+        raise ArgumentError(f"step must be a whole number of at least 1, got {step!r}")

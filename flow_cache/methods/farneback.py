@@ -1,0 +1,78 @@
+"""Farneback: flow from polynomial expansion, through OpenCV on the CPU.
+
+Farneback, "Two-Frame Motion Estimation Based on Polynomial Expansion", SCIA 2003.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters
+from flow_cache.opencv import opencv
+
+
+@dataclass(frozen=True)
+class FarnebackParameters(Parameters):
+    """OpenCV's parameters of calcOpticalFlowFarneback, under its names."""
+
+    levels: int = 5
+    """Levels of the pyramid."""
+    pyr_scale: float = 0.5
+    """Size of a level relative to the finer one."""
+    winsize: int = 13
+    """Width of the averaging window."""
+    iterations: int = 10
+    """Iterations on each level."""
+    poly_n: int = 5
+    """Width of the neighbourhood in which the polynomials are fitted."""
+    poly_sigma: float = 1.1
+    """Standard deviation of the Gaussian that weights that neighbourhood."""
+
+    presets: ClassVar[dict[str, FarnebackParameters]] = {}
+
+    def _check(self) -> None:
+        self._require(1 <= self.levels <= 64, "levels", "from 1 to 64")
+        self._require(0 < self.pyr_scale < 1, "pyr_scale", "between 0 and 1")
+        self._require(1 <= self.winsize <= 1023, "winsize", "from 1 to 1023")
+        self._require(self.iterations >= 1, "iterations", "at least 1")
+        self._require(3 <= self.poly_n <= 63 and self.poly_n % 2 == 1, "poly_n", "odd, from 3 to 63")
+        self._require(self.poly_sigma > 0, "poly_sigma", "above 0")
+
+
+FarnebackParameters.presets["default"] = FarnebackParameters()
+FarnebackParameters.presets["opencv"] = FarnebackParameters(
+    levels=3, pyr_scale=0.5, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2
+)
+
+
+class Farneback(FlowMethod):
+    """Farneback flow by OpenCV's calcOpticalFlowFarneback."""
+
+    name = "farneback"
+    parameters_type = FarnebackParameters
+
+    def __init__(self, parameters: FarnebackParameters) -> None:
+        self.parameters: FarnebackParameters = parameters
+        self.backend = "opencv-cpu"
+
+    def _estimate(self, first: Grey, second: Grey) -> Flow:
+        p = self.parameters
+        flow = np.empty((len(first), 2, *first.shape[1:]), np.float32)
+        for n, (before, after) in enumerate(zip(first, second, strict=True)):
+            field = opencv().calcOpticalFlowFarneback(
+                np.ascontiguousarray(before),
+                np.ascontiguousarray(after),
+                None,
+                p.pyr_scale,
+                p.levels,
+                p.winsize,
+                p.iterations,
+                p.poly_n,
+                p.poly_sigma,
+                0,
+            )
+            flow[n] = np.moveaxis(field, -1, 0)
+        return flow

@@ -1,0 +1,218 @@
+"""Worker processes that take one video at a time, and whose death costs no more than that video.
+
+Each worker has its own pipe, so it is always known what it was doing when it died (a decoder that crashes,
+the kernel's out-of-memory killer). The video is then tried once more when all others are done, alone on the
+machine; if it kills its worker again, it has failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import TracebackType
+from typing import Self
+
+from flow_cache.errors import CacheWriteError, FlowCacheError, VideoError
+from flow_cache.opencv import opencv
+from flow_cache.worker import Job, cache_video, reason_of
+
+_MAX_FAILED_STARTS = 3  # in a row
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Some fields of a video are done."""
+
+    fields: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A video is done: `reason` says why it failed, None if it did not."""
+
+    job: Job
+    fields: int = 0
+    reason: str | None = None
+    partial: bool = False
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    ready: bool = False
+    job: Job | None = None
+
+
+class WorkerPool:
+    """Run jobs in worker processes; as a context manager it ends them."""
+
+    def __init__(self, workers: int) -> None:
+        self._size = workers
+        # fork would copy locks that OpenCV's and CUDA's threads hold
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._last_death = ""
+        self._failed_starts = 0
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Advance | Finished]:
+        """Iterate what happens until all jobs are done; the order of videos is not fixed.
+
+        Raises CacheWriteError as soon as a worker cannot write, FlowCacheError if workers cannot be started.
+        """
+        suspects: list[Job] = []
+        yield from self._run(deque(jobs), self._size, suspects)
+        for job in suspects:  # each alone, so that neither memory nor blame is shared
+            dead: list[Job] = []
+            yield from self._run(deque([job]), 1, dead)
+            if dead:
+                yield Finished(job, reason=f"its worker process died twice ({self._last_death})")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.connection.close()  # an idle worker ends by itself
+            if worker.job is not None:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._workers.clear()
+
+    def _run(self, queue: deque[Job], size: int, suspects: list[Job]) -> Iterator[Advance | Finished]:
+        while True:
+            while queue and len(self._workers) < min(size, len(queue) + self._busy()):
+                self._workers.append(self._start())
+            for worker in self._workers[:size]:
+                if queue and worker.ready and worker.job is None:
+                    self._give(worker, queue)
+            if not queue and not self._busy():
+                return
+            by_connection = {worker.connection: worker for worker in self._workers}
+            for connection in wait(list(by_connection)):
+                worker = by_connection[connection]  # type: ignore[index]
+                try:
+                    message = worker.connection.recv()
+                except (EOFError, OSError):
+                    self._bury(worker, suspects)
+                    continue
+                if message is None:
+                    worker.ready = True
+                elif isinstance(message, CacheWriteError):
+                    worker.job = None
+                    raise message
+                else:
+                    if isinstance(message, Finished):
+                        worker.job = None
+                    yield message
+
+    def _busy(self) -> int:
+        return sum(worker.job is not None for worker in self._workers)
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs,), name="flow-cache worker", daemon=True)
+        try:
+            with _without_interrupts():
+                process.start()
+        except OSError as error:
+            raise FlowCacheError(f"cannot start a worker process: {error.strerror or error}") from error
+        theirs.close()  # so that its death shows as the end of the pipe
+        return _Worker(process, ours)
+
+    def _give(self, worker: _Worker, queue: deque[Job]) -> None:
+        worker.job = queue.popleft()
+        try:
+            worker.connection.send(worker.job)
+        except OSError:
+            # It died while idle: not this video's doing. `wait` reports the death.
+            queue.appendleft(worker.job)
+            worker.job = None
+
+    def _bury(self, worker: _Worker, suspects: list[Job]) -> None:
+        worker.connection.close()
+        worker.process.join(5)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        self._workers.remove(worker)
+        self._last_death = _describe(worker.process.exitcode)
+        self._failed_starts = 0 if worker.ready else self._failed_starts + 1
+        if self._failed_starts >= _MAX_FAILED_STARTS:
+            raise FlowCacheError(
+                f"worker processes cannot start ({self._last_death}); a script that calls "
+                "precompute() must do so under `if __name__ == '__main__':`"
+            )
+        if worker.job is not None:
+            suspects.append(worker.job)
+
+
+def attempt(job: Job, advance: Connection) -> Finished | CacheWriteError:
+    """Do one job; what goes wrong with the video becomes the reason of its failure."""
+    try:
+        meta = cache_video(job, lambda fields: advance.send(Advance(fields)))
+    except VideoError as error:
+        return Finished(job, reason=reason_of(error))
+    except FlowCacheError as error:
+        return error if isinstance(error, CacheWriteError) else Finished(job, reason=str(error))
+    except ConnectionError:
+        raise  # the main process is gone
+    except Exception as error:  # whatever a library throws on a broken video must not end the run
+        return Finished(job, reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return Finished(job, fields=meta.fields, partial=meta.partial is not None)
+
+
+def _serve(connection: Connection) -> None:
+    """Be a worker: report ready, then do jobs until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    opencv().setNumThreads(1)
+    try:
+        connection.send(None)
+        while True:
+            connection.send(attempt(connection.recv(), connection))
+    except (EOFError, OSError):
+        return  # the main process closed the pipe, or is gone
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, not even while they import; it waits for the main one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # else `start` does, and unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _describe(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        try:
+            return f"killed by {signal.Signals(-exitcode).name}"
+        except ValueError:
+            return f"killed by signal {-exitcode}"
+    return f"exit status {exitcode}"
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,140 @@
+"""What a person sees of a run: one live line, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from flow_cache.precompute import PrecomputeSummary
+
+_PLAIN_EVERY = 30.0  # seconds between plain lines
+_RATE_SPAN = 30.0  # seconds over which the rate is averaged
+_FAILURES_SHOWN = 20
+
+
+class ProgressLine:
+    """Show videos, pairs per second, time left and failures on stderr while a run lasts.
+
+    videos: how many there are, of which `kept` are done already. size: bytes of the others, which the time
+    left is estimated from. enabled: False shows nothing.
+    """
+
+    def __init__(self, videos: int, size: int, kept: int, enabled: bool = True) -> None:
+        self._videos = videos
+        self._size = size
+        self._kept = kept
+        self._finished = 0
+        self._failed = 0
+        self._size_done = 0
+        self._fields = 0
+        self._started = self._shown = time.monotonic()
+        self._recent: list[tuple[float, int]] = [(self._started, 0)]
+        self._enabled = enabled and videos > kept
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+
+    def advance(self, fields: int) -> None:
+        """Count fields that were computed."""
+        self._fields += fields
+        self._show()
+
+    def finished(self, size: int, *, failed: bool) -> None:
+        """Count a video of `size` bytes that is done with."""
+        self._finished += 1
+        self._failed += failed
+        self._size_done += size
+        self._show()
+
+    def describe(self, now: float) -> str:
+        """Return the line's text at a time of the monotonic clock."""
+        videos = self._kept + self._finished
+        parts = [f"{videos}/{self._videos} videos", f"{self._rate(now):,.1f} pairs/s"]
+        elapsed = now - self._started
+        if self._size_done and self._size > self._size_done:
+            left = elapsed * (self._size - self._size_done) / self._size_done
+            parts.append(f"{format_seconds(left)} left")
+        parts.append(f"{self._failed} failed")
+        return ", ".join(parts)
+
+    def __enter__(self) -> Self:
+        if self._enabled and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+            self._live = Progress(
+                SpinnerColumn(),
+                BarColumn(bar_width=30),
+                TextColumn("{task.description}", markup=False),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            text = self.describe(self._started)
+            self._task = self._live.add_task(text, total=self._videos, completed=self._kept)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self) -> None:
+        if not self._enabled:
+            return
+        now = time.monotonic()
+        if self._live is not None and self._task is not None:
+            videos = self._kept + self._finished
+            self._live.update(self._task, description=self.describe(now), completed=videos)
+        elif now - self._shown >= _PLAIN_EVERY:
+            self._shown = now
+            print(f"flow-cache: {self.describe(now)}", file=sys.stderr, flush=True)
+
+    def _rate(self, now: float) -> float:
+        """Return fields per second over the last half minute."""
+        if now - self._recent[-1][0] >= 1.0:
+            self._recent.append((now, self._fields))
+        while len(self._recent) > 2 and now - self._recent[1][0] > _RATE_SPAN:
+            self._recent.pop(0)
+        since, fields = self._recent[0]
+        return (self._fields - fields) / (now - since) if now > since else 0.0
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration as a person would: `8.4 s`, `3:07`, `2:15:00`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
+    """Print what a run did, and the first of its failures, to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rate = summary.fields / summary.seconds if summary.seconds > 0 else 0.0
+    partial = f" ({summary.partial:,} only in part)" if summary.partial else ""
+    for name, value in (
+        ("videos done", f"{summary.done:,}{partial}"),
+        ("kept from before", f"{summary.skipped:,}"),
+        ("failed", f"{len(summary.failures):,}"),
+        ("flow fields", f"{summary.fields:,}"),
+        ("time", f"{format_seconds(summary.seconds)}, {rate:,.1f} pairs/s"),
+        ("cache", str(summary.output)),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    for failure in summary.failures[:_FAILURES_SHOWN]:
+        console.print(f"failed: {failure.video}: {failure.reason}")
+    if len(summary.failures) > _FAILURES_SHOWN:
+        more = len(summary.failures) - _FAILURES_SHOWN
+        console.print(f"... and {more:,} more, all in {summary.output / failures_name}")

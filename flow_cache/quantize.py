@@ -1,0 +1,103 @@
+"""Quantisation: the one place that knows how float flow becomes uint8 and back.
+
+    q = clip(round_half_even(255 * (v + b) / (2 b)), 0, 255)        v ~ (q - 128) * 2 b / 255
+
+so that no motion (v = 0) is 128 exactly. The bound b is in pixels per step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.errors import ArgumentError
+
+DEFAULT_BOUND = 20.0
+ZERO = 128  # the grey level of "no motion"
+
+# Values are worked on in blocks of this many, so that the float temporary stays in the processor's cache.
+_BLOCK = 1 << 16
+
+_NEGATED = np.minimum(256 - np.arange(256), 255).astype(np.uint8)
+
+
+def check_bound(bound: float) -> float:
+    """Return the bound as a float; raise ArgumentError unless it is a positive, finite number of pixels."""
+    if isinstance(bound, bool) or not isinstance(bound, (int, float, np.integer, np.floating)):
+        raise ArgumentError(f"bound must be a number of pixels, got {bound!r}")
+    if not (math.isfinite(bound) and 1e-3 <= bound <= 1e4):
+        raise ArgumentError(f"bound must lie between 0.001 and 10000 pixels, got {bound}")
+    return float(bound)
+
+
+def quantize(flow: NDArray[np.floating[Any]], bound: float = DEFAULT_BOUND) -> NDArray[np.uint8]:
+    """Quantise flow to grey levels.
+
+    flow: any shape, float, pixels per step. Returns the same shape, uint8; what lies outside +-bound is
+    clipped. Raises ArgumentError for a bad bound, a dtype that is not float, or NaN.
+    """
+    bound = check_bound(bound)
+    source = _flat(flow)
+    result = np.empty(flow.shape, np.uint8)
+    target = result.reshape(-1)
+    scale = np.float32(255.0 / (2.0 * bound))
+    buffer = np.empty(min(_BLOCK, source.size), np.float32)
+    for start in range(0, source.size, _BLOCK):
+        block = source[start : start + _BLOCK]
+        levels = buffer[: block.size]
+        # v * s + 127.5 rather than (v + b) * s: zero then lands on the tie at 127.5, hence on 128, for every
+        # b.
+        np.multiply(block, scale, out=levels, casting="same_kind")
+        if np.isnan(levels).any():
+            raise ArgumentError("flow holds NaN; expected numbers (an estimator must not return NaN)")
+        levels += np.float32(127.5)
+        np.rint(levels, out=levels)
+        np.clip(levels, 0.0, 255.0, out=levels)
+        target[start : start + _BLOCK] = levels
+    return result
+
+
+def dequantize(q: NDArray[np.uint8], bound: float = DEFAULT_BOUND) -> NDArray[np.float32]:
+    """Turn grey levels back into flow: float32 of the same shape, pixels per step."""
+    bound = check_bound(bound)
+    _check_levels(q)
+    table = ((np.arange(256, dtype=np.float64) - ZERO) * (2.0 * bound / 255.0)).astype(np.float32)
+    return table[q]
+
+
+def clip_fraction(flow: NDArray[np.floating[Any]], bound: float = DEFAULT_BOUND) -> float:
+    """Return the share (0 to 1) of flow values beyond +-bound; 0.0 for an empty array."""
+    source = _flat(flow)
+    return count_clipped(source, bound) / source.size if source.size else 0.0
+
+
+def count_clipped(flow: NDArray[np.floating[Any]], bound: float) -> int:
+    """Count the flow values beyond +-bound."""
+    bound = check_bound(bound)
+    source = _flat(flow)
+    clipped = 0
+    for start in range(0, source.size, _BLOCK):
+        clipped += int(np.count_nonzero(np.abs(source[start : start + _BLOCK]) > bound))
+    return clipped
+
+
+def negate(q: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the grey levels of the opposite motion, `256 - q` clipped to 255: what a flip does to u."""
+    _check_levels(q)
+    return _NEGATED[q]
+
+
+def _flat(flow: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    if not isinstance(flow, np.ndarray) or flow.dtype.kind != "f":
+        got = f"dtype {flow.dtype}" if isinstance(flow, np.ndarray) else type(flow).__name__
+        raise ArgumentError(f"flow must be a float array, got {got}")
+    return np.ascontiguousarray(flow).reshape(-1)
+
+
+def _check_levels(q: NDArray[np.uint8]) -> None:
+    if not isinstance(q, np.ndarray) or q.dtype != np.uint8:
+        got = f"dtype {q.dtype}" if isinstance(q, np.ndarray) else type(q).__name__
+        raise ArgumentError(f"quantised flow must be a uint8 array, got {got}")

@@ -1,0 +1,143 @@
+"""One video from file to cache file, frames streamed: memory does not depend on the video's length."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.container import CacheWriter
+from flow_cache.errors import VideoError
+from flow_cache.frames import Frame, image_files, probe_fps, read_frames
+from flow_cache.meta import CacheMeta
+from flow_cache.methods import get_method
+from flow_cache.quantize import count_clipped, quantize
+
+# Frames are worked on in chunks of about this much float flow. Results do not depend on it: pairs are
+# independent.
+_CHUNK_BYTES = 32 << 20
+_MAX_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to be done."""
+
+    source: Path
+    target: Path
+    meta: CacheMeta
+    """What was asked for, with the source's relative path and size."""
+    device: str = "cpu"
+    keep_partial: bool = False
+
+    @property
+    def video(self) -> str:
+        """The video's path relative to the input folder."""
+        return self.meta.source.path
+
+
+def cache_video(job: Job, advance: Callable[[int], None]) -> CacheMeta:
+    """Estimate, encode and write the flow of one video; returns what the file says about itself.
+
+    advance: called with the number of fields after each chunk. Raises VideoError if the video cannot be read
+    (to its end, unless `keep_partial`) or is too short, CacheWriteError if the file cannot be written. On any
+    exception no file appears.
+    """
+    meta = replace(
+        job.meta,
+        fps=probe_fps(job.source),
+        source=replace(job.meta.source, sha256=hash_source(job.source)),
+    )
+    method = get_method(meta.method, job.device, **meta.parameters)
+    frames = read_frames(
+        job.source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1
+    )  # one decoder thread: the other cores have their own videos
+    writer: CacheWriter | None = None
+    clipped = values = 0
+    partial: str | None = None
+    try:
+        try:
+            for grey, rgb in _chunks(frames, meta.step, job.source):
+                if writer is None:  # only now, so that a video without a frame leaves no folder behind
+                    writer = CacheWriter(job.target, meta)
+                if rgb:
+                    writer.add_rgb(np.stack(rgb))
+                flow = method(grey, meta.step)
+                clipped += count_clipped(flow, meta.bound)
+                values += flow.size
+                writer.add_flow(quantize(flow, meta.bound))
+                advance(len(flow))
+        except VideoError as error:
+            if not job.keep_partial or writer is None:
+                raise
+            partial = reason_of(error)
+        assert writer is not None, "_chunks yields once or raises"
+        return writer.close(clip_fraction=clipped / values, partial=partial)
+    finally:
+        if writer is not None:
+            writer.abort()  # does nothing once it is closed
+
+
+def reason_of(error: VideoError) -> str:
+    """Say why a video failed, without its path."""
+    return error.reason if error.frame is None else f"frame {error.frame}: {error.reason}"
+
+
+def source_bytes(path: Path) -> int:
+    """Return the size of a video file, or of all images of a folder; 0 if it cannot be had."""
+    try:
+        if path.is_dir():
+            return sum(image.stat().st_size for image in image_files(path))
+        return path.stat().st_size
+    except OSError:
+        return 0  # reading it will say what is wrong
+
+
+def hash_source(path: Path) -> str:
+    """Return the SHA-256 of a video file, or of the names and bytes of a folder's images."""
+    digest = hashlib.sha256()
+    try:
+        for file in image_files(path) if path.is_dir() else [path]:
+            if path.is_dir():
+                digest.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise VideoError(path, error.strerror or str(error)) from error
+    return digest.hexdigest()
+
+
+def _chunks(
+    frames: Iterator[Frame], step: int, path: Path
+) -> Iterator[tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]]:
+    """Cut a stream into stacks that overlap by `step` frames, each with the RGB of its new frames.
+
+    What was decoded before a VideoError is yielded before the error is raised.
+    """
+    grey: list[NDArray[np.uint8]] = []
+    rgb: list[NDArray[np.uint8]] = []
+    length = count = 0
+    failure: VideoError | None = None
+    try:
+        for frame in frames:
+            count += 1
+            grey.append(frame.grey)
+            if frame.rgb is not None:
+                rgb.append(frame.rgb)
+            length = length or step + min(max(_CHUNK_BYTES // (8 * frame.grey.size), 1), _MAX_CHUNK)
+            if len(grey) == length:
+                yield np.stack(grey), rgb
+                grey, rgb = grey[-step:], []
+    except VideoError as error:
+        failure = error
+    if len(grey) > step:
+        yield np.stack(grey), rgb
+    if failure is not None:
+        raise failure
+    if count <= step:
+        raise VideoError(path, f"has {count} frame{'s' * (count != 1)}, step {step} needs {step + 1}")

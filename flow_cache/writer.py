@@ -1,0 +1,271 @@
+"""Write one cache file, streaming: members go to a temporary file that is renamed when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.codecs import RGB_EXTENSION, encode_flow, encode_rgb
+from flow_cache.errors import ArgumentError, CacheWriteError
+from flow_cache.frames import MAX_SIDE
+from flow_cache.meta import CacheMeta
+
+META_NAME = "meta.json"
+
+_TEMPORARY_SUFFIX = ".flow.tmp"
+_PARTIAL_LIMIT = 200  # characters of the reason for a partial file
+# For what is not known at the start: counts, and a reason of which JSON makes up to 12 bytes a character.
+_RESERVE = 1024 + 12 * _PARTIAL_LIMIT
+_TIME = (1980, 1, 1, 0, 0, 0)  # no clock in the file: the same input gives the same bytes
+_LOCAL_CRC_AT = 14  # in a zip's local header
+_LOCAL_DATA_AT = 30 + len(META_NAME)
+
+
+class CacheWriter:
+    """Write a cache file; as a context manager it commits on success and leaves nothing on an exception.
+
+    path: where the file will appear. meta: what is known at the start; counts and size are filled in at the
+    end. Raises CacheWriteError when the disk refuses, ArgumentError for arrays that do not belong together.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], meta: CacheMeta) -> None:
+        self.path = Path(path)
+        self.meta = meta
+        self._fields = 0
+        self._frames = 0
+        self._shape: tuple[int, int] | None = None
+        self._reserved = _round_up(len(meta.to_json()) + _RESERVE, 512)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary, self._file = _create_temporary(self.path.parent)
+        except OSError as error:
+            raise CacheWriteError.from_os_error(self.path.parent, error) from error
+        self._open = True
+        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
+        self._add(META_NAME, b" " * self._reserved)
+
+    def add_flow(self, fields: NDArray[np.uint8]) -> None:
+        """Append quantised fields: (n, 2, H, W) uint8."""
+        self._check(
+            fields, fields.ndim == 4 and fields.shape[1] == 2, "flow", "(n, 2, H, W)", fields.shape[2:]
+        )
+        extension = self.meta.codec.extension
+        for field in fields:
+            image = field.reshape(-1, field.shape[-1])
+            self._add(f"flow/{self._fields:05d}.{extension}", encode_flow(image, self.meta.codec))
+            self._fields += 1
+
+    def add_rgb(self, frames: NDArray[np.uint8]) -> None:
+        """Append RGB frames: (n, H, W, 3) uint8."""
+        quality = self.meta.codec.rgb_quality
+        if quality is None:
+            raise ArgumentError("this cache was opened without RGB (rgb_quality is None), got RGB frames")
+        self._check(
+            frames, frames.ndim == 4 and frames.shape[3] == 3, "rgb", "(n, H, W, 3)", frames.shape[1:3]
+        )
+        for frame in frames:
+            self._add(f"rgb/{self._frames:05d}.{RGB_EXTENSION}", encode_rgb(frame, quality))
+            self._frames += 1
+
+    def close(self, *, clip_fraction: float = 0.0, partial: str | None = None) -> CacheMeta:
+        """Complete the file and let it appear under its name; returns its final meta.
+
+        clip_fraction: share of the flow values beyond the bound. partial: why the video was cut short.
+        """
+        if not self._open:
+            raise ArgumentError(f"{self.path}: the writer is closed")
+        try:
+            meta = self._final_meta(clip_fraction, partial)
+            self._commit(meta)
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, OSError):
+                raise CacheWriteError.from_os_error(self.path, error) from error
+            raise
+        return meta
+
+    def abort(self) -> None:
+        """Throw away what was written; harmless after `close`."""
+        if self._open:
+            self._open = False
+            self._zip.fp = None  # or its finaliser would write a directory into the closed file
+            with contextlib.suppress(OSError):  # a full disk refuses the last buffer; nobody wants it now
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif self._open:
+            self.close()
+
+    def _add(self, name: str, data: bytes) -> None:
+        try:
+            self._zip.writestr(zipfile.ZipInfo(name, _TIME), data)
+        except OSError as error:
+            self.abort()
+            raise CacheWriteError.from_os_error(self.path, error) from error
+
+    def _check(
+        self, array: NDArray[np.uint8], rank: bool, what: str, layout: str, shape: tuple[int, ...]
+    ) -> None:
+        if not rank or array.dtype != np.uint8:
+            raise ArgumentError(f"{what} must be {layout} uint8, got {array.shape} {array.dtype}")
+        if self._shape is None:
+            if not all(1 <= side <= MAX_SIDE for side in shape):
+                raise ArgumentError(f"{what} must have sides from 1 to {MAX_SIDE}, got shape {array.shape}")
+            self._shape = (shape[0], shape[1])
+        if self._shape != tuple(shape):
+            raise ArgumentError(f"{what} must be of height and width {self._shape}, got shape {array.shape}")
+        if not self._open:
+            raise ArgumentError(f"{self.path}: the writer is closed")
+
+    def _final_meta(self, clip_fraction: float, partial: str | None) -> CacheMeta:
+        if self._shape is None or self._fields < 1:
+            raise ArgumentError(f"{self.path}: a cache file needs at least one flow field, got none")
+        frames = self._fields + self.meta.step
+        if self.meta.has_rgb and self._frames != frames:
+            raise ArgumentError(
+                f"{self.path}: {self._fields} fields with step {self.meta.step} need {frames} RGB frames, "
+                f"got {self._frames}"
+            )
+        return self.meta.closed(
+            frames=frames,
+            fields=self._fields,
+            height=self._shape[0],
+            width=self._shape[1],
+            clip_fraction=clip_fraction,
+            partial=None if partial is None else partial[:_PARTIAL_LIMIT],
+        )
+
+    def _commit(self, meta: CacheMeta) -> None:
+        data = meta.to_json()
+        assert len(data) <= self._reserved, "meta.json outgrew its reserve"
+        data = data.ljust(self._reserved)
+        crc = zlib.crc32(data)
+        self._zip.filelist[0].CRC = crc  # goes into the directory, which close() writes
+        self._zip.close()
+        self._file.seek(_LOCAL_CRC_AT)
+        self._file.write(struct.pack("<L", crc))
+        self._file.seek(_LOCAL_DATA_AT)
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if sys.platform == "win32":  # an open file cannot be renamed there
+            self._file.close()
+        self._temporary.replace(self.path)
+        self._open = False
+        self._file.close()
+        sync_folder(self.path.parent)
+
+
+def temporary_files(root: Path) -> Iterator[Path]:
+    """Iterate the writers' temporary files below a folder, of live and of dead processes."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
+                yield Path(folder, name)
+
+
+def remove_stale_temporaries(root: Path) -> int:
+    """Remove the temporary files that dead processes left below a folder; returns how many."""
+    removed = 0
+    for path in temporary_files(root):
+        try:
+            with path.open("rb+") as file:
+                if not _lock(file):
+                    continue  # its writer lives
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue  # renamed or removed meanwhile
+        except PermissionError:
+            continue  # another user's, or still open (Windows)
+    return removed
+
+
+def probe_writable(folder: Path) -> None:
+    """Create a folder and a file in it, to learn early whether that works; raises CacheWriteError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path, file = _create_temporary(folder)
+        file.close()
+        path.unlink()
+    except OSError as error:
+        raise CacheWriteError.from_os_error(folder, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside a folder survive a power cut, where the system can do that."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all; raises CacheWriteError."""
+    try:
+        temporary, file = _create_temporary(path.parent)
+        try:
+            with file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise CacheWriteError.from_os_error(path, error) from error
+
+
+def _create_temporary(folder: Path) -> tuple[Path, BinaryIO]:
+    """Create a temporary file and lock it: the lock ends with the process, however that ends."""
+    while True:
+        path = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+        file = path.open("xb+")
+        # A cleaner may have come between creation and lock; then the name is gone.
+        if _lock(file) and path.exists():
+            return path, file
+        file.close()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Try to lock an open file; True also where files cannot be locked."""
+    if sys.platform == "win32":
+        return True  # there an open file cannot be removed, which serves the same end
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks
+    return True
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from flow_cache.codecs import CodecError, CodecSettings, check_shape, decode_into, encode_flow, encode_rgb
+from flow_cache.errors import ArgumentError
+
+IMAGES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24)))
+
+
+def _round_trip(image: np.ndarray, settings: CodecSettings) -> np.ndarray:
+    out = np.zeros_like(image)
+    decode_into(encode_flow(image, settings), settings.codec, out)
+    return out
+
+
+@settings(max_examples=50, deadline=None)
+@given(IMAGES, st.integers(0, 12))
+def test_jpegls_never_errs_by_more_than_promised(image: np.ndarray, max_error: int) -> None:
+    decoded = _round_trip(image, CodecSettings("jpegls", max_error=max_error))
+    assert np.abs(decoded.astype(int) - image).max() <= max_error
+
+
+@settings(max_examples=50, deadline=None)
+@given(IMAGES)
+def test_png_is_lossless(image: np.ndarray) -> None:
+    assert np.array_equal(_round_trip(image, CodecSettings("png")), image)
+
+
+def test_jpeg_is_close_on_smooth_flow() -> None:
+    y, x = np.mgrid[:64, :48]
+    image = (128 + 20 * np.sin(x / 15) + 10 * np.cos(y / 9)).astype(np.uint8)
+    error = np.abs(_round_trip(image, CodecSettings("jpeg", quality=95)).astype(int) - image)
+    assert error.mean() < 1
+
+
+def test_rgb_keeps_the_order_of_channels() -> None:
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[..., 0] = 200
+    out = np.zeros_like(image)
+    decode_into(encode_rgb(image, 95), "jpeg", out)
+    assert np.abs(out.astype(int) - image).max() < 6
+
+
+@pytest.mark.parametrize("codec", ["jpegls", "jpeg", "png"])
+def test_damaged_bytes_raise_codec_error(codec: str) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (20, 16), dtype=np.uint8)
+    data = encode_flow(image, CodecSettings(codec))
+    out = np.zeros_like(image)
+    for broken in (b"", b"\xff", data[:12], b"\x00" * 64, b"\xff\xd8" + b"\x00" * 30):
+        with pytest.raises(CodecError):
+            decode_into(broken, codec, out)
+    for shape in ((16, 20), (20, 17), (20, 16, 3)):
+        with pytest.raises(CodecError, match="expected"):
+            decode_into(data, codec, np.zeros(shape, np.uint8))
+    if codec != "jpeg":  # a cut JPEG decodes to grey below the cut; the container's CRC is what catches that
+        with pytest.raises(CodecError, match="cannot be decoded"):
+            decode_into(data[: len(data) // 2], codec, out)
+
+
+def test_sixteen_bit_images_are_refused() -> None:
+    import imagecodecs
+
+    data = imagecodecs.png_encode(np.zeros((4, 4), np.uint16))
+    with pytest.raises(CodecError, match="16 bits"):
+        check_shape(data, "png", (4, 4))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"codec": "zip"},
+        {"max_error": -1},
+        {"max_error": 128},
+        {"max_error": 1.0},
+        {"quality": 0},
+        {"rgb_quality": 101},
+        {"quality": True},
+    ],
+)
+def test_settings_outside_their_range_are_refused(values: dict) -> None:
+    with pytest.raises(ArgumentError):
+        CodecSettings(**values)
+
+
+def test_settings_without_effect_are_not_recorded() -> None:
+    assert CodecSettings("png", max_error=3, quality=50).as_dict() == {
+        "codec": "png",
+        "max_error": None,
+        "quality": None,
+        "rgb_quality": None,
+    }

@@ -1,0 +1,101 @@
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from flow_cache.precompute import Failure, PrecomputeSummary
+from flow_cache.progress import ProgressLine, format_seconds, print_summary
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("flow_cache.progress.time.monotonic", clock)
+    return clock
+
+
+def test_line_counts_rates_and_estimates(clock: Clock) -> None:
+    with ProgressLine(10, 1000, kept=4, enabled=False) as line:
+        assert line.describe(clock.now) == "4/10 videos, 0.0 pairs/s, 0 failed"
+        clock.now += 10
+        line.advance(50)
+        line.finished(250, failed=False)
+        assert line.describe(clock.now) == "5/10 videos, 5.0 pairs/s, 30.0 s left, 0 failed"
+        line.finished(750, failed=True)
+        assert line.describe(clock.now) == "6/10 videos, 5.0 pairs/s, 1 failed"
+
+
+def test_rate_is_that_of_the_last_half_minute(clock: Clock) -> None:
+    line = ProgressLine(10, 1000, kept=0, enabled=False)
+    for _ in range(100):
+        clock.now += 1
+        line.advance(2)
+        line.describe(clock.now)
+    for _ in range(40):
+        clock.now += 1
+        line.advance(10)
+        text = line.describe(clock.now)
+    assert "10.0 pairs/s" in text
+
+
+def test_plain_lines_come_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressLine(2, 10, kept=0) as line:
+        line.advance(1)
+        assert capsys.readouterr().err == ""
+        clock.now += 31
+        line.advance(1)
+        line.advance(1)
+    assert capsys.readouterr().err == "flow-cache: 0/2 videos, 0.1 pairs/s, 0 failed\n"
+
+
+def test_nothing_is_shown_when_there_is_nothing_to_do(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressLine(3, 0, kept=3) as line:
+        clock.now += 100
+        line.advance(1)
+    assert capsys.readouterr().err == ""
+
+
+def test_live_line_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with ProgressLine(2, 10, kept=1) as line:
+        line.advance(7)
+        line.finished(10, failed=True)
+    assert "2/2 videos" in terminal.getvalue()
+    assert "1 failed" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(8.42, "8.4 s"), (187, "3:07"), (8100, "2:15:00"), (59.94, "59.9 s"), (3599.7, "1:00:00")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_summary_names_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = [Failure(f"[b]{n}.avi", "broken") for n in range(25)]
+    print_summary(PrecomputeSummary(1200, 3, failures, 9000, 10.0, Path("/c"), partial=2), "failures.csv")
+    out = capsys.readouterr().out
+    assert "1,200 (2 only in part)" in out
+    assert "10.0 s, 900.0 pairs/s" in out
+    assert "failed: [b]0.avi: broken" in out
+    assert "[b]20.avi" not in out
+    assert "and 5 more, all in /c/failures.csv" in out

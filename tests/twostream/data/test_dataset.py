@@ -1,0 +1,210 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flow_cache.container import CacheReader
+from flow_cache.errors import CacheFileError
+from flow_cache.index import read_index
+from twostream.data.annotations import VideoRecord
+from twostream.data.dataset import ClipDataset, ClipKey, ClipLoader, ClipSampler
+from twostream.data.sampling import ClipShape
+from twostream.data.transforms import AugmentConfig
+from twostream.errors import DataError
+
+SHAPE = ClipShape(steps=3, stack=2)
+
+
+def make_dataset(cache, **settings):
+    entries = {entry.video: entry for entry in read_index(cache)}
+    records = [VideoRecord(path, i % 3, path) for i, path in enumerate(sorted(entries))]
+    return ClipDataset(records, cache, entries, **{"shape": SHAPE, "size": 16, **settings})
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key])), key
+
+
+def test_the_centre_clip_holds_the_right_fields_and_frames(make_cache):
+    dataset = make_dataset(make_cache({"a/x.avi": 12}))
+    clip = dataset[0]
+    assert clip["flow"].shape == (3, 4, 16, 16)
+    assert clip["rgb"].shape == (3, 3, 16, 16)
+    assert clip["flow"].dtype == clip["rgb"].dtype == torch.uint8
+    assert (clip["label"], clip["index"]) == (0, 0)
+    # N = 12, L = 2: 11 starts, the middles of three segments are 1, 5 and 9; u0 v0 u1 v1.
+    values = clip["flow"][:, :, 8, 8].tolist()
+    assert values == [[100 + s, 200 - s, 101 + s, 199 - s] for s in (1, 5, 9)]
+    frames = clip["rgb"][:, 0].float().mean(dim=(1, 2)) / 4
+    assert [round(value) for value in frames.tolist()] == [2, 6, 10]
+
+
+def test_clips_of_a_video_get_a_leading_dimension(make_cache):
+    cache = make_cache({"a/x.avi": 12})
+    three = make_dataset(cache, clips=3)[0]
+    assert three["flow"].shape == (3, 3, 4, 16, 16)
+    assert three["rgb"].shape == (3, 3, 3, 16, 16)
+    assert make_dataset(cache, clips=1)[0]["flow"].shape == (1, 3, 4, 16, 16)
+    assert torch.equal(three["flow"][1], make_dataset(cache)[0]["flow"])
+    assert torch.equal(three["rgb"][1], make_dataset(cache)[0]["rgb"])
+
+
+def test_a_flip_negates_u_in_a_batch(make_cache):
+    cache = make_cache({"a/x.avi": 12})
+    plain, flipped = (
+        make_dataset(
+            cache, training=True, augment=AugmentConfig(crop="none", flip=flip, brightness=0, contrast=0)
+        )[0]
+        for flip in (0, 1)
+    )
+    assert torch.equal(flipped["flow"][:, 0::2].int(), 256 - plain["flow"][:, 0::2].int())
+    assert torch.equal(flipped["flow"][:, 1::2], plain["flow"][:, 1::2])
+
+
+def test_only_the_wanted_stream_is_read(make_cache, monkeypatch):
+    cache = make_cache()
+    both = make_dataset(cache, training=True)[ClipKey(3, 5)]
+
+    def refuse(self, indices):
+        raise AssertionError("not wanted")
+
+    for wanted, unwanted in (("flow", "rgb"), ("rgb", "flow")):
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheReader, unwanted, refuse)
+            clip = make_dataset(cache, training=True, streams=(wanted,))[ClipKey(3, 5)]
+        assert unwanted not in clip
+        assert torch.equal(clip[wanted], both[wanted])
+
+
+def test_fields_are_decoded_once(make_cache, monkeypatch):
+    dataset = make_dataset(make_cache({"a/x.avi": 4}), clips=5)
+    asked = []
+    read = CacheReader.flow
+    monkeypatch.setattr(
+        CacheReader, "flow", lambda self, indices: asked.append(list(indices)) or read(self, indices)
+    )
+    assert dataset[0]["flow"].shape == (5, 3, 4, 16, 16)
+    assert asked == [[0, 1, 2, 3]]
+
+
+def test_clips_depend_on_seed_epoch_and_video_alone(make_cache):
+    cache = make_cache()
+    dataset = make_dataset(cache, training=True)
+    same(dataset[ClipKey(2, 4)], make_dataset(cache, training=True)[ClipKey(2, 4)])
+    same(dataset[0], dataset[ClipKey(0, 0)])
+    first = dataset[ClipKey(2, 4)]["rgb"]
+    assert not torch.equal(first, dataset[ClipKey(3, 4)]["rgb"])
+    assert not torch.equal(first, make_dataset(cache, training=True, seed=1)[ClipKey(2, 4)]["rgb"])
+    evaluation = make_dataset(cache)
+    same(evaluation[ClipKey(2, 4)], evaluation[ClipKey(3, 4)])
+
+
+def batches(dataset, workers, epochs):
+    loader = ClipLoader(
+        dataset, ClipSampler(len(dataset), shuffle=True, seed=7), batch_size=5, workers=workers, keep=True
+    )
+    for epoch in range(epochs):
+        loader.sampler.set_epoch(epoch)
+        yield from loader
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(make_cache):
+    dataset = make_dataset(make_cache(), training=True)
+    alone = list(batches(dataset, 0, 2))
+    assert [len(batch["label"]) for batch in alone] == [5, 5, 2] * 2
+    assert alone[0]["flow"].shape == (5, 3, 4, 16, 16)
+    assert alone[0]["label"].dtype == alone[0]["index"].dtype == torch.int64
+    for expected, batch in zip(alone, batches(dataset, 2, 2), strict=True):
+        same(expected, batch)
+    # The epoch reached the clips: a video looks different in the second one.
+    place = [batch["index"].tolist().index(0) for batch in alone if 0 in batch["index"]]
+    clips = [batch["rgb"][i] for batch, i in zip((b for b in alone if 0 in b["index"]), place, strict=True)]
+    assert not torch.equal(*clips)
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    for offset in range(3000, len(data) - 2000, 50):
+        data[offset] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_file_is_named_in_one_line(make_cache, workers):
+    cache = make_cache()
+    dataset = make_dataset(cache)
+    path = cache / "run" / "v_run_g02_c01.flow.zip"
+    damage(path)
+    with pytest.raises(CacheFileError) as caught:
+        list(batches(dataset, workers, 1))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(CacheFileError, match="v_run_g02_c01"):
+        list(batches(dataset, workers, 1))
+
+
+def test_a_short_video_is_refused(make_cache):
+    dataset = make_dataset(make_cache({"a/x.avi": 4}), shape=ClipShape(2, 5))
+    with pytest.raises(DataError, match="stack of 5"):
+        dataset[0]
+
+
+def test_training_has_one_clip(make_cache):
+    with pytest.raises(ValueError, match="clips=3"):
+        make_dataset(make_cache({"a/x.avi": 4}), training=True, clips=3)
+
+
+def test_datasets_can_be_pickled(make_cache):
+    dataset = make_dataset(make_cache({"a/x.avi": 9}), training=True)
+    same(dataset[0], pickle.loads(pickle.dumps(dataset))[0])
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 5), st.booleans())
+def test_processes_share_the_clips_out(length, processes, epoch, shuffle):
+    samplers = [
+        ClipSampler(length, shuffle=shuffle, seed=1, rank=rank, world_size=processes)
+        for rank in range(processes)
+    ]
+    drawn = []
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        assert len(keys) == len(sampler)
+        assert all(key.epoch == epoch for key in keys)
+        drawn.append([key.video for key in keys])
+    together = sorted(video for videos in drawn for video in videos)
+    assert set(together) == set(range(length))
+    if shuffle:
+        assert len({len(videos) for videos in drawn}) == 1
+        assert len(together) < length + processes
+    else:
+        assert together == list(range(length))
+        assert drawn[0] == list(range(0, length, processes))
+
+
+def test_epochs_and_seeds_shuffle_differently():
+    def order(seed, epoch):
+        sampler = ClipSampler(50, shuffle=True, seed=seed)
+        sampler.set_epoch(epoch)
+        return [key.video for key in sampler]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_the_order_and_the_first_clip_have_different_generators():
+    """Seeds are padded with zeros: [seed, epoch] and [seed, epoch, 0] would be one."""
+    assert np.random.default_rng([3, 1]).random() == np.random.default_rng([3, 1, 0]).random()
+    assert np.random.default_rng([3, 1]).random() != np.random.default_rng([3, 1, 0 + 1]).random()
+
+
+def test_ranks_must_exist():
+    with pytest.raises(ValueError, match="rank 2 of 2"):
+        ClipSampler(5, shuffle=False, rank=2, world_size=2)

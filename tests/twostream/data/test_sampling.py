@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twostream.data.sampling import ClipShape, even_starts, middle_frames, random_starts, stack_fields
+from twostream.errors import DataError
+
+shapes = st.builds(ClipShape, st.integers(1, 16), st.integers(1, 10))
+videos = st.tuples(shapes, st.integers(0, 80)).map(lambda drawn: (drawn[0], drawn[0].stack + drawn[1]))
+
+
+@given(videos, st.integers(0, 2**32), st.integers(1, 10), st.integers(1, 4))
+def test_every_index_exists_and_steps_follow_in_time(video, seed, clips, step):
+    shape, fields = video
+    for starts in (
+        random_starts(fields, shape, np.random.default_rng(seed)),
+        *even_starts(fields, shape, clips),
+    ):
+        assert starts.shape == (shape.steps,)
+        assert starts.dtype == np.int64
+        assert np.all(np.diff(starts) >= 0)
+        stacks = stack_fields(starts, shape)
+        assert stacks.shape == (shape.steps, shape.stack)
+        assert stacks.min() >= 0
+        assert stacks.max() < fields
+        assert np.all(np.diff(stacks, axis=1) == 1)
+        frames = middle_frames(starts, shape, step)
+        assert np.all(frames >= stacks[:, 0])
+        assert np.all(frames <= stacks[:, -1] + step)  # the frames that the stack covers
+
+
+@given(videos, st.integers(0, 2**32))
+def test_each_step_stays_in_its_segment(video, seed):
+    shape, fields = video
+    places = fields - shape.stack + 1
+    steps = np.arange(shape.steps)
+    for starts in (random_starts(fields, shape, np.random.default_rng(seed)), even_starts(fields, shape)[0]):
+        assert np.all(starts >= steps * places // shape.steps)
+        assert np.all(starts <= (steps + 1) * places // shape.steps)
+        if places >= shape.steps:
+            assert len(set(starts.tolist())) == shape.steps
+
+
+@given(videos, st.integers(1, 12))
+def test_evaluation_clips_are_ordered_and_symmetric_in_time(video, clips):
+    shape, fields = video
+    starts = even_starts(fields, shape, clips)
+    assert starts.shape == (clips, shape.steps)
+    assert np.all(np.diff(starts, axis=0) >= 0)
+    # Played backwards, the video gives the same clips backwards, up to rounding.
+    backwards = fields - shape.stack - starts[::-1, ::-1]
+    assert np.all(np.abs(starts - backwards) <= 1)
+
+
+@given(videos)
+def test_an_odd_number_of_clips_contains_the_centre_clip(video):
+    shape, fields = video
+    np.testing.assert_array_equal(even_starts(fields, shape, 3)[1], even_starts(fields, shape)[0])
+
+
+def test_many_draws_reach_every_start():
+    shape, rng = ClipShape(steps=3, stack=2), np.random.default_rng(0)
+    drawn = {int(start) for _ in range(300) for start in random_starts(12, shape, rng)}
+    assert drawn == set(range(11))
+
+
+class Ones:
+    """A generator at the upper end of its range."""
+
+    def random(self, count):
+        return np.full(count, np.nextafter(1, 0))
+
+    def integers(self, low, high):
+        return high - 1
+
+
+@given(videos)
+def test_rounding_never_leaves_the_video(video):
+    shape, fields = video
+    assert random_starts(fields, shape, Ones()).max() <= fields - shape.stack
+
+
+def test_the_diagram_of_the_module():
+    shape = ClipShape(steps=3, stack=3)
+    starts = even_starts(11, shape)[0]
+    assert starts.tolist() == [1, 4, 7]
+    assert stack_fields(starts, shape).tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert middle_frames(starts, shape).tolist() == [2, 5, 8]
+
+
+@settings(max_examples=20)
+@given(shapes, st.integers(0, 9))
+def test_too_few_fields_are_refused(shape, fields):
+    if fields < shape.stack:
+        for sample in (lambda: even_starts(fields, shape), lambda: random_starts(fields, shape, Ones())):
+            with pytest.raises(DataError, match=f"stack of {shape.stack} .* video of {fields} fields"):
+                sample()
+
+
+@pytest.mark.parametrize(("steps", "stack"), [(0, 1), (1, 0), (-1, 5)])
+def test_clips_have_steps_and_stacks(steps, stack):
+    with pytest.raises(DataError, match=f"at least 1: got {steps} and {stack}"):
+        ClipShape(steps, stack)
+
+
+def test_at_least_one_clip():
+    with pytest.raises(DataError, match="got 0 clips"):
+        even_starts(9, ClipShape(), 0)

@@ -1,0 +1,125 @@
+"""Backbones: levels, widening, freezing, and where weights come from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from twostream.errors import CheckpointError, ConfigError
+from twostream.models import BACKBONES, Backbone
+from twostream.models.backbone import widen_first_convolution
+
+DIMS = {
+    "resnet18": (256, 512),
+    "resnet34": (256, 512),
+    "resnet50": (1024, 2048),
+    "vgg16": (512, 512),
+    "mobilenet_v2": (96, 1280),
+    "mobilenet_v3_small": (48, 576),
+    "efficientnet_b0": (112, 1280),
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_levels_lie_at_strides_16_and_32(name: str) -> None:
+    backbone = Backbone(name).eval()
+    with torch.no_grad():
+        local = backbone.lower(torch.rand(1, 3, 96, 64))
+        semantic = backbone.upper(local)
+    assert local.shape[2:] == (6, 4)
+    assert semantic.shape[2:] == (3, 2)
+    assert (local.shape[1], semantic.shape[1]) == DIMS[name] == (backbone.local_dim, backbone.semantic_dim)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0"])
+def test_semantic_level_is_what_torchvision_pools(name: str, tmp_path: Path) -> None:
+    reference = torchvision.models.get_model(name, weights=None).eval()
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    backbone = Backbone(name, weights=str(tmp_path / "weights.pth")).eval()
+    pooled = []
+    head = reference.fc if hasattr(reference, "fc") else reference.classifier
+    head.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0].flatten(1)))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        reference(images)
+        _, semantic = backbone(images)
+    torch.testing.assert_close(semantic, pooled[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_widened_convolution_answers_a_repeated_grey_image_alike(bias: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=bias))
+    grey = torch.rand(2, 1, 9, 9)
+    expected = network(grey.expand(-1, 3, -1, -1))
+    widen_first_convolution(network, 10)
+    assert network[0].weight.shape == (5, 10, 3, 3)
+    torch.testing.assert_close(network(grey.expand(-1, 10, -1, -1)), expected)
+
+
+def test_frozen_backbone_keeps_weights_and_statistics() -> None:
+    backbone = Backbone("mobilenet_v3_small", frozen=True).train()
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    local, semantic = backbone(torch.rand(2, 3, 64, 64))
+    assert not local.requires_grad
+    assert not semantic.requires_grad
+    assert not any(p.requires_grad for p in backbone.parameters())
+    for key, value in backbone.state_dict().items():
+        torch.testing.assert_close(value, before[key])
+
+
+def test_frozen_batch_norm_leaves_convolutions_trainable() -> None:
+    backbone = Backbone("resnet18", freeze_batch_norm=True).train()
+    statistics = [m.running_mean.clone() for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    backbone(torch.rand(2, 3, 64, 64))[1].sum().backward()
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert not module.training
+            assert not module.weight.requires_grad
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.grad is not None
+    after = [m.running_mean for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    for a, b in zip(statistics, after, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_batch_norm_learns_by_default() -> None:
+    backbone = Backbone("resnet18").train()
+    norm = next(m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    before = norm.running_mean.clone()
+    backbone(torch.rand(2, 3, 64, 64))
+    assert not torch.equal(norm.running_mean, before)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown backbone 'alexnet'; expected one of resnet18"):
+        Backbone("alexnet")
+    with pytest.raises(
+        ConfigError, match=r"'IMAGENET9' are neither a file nor known for resnet18.*IMAGENET1K_V1"
+    ):
+        Backbone("resnet18", weights="IMAGENET9")
+
+
+def test_unusable_weights_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.pth does not exist"):
+        Backbone("resnet18", weights=str(tmp_path / "none.pth"))
+    (tmp_path / "text.pth").write_text("not weights")
+    with pytest.raises(CheckpointError, match="not a readable PyTorch state dict"):
+        Backbone("resnet18", weights=str(tmp_path / "text.pth"))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="not a plain state dict"):
+        Backbone("resnet18", weights=str(tmp_path / "list.pth"))
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "resnet34.pth")
+    with pytest.raises(CheckpointError, match="does not hold weights of torchvision's resnet18"):
+        Backbone("resnet18", weights=str(tmp_path / "resnet34.pth"))
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"could not download.*unreachable.*--model\.weights PATH"):
+        Backbone("resnet18", weights="imagenet")

@@ -1,8 +1,10 @@
 """Quantisation: the one place that knows how float flow becomes uint8 and back.
 
-    q = clip(round_half_even(255 * (v + b) / (2 b)), 0, 255)        v ~ (q - 128) * 2 b / 255
+    q = clip(round_half_even(255 v / (2 b)) + 128, 0, 255)          v ~ (q - 128) * 2 b / 255
 
-so that no motion (v = 0) is 128 exactly. The bound b is in pixels per step.
+The bound b is in pixels per step. No motion (v = 0) is 128 exactly, inside the bound the error is at most half a level
+(b / 255), without bias, and quantising -v gives 256 - q: so a flip of the stored flow is the stored flow of the flip.
+Rounding 255 (v + b) / (2 b), as is common, instead reads half a level too low here, by an amount that a flip turns round.
 """
 
 from __future__ import annotations
@@ -48,13 +50,11 @@ def quantize(flow: NDArray[np.floating[Any]], bound: float = DEFAULT_BOUND) -> N
     for start in range(0, source.size, _BLOCK):
         block = source[start : start + _BLOCK]
         levels = buffer[: block.size]
-        # v * s + 127.5 rather than (v + b) * s: zero then lands on the tie at 127.5, hence on 128, for every
-        # b.
         np.multiply(block, scale, out=levels, casting="same_kind")
         if np.isnan(levels).any():
             raise ArgumentError("flow holds NaN; expected numbers (an estimator must not return NaN)")
-        levels += np.float32(127.5)
         np.rint(levels, out=levels)
+        levels += np.float32(ZERO)
         np.clip(levels, 0.0, 255.0, out=levels)
         target[start : start + _BLOCK] = levels
     return result

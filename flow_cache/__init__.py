@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flow_cache.codecs import CodecSettings
     from flow_cache.container import CacheMeta, CacheReader, CacheWriter, cache_path
     from flow_cache.errors import (
         ArgumentError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from flow_cache.frames import Frame, find_videos, probe_fps, read_frames
     from flow_cache.index import IndexEntry, read_index, rebuild_index
+    from flow_cache.meta import Source
     from flow_cache.methods import get_method
     from flow_cache.precompute import (
         Failure,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         PrecomputeSummary,
     )
     from flow_cache.quantize import clip_fraction, dequantize, negate
+    from flow_cache.worker import Job, cache_video
 
 _HOMES = {
     "ArgumentError": "errors",
@@ -42,15 +45,19 @@ _HOMES = {
     "CacheReader": "container",
     "CacheWriteError": "errors",
     "CacheWriter": "container",
+    "CodecSettings": "codecs",
     "Failure": "precompute",
     "FlowCacheError": "errors",
     "Frame": "frames",
     "IndexEntry": "index",
+    "Job": "worker",
     "PrecomputeConfig": "precompute",
     "PrecomputeInterrupted": "precompute",
     "PrecomputeSummary": "precompute",
+    "Source": "meta",
     "VideoError": "errors",
     "cache_path": "container",
+    "cache_video": "worker",
     "clip_fraction": "quantize",
     "dequantize": "quantize",
     "find_videos": "frames",
@@ -70,15 +77,19 @@ __all__ = [
     "CacheReader",
     "CacheWriteError",
     "CacheWriter",
+    "CodecSettings",
     "Failure",
     "FlowCacheError",
     "Frame",
     "IndexEntry",
+    "Job",
     "PrecomputeConfig",
     "PrecomputeInterrupted",
     "PrecomputeSummary",
+    "Source",
     "VideoError",
     "cache_path",
+    "cache_video",
     "clip_fraction",
     "dequantize",
     "find_videos",

@@ -3,8 +3,7 @@
     q = clip(round_half_even(255 v / (2 b)) + 128, 0, 255)          v ~ (q - 128) * 2 b / 255
 
 The bound b is in pixels per step. No motion (v = 0) is 128 exactly, inside the bound the error is at most half a level
-(b / 255), without bias, and quantising -v gives 256 - q: so a flip of the stored flow is the stored flow of the flip.
-Rounding 255 (v + b) / (2 b), as is common, instead reads half a level too low here, by an amount that a flip turns round.
+(b / 255), without bias, and quantising -v gives 256 - q: a flip of the stored flow is the stored flow of the flip.
 """
 
 from __future__ import annotations

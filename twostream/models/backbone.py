@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,6 +17,7 @@ from urllib.error import URLError
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from twostream.errors import CheckpointError, ConfigError
 
@@ -57,7 +59,7 @@ class Backbone(nn.Module):
         weights: "none" for random ones, "imagenet" or a torchvision weights name (`IMAGENET1K_V2`, …; downloaded by
             torchvision on first use), or the path of a state dict of the whole torchvision network.
         frozen: keep every parameter and statistic as loaded.
-        freeze_batch_norm: keep batch norm's statistics and affine parameters as loaded, train the rest.
+        freeze_batch_norm: keep batch norm as loaded, folded into the convolutions, which are trained.
 
     Raises:
         ConfigError: unknown `name` or weights name.
@@ -77,20 +79,15 @@ class Backbone(nn.Module):
             raise ConfigError(f"unknown backbone {name!r}; expected one of {', '.join(BACKBONES)}")
         cut = BACKBONES[name]
         net = _load_network(name, weights, cut.classifier)
+        if frozen or freeze_batch_norm:
+            fold_batch_norm(net)
         self.lower, self.upper = cut.stages(net)
         if in_channels != 3:
             widen_first_convolution(self.lower, in_channels)
         self.in_channels = in_channels
         self.frozen = frozen
-        self.freeze_batch_norm = freeze_batch_norm
         self.requires_grad_(not frozen)
-        if freeze_batch_norm:
-            for norm in self._batch_norms():
-                norm.requires_grad_(False)
         self.local_dim, self.semantic_dim = self._measure()
-
-    def _batch_norms(self) -> list[nn.Module]:
-        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
@@ -102,11 +99,8 @@ class Backbone(nn.Module):
         return local.shape[1], semantic.shape[1]
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set training mode, except for what is frozen."""
+        """Set training mode, unless frozen."""
         super().train(mode and not self.frozen)
-        if self.freeze_batch_norm:
-            for norm in self._batch_norms():
-                norm.eval()
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,6 +109,20 @@ class Backbone(nn.Module):
             local = self.lower(images.contiguous(memory_format=torch.channels_last))
             semantic = self.upper(local)
             return local.mean(dim=(2, 3)), semantic.mean(dim=(2, 3))
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Fold every batch norm that follows a convolution into it, in place, as it acts in evaluation mode.
+
+    The function stays the same; without normalisation passes a MobileNetV2 trains about twice as fast on a CPU.
+    """
+    children = list(network.named_children())
+    for _, child in children:
+        fold_batch_norm(child)
+    for (name, convolution), (norm_name, norm) in pairwise(children):
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(network, name, fuse_conv_bn_eval(convolution.eval(), norm.eval()))
+            setattr(network, norm_name, nn.Identity())
 
 
 def widen_first_convolution(network: nn.Module, in_channels: int) -> None:

@@ -53,7 +53,7 @@ class ModelConfig:
     bidirectional: bool = False
     dropout: float = 0.5
     fusion_hidden: int = 128
-    flow_scale: float = 2.0
+    flow_scale: float = 1.0
     subtract_mean_flow: bool = False
     rgb_checkpoint: str | None = None
     flow_checkpoint: str | None = None

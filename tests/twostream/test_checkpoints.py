@@ -1,0 +1,70 @@
+"""The card that a checkpoint carries, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from twostream.checkpoints import Card, Checkpoint, load_checkpoint
+from twostream.errors import CheckpointError
+from twostream.models import ModelConfig
+
+
+def make_card(**model: object) -> Card:
+    settings = {"backbone": "mobilenet_v3_small", "weights": "none", "hidden": 4, **model}
+    flow = {"method": "farneback", "parameters": {"winsize": 13}, "bound": 20.0, "step": 1}
+    return Card(("run", "sit"), ModelConfig(**settings), {"steps": 2}, flow, 20.0, 3, seed=7)
+
+
+def write(path: Path, card: Card, **changes: object) -> Path:
+    state = {f"model.{key}": value for key, value in card.build_model().state_dict().items()}
+    torch.save({"twostream": {**card.to_plain(), **changes}, "state_dict": state, "epoch": 4}, path)
+    return path
+
+
+def test_a_card_survives_a_checkpoint(tmp_path: Path) -> None:
+    card = make_card(weights="imagenet", dropout=0.25)
+    checkpoint = load_checkpoint(write(tmp_path / "a.ckpt", card))
+    assert checkpoint.card == card
+    assert checkpoint.epoch == 5
+    model = checkpoint.model()
+    assert not model.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, checkpoint.state[key])
+
+
+def test_a_rebuilt_model_keeps_what_was_frozen() -> None:
+    """A resumed fusion of trained streams must not begin to train the streams."""
+    card = make_card(freeze_streams=True, rgb_checkpoint="gone.ckpt", flow_checkpoint="gone.ckpt")
+    model = card.build_model().train()
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"fusion"}
+
+
+def test_newer_and_incomplete_checkpoints_are_refused(tmp_path: Path) -> None:
+    card = make_card()
+    with pytest.raises(CheckpointError, match="has format 2, this version reads 1"):
+        load_checkpoint(write(tmp_path / "new.ckpt", card, format=2))
+    plain = card.to_plain()
+    del plain["classes"]
+    with pytest.raises(CheckpointError, match=r"incomplete.*classes"):
+        Card.from_plain(plain)
+    with pytest.raises(CheckpointError, match="incomplete"):
+        Card.from_plain({**card.to_plain(), "model": {"depth": 3}})
+
+
+def test_weights_of_another_architecture_are_refused() -> None:
+    card = make_card()
+    state = make_card(hidden=5).build_model().state_dict()
+    with pytest.raises(CheckpointError, match=r"a\.ckpt: the weights do not fit"):
+        Checkpoint(Path("a.ckpt"), card, 1, state).model()
+
+
+def test_class_differences_are_told_in_words() -> None:
+    checkpoint = Checkpoint(Path("a.ckpt"), make_card(), 1, {})
+    checkpoint.require_classes(("run", "sit"))
+    with pytest.raises(CheckpointError, match="the same names in another order"):
+        checkpoint.require_classes(("sit", "run"))
+    with pytest.raises(
+        CheckpointError, match="only in the checkpoint: sit; only in the data: fly, hop, jog and 1 more"
+    ):
+        checkpoint.require_classes(("run", "fly", "hop", "jog", "lie"))

@@ -1,0 +1,192 @@
+"""Read checkpoints back: the model, and the card that says what it was trained for."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from twostream.errors import CheckpointError
+from twostream.models import ModelConfig, TwoStream
+
+CARD_KEY = "twostream"
+CARD_FORMAT = 1
+MODEL_PREFIX = "model."
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint must be told again to be of use.
+
+    Attributes:
+        classes: class names in the order of the logits.
+        model: the architecture.
+        data: the data settings of the run, as plain values.
+        flow: how the flow was made (method, parameters, bound, step, frame size), as plain values.
+        bound: bound of the flow quantisation, in pixels.
+        stack: L, flow fields a step.
+        seed: the run's seed.
+    """
+
+    classes: tuple[str, ...]
+    model: ModelConfig
+    data: dict[str, Any]
+    flow: dict[str, Any]
+    bound: float
+    stack: int
+    seed: int
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values, which a checkpoint can hold and be loaded without running code."""
+        return {"format": CARD_FORMAT, **dataclasses.asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Card:
+        """Rebuild a card from plain values.
+
+        Raises:
+            CheckpointError: written by a newer version, or incomplete.
+        """
+        if plain.get("format") != CARD_FORMAT:
+            raise CheckpointError(
+                f"the checkpoint has format {plain.get('format')!r}, this version reads {CARD_FORMAT}; use the"
+                " version of twostream that wrote it"
+            )
+        try:
+            values = {field.name: plain[field.name] for field in dataclasses.fields(cls)}
+            values["model"] = ModelConfig(**values["model"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint's description is incomplete ({error})") from error
+        return cls(**{**values, "classes": tuple(values["classes"])})
+
+    def build_model(self) -> TwoStream:
+        """Build the network with random weights, which a checkpoint's are to replace."""
+        config = dataclasses.replace(self.model, weights="none")
+        return TwoStream(config, len(self.classes), self.stack, self.bound)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        path: where it was read from.
+        card: what it was trained for.
+        epoch: epochs that were complete when it was written.
+        state: weights of the `TwoStream`.
+    """
+
+    path: Path
+    card: Card
+    epoch: int
+    state: dict[str, torch.Tensor]
+
+    def model(self) -> TwoStream:
+        """Build the trained model, in evaluation mode.
+
+        Raises:
+            CheckpointError: the weights do not fit the architecture that the checkpoint describes.
+        """
+        model = self.card.build_model()
+        try:
+            model.load_state_dict(self.state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{self.path}: the weights do not fit the described model ({reason})"
+            ) from error
+        return model.eval()
+
+    def require_classes(self, classes: tuple[str, ...]) -> None:
+        """Refuse classes other than those the checkpoint was trained on.
+
+        Raises:
+            CheckpointError: names or order differ.
+        """
+        ours = self.card.classes
+        if ours == classes:
+            return
+        only_here = [name for name in ours if name not in classes]
+        only_there = [name for name in classes if name not in ours]
+        if only_here or only_there:
+            difference = f"only in the checkpoint: {_some(only_here)}; only in the data: {_some(only_there)}"
+        else:
+            difference = "the same names in another order"
+        raise CheckpointError(
+            f"{self.path} was trained on {len(ours)} classes, the data has {len(classes)} ({difference});"
+            " use the data set that the checkpoint was trained for"
+        )
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint that `twostream-train` wrote; no code stored in the file is run.
+
+    Raises:
+        CheckpointError: missing, unreadable, or written by something else.
+    """
+    path = Path(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path} does not exist") from None
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint; expected a .ckpt file written by twostream-train"
+        ) from error
+    if not isinstance(content, dict) or CARD_KEY not in content or "state_dict" not in content:
+        raise CheckpointError(f"{path} was not written by twostream-train (it has no {CARD_KEY!r} entry)")
+    state = {
+        key.removeprefix(MODEL_PREFIX): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(MODEL_PREFIX)
+    }
+    return Checkpoint(path, Card.from_plain(content[CARD_KEY]), int(content["epoch"]) + 1, state)
+
+
+def load_streams(model: TwoStream, card: Card) -> None:
+    """Fill the model's streams from the trained checkpoints that its settings name.
+
+    Args:
+        model: the model to fill.
+        card: what the model is going to be trained for.
+
+    Raises:
+        CheckpointError: a checkpoint lacks the stream, or was made for other classes, another flow or another
+            architecture.
+    """
+    sources = {"rgb": model.config.rgb_checkpoint, "flow": model.config.flow_checkpoint}
+    for name, path in sources.items():
+        if path is None:
+            continue
+        checkpoint = load_checkpoint(path)
+        checkpoint.require_classes(card.classes)
+        theirs, ours = (
+            {**c.flow, "codec": None} for c in (checkpoint.card, card)
+        )  # the codec changes nothing
+        if name == "flow" and theirs != ours:
+            raise CheckpointError(
+                f"{path} was trained on flow made by {theirs}, this cache holds {ours};"
+                " precompute the flow with the checkpoint's settings"
+            )
+        prefix = f"streams.{name}."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint.state.items() if k.startswith(prefix)}
+        if not state:
+            raise CheckpointError(f"{path} holds no {name} stream")
+        try:
+            model.streams[name].load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the {name} stream of {path} has another architecture than model.* asks for"
+                f" ({' '.join(str(error).split())[:200]})"
+            ) from error
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

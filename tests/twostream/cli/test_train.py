@@ -1,0 +1,361 @@
+"""`twostream-train` from arguments to reports: what a run leaves, resuming, single streams, refusals."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from twostream.checkpoints import load_checkpoint
+from twostream.cli.train import main, parse
+from twostream.demo import demo_classes
+
+Arguments = Callable[..., list[str]]
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """Run the command, expect exit status 2 and exactly one line of complaint, and return it."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("twostream-train: error: ")
+    return error
+
+
+def test_a_run_leaves_all_that_a_reader_needs(tiny_run: Path) -> None:
+    names = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
+    expected = {
+        "config.yaml",
+        "run.json",
+        "split.csv",
+        "metrics.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    }
+    expected |= {
+        f"evaluation/{name}"
+        for name in (
+            "summary.csv",
+            "per_class.csv",
+            "per_class.md",
+            "report.md",
+            "report.html",
+            "predictions.csv",
+            "confusion_matrix.csv",
+            "confusion_matrix.png",
+            "curves.png",
+        )
+    }
+    assert expected <= names
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def test_metrics_have_a_row_per_epoch(tiny_run: Path) -> None:
+    rows = read_rows(tiny_run / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for row in rows:
+        for side in ("train", "val"):
+            assert float(row[f"{side}_loss"]) > 0
+            assert row[f"{side}_top1"] == row[f"{side}_top1_fused"]
+            assert 0 <= float(row[f"{side}_top1_rgb"]) <= 1
+
+
+def test_no_source_group_is_on_two_sides(tiny_run: Path) -> None:
+    sides: dict[str, set[str]] = {}
+    rows = read_rows(tiny_run / "split.csv")
+    for row in rows:
+        sides.setdefault(row["group"], set()).add(row["side"])
+    assert len(rows) == 36
+    assert {side for found in sides.values() for side in found} == {"train", "validation", "test"}
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_the_record_names_command_versions_and_best_epoch(tiny_run: Path) -> None:
+    record = json.loads((tiny_run / "run.json").read_text())
+    assert record["commands"][0].startswith("twostream-train --data.root=")
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert 1 <= record["trained"]["best_epoch"] <= record["trained"]["epochs"] == 2
+
+
+def test_a_finished_run_is_not_trained_again(
+    tiny_run: Path, tiny_arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (tiny_run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert main(tiny_arguments(tiny_run)) == 0
+    assert "epoch 1/2" not in capsys.readouterr().out
+    assert (tiny_run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_run_directory_is_not_reused_for_other_settings(
+    tiny_run: Path, tiny_arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refused(capsys, tiny_arguments(tiny_run, model__hidden=9))
+    assert "model.hidden 8 -> 9" in error
+    assert "--overwrite" in error
+
+
+def test_a_run_that_never_began_can_be_corrected(
+    tiny_run: Path, tiny_arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    refused(capsys, tiny_arguments(run, data__stack=20))
+    assert "hold" not in refused(capsys, tiny_arguments(run, data__stack=30))
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, other = load_checkpoint(first).state, load_checkpoint(second).state
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_killed_run_goes_on_and_ends_the_same(
+    schedule: str, tiny_arguments: Arguments, tmp_path: Path
+) -> None:
+    """kill -9 at some moment after the first epoch; the resumed run must equal an uninterrupted one bit for bit."""
+    settings = {
+        "trainer__epochs": 4,
+        "optim__schedule": schedule,
+        "optim__plateau_patience": 0,
+        "trainer__patience": 3,
+        "model__streams": "[flow]",
+        "data__batch_size": 4,
+    }
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(tiny_arguments(whole, **settings)) == 0
+    command = [sys.executable, "-m", "twostream.cli.train", *tiny_arguments(killed, **settings)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not (killed / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
+            assert time.monotonic() < deadline, "the first epoch never ended"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (killed / "evaluation").exists()
+    assert main(tiny_arguments(killed, **settings)) == 0
+    assert same_weights(whole / "checkpoints" / "last.ckpt", killed / "checkpoints" / "last.ckpt")
+    assert same_weights(whole / "checkpoints" / "best.ckpt", killed / "checkpoints" / "best.ckpt")
+    timing = {"seconds", "clips_per_second"}
+    histories = [
+        [{k: v for k, v in row.items() if k not in timing} for row in read_rows(run / "metrics.csv")]
+        for run in (whole, killed)
+    ]
+    assert histories[0] == histories[1]
+    assert read_rows(whole / "evaluation" / "predictions.csv") == read_rows(
+        killed / "evaluation" / "predictions.csv"
+    )
+
+
+def test_trained_streams_can_be_fused(tiny_arguments: Arguments, tmp_path: Path) -> None:
+    checkpoints = {}
+    for name in ("rgb", "flow"):
+        run = tmp_path / name
+        assert main(tiny_arguments(run, model__streams=f"[{name}]", trainer__epochs=1)) == 0
+        rows = read_rows(run / "evaluation" / "summary.csv")
+        assert {row["output"] for row in rows} == {name}
+        checkpoints[name] = run / "checkpoints" / "best.ckpt"
+    fused = tmp_path / "fused"
+    arguments = tiny_arguments(
+        fused,
+        model__rgb_checkpoint=checkpoints["rgb"],
+        model__flow_checkpoint=checkpoints["flow"],
+        model__freeze_streams="true",
+        trainer__epochs=1,
+    )
+    assert main(arguments) == 0
+    state = load_checkpoint(fused / "checkpoints" / "best.ckpt").state
+    for name, path in checkpoints.items():
+        prefix = f"streams.{name}."
+        before = load_checkpoint(path).state
+        assert [key for key in before if key.startswith(prefix)]
+        for key, value in before.items():
+            assert torch.equal(state[key], value), key
+    assert float(state["fusion.combine.weight"].abs().sum()) > 0
+
+
+def test_a_stream_checkpoint_without_the_stream_is_refused(
+    tiny_run: Path, tiny_arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rgb = tmp_path / "rgb"
+    assert main(tiny_arguments(rgb, model__streams="[rgb]", trainer__epochs=1)) == 0
+    checkpoint = rgb / "checkpoints" / "best.ckpt"
+    error = refused(capsys, tiny_arguments(tmp_path / "run", model__flow_checkpoint=checkpoint))
+    assert "holds no flow stream" in error
+    checkpoint = tiny_run / "checkpoints" / "best.ckpt"
+    error = refused(
+        capsys, tiny_arguments(tmp_path / "other", model__flow_checkpoint=checkpoint, model__hidden=16)
+    )
+    assert "another architecture" in error
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tiny_arguments: Arguments, tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "ddp"
+    arguments = tiny_arguments(run, trainer__devices=2, trainer__epochs=1)
+    result = subprocess.run(
+        [sys.executable, "-m", "twostream.cli.train", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(read_rows(run / "metrics.csv")) == 1
+    assert (run / "evaluation" / "report.md").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_mixed_precision_accumulation_and_other_optimisers(
+    optimizer: str, tiny_arguments: Arguments, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    settings = {
+        "optim__name": optimizer,
+        "trainer__precision": "bf16-mixed",
+        "trainer__accumulate": 2,
+        "trainer__epochs": 1,
+        "trainer__tensorboard": "true",
+        "data__split__val_fraction": 0,
+        "data__workers": 1,
+    }
+    assert main(tiny_arguments(run, **settings)) == 0
+    row = read_rows(run / "metrics.csv")[0]
+    assert float(row["train_loss"]) > 0
+    assert row["val_loss"] == ""
+    assert list((run / "tensorboard").glob("events*"))
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_no_data_means_the_demo() -> None:
+    config = parse([])
+    assert config.demo
+    assert config.data.root == "twostream-demo/videos"
+    assert parse(["--trainer.epochs", "3"]).trainer.epochs == 3
+    assert parse(["--trainer.epochs", "3"]).demo
+    assert not parse(["--data.root", "videos"]).demo
+    assert parse(["--data.root", "videos"]).out is None
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid_and_complete(path: Path) -> None:
+    config = parse(["--config", str(path)])
+    assert config.data.root
+    assert config.data.cache
+    assert set(yaml.safe_load(path.read_text())) <= set(vars(config))
+
+
+def test_there_is_a_config_for_every_data_set() -> None:
+    assert {path.stem for path in CONFIGS} == {"demo", "jhmdb", "ucf101", "ucf50", "hmdb51"}
+
+
+def test_unknown_keys_and_wrong_types_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "--model.depth" in refused(capsys, ["--model.depth", "3"])
+    config = tmp_path / "config.yaml"
+    config.write_text("data:\n  rooot: here\n")
+    assert "rooot" in refused(capsys, ["--config", str(config)])
+    assert "trainer.epochs" in refused(capsys, ["--trainer.epochs", "many"])
+    assert "none.yaml" in refused(capsys, ["--config", str(tmp_path / "none.yaml")])
+
+
+def test_missing_and_empty_folders_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    flags = [f"--data.cache={tmp_path / 'cache'}", f"--out={tmp_path / 'run'}", "--model.weights=none"]
+    assert f"{missing} is not a folder" in refused(capsys, [f"--data.root={missing}", *flags])
+    (tmp_path / "empty").mkdir()
+    assert "no videos" in refused(capsys, [f"--data.root={tmp_path / 'empty'}", *flags])
+
+
+def test_flow_of_another_make_is_refused(
+    tiny_run: Path, tiny_arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refused(capsys, tiny_arguments(tmp_path / "run", flow__bound=10))
+    assert "has bound 20.0" in error
+    assert "--data.cache" in error
+
+
+def test_one_class_only_is_refused(
+    tiny_videos: Path, tiny_arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = demo_classes()[0]
+    shutil.copytree(tiny_videos / name, tmp_path / "videos" / name)
+    arguments = tiny_arguments(
+        tmp_path / "run", data__root=tmp_path / "videos", data__cache=tmp_path / "cache"
+    )
+    error = refused(capsys, arguments)
+    assert "class" in error
+    assert name in error
+
+
+def test_fewer_frames_than_a_clip_needs_are_refused(
+    tiny_run: Path, tiny_arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refused(capsys, tiny_arguments(tmp_path / "run", data__stack=20))
+    assert "fewer flow fields than data.stack=20" in error
+
+
+def test_broken_videos_are_named_and_can_be_left_out(
+    tiny_videos: Path, tiny_arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = tmp_path / "videos"
+    shutil.copytree(tiny_videos, videos, ignore=shutil.ignore_patterns("demo.json"))
+    broken = videos / demo_classes()[0] / f"{demo_classes()[0]}_g09_c01.avi"
+    broken.write_text("this is no video")
+    places = {"data__root": videos, "data__cache": tmp_path / "cache"}
+    error = refused(capsys, tiny_arguments(tmp_path / "run", **places))
+    assert broken.name in error
+    assert "data.missing_videos=skip" in error
+    arguments = tiny_arguments(tmp_path / "run2", **places, data__missing_videos="skip", trainer__epochs=1)
+    assert main(arguments) == 1
+    assert "1 videos failed" in capsys.readouterr().out
+    assert broken.name in (tmp_path / "cache" / "failures.csv").read_text()
+
+
+def test_a_damaged_cache_file_is_named(
+    tiny_videos: Path, tiny_cache: Path, tiny_run: Path, tiny_arguments: Arguments, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    cache = tmp_path / "cache"
+    shutil.copytree(tiny_cache, cache)
+    damaged = sorted(cache.rglob("*.flow.zip"))
+    for path in damaged:  # a flipped bit in the middle, which only the checksum can notice
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        path.write_bytes(content)
+    capsys.readouterr()
+    assert (
+        main(tiny_arguments(tmp_path / "run", data__cache=cache, data__steps=4, flow__precompute="false"))
+        == 1
+    )
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert ".flow.zip" in error
+
+
+def test_a_damaged_last_checkpoint_is_named(
+    tiny_arguments: Arguments, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"half a checkpoint")
+    assert "last.ckpt is not a readable checkpoint" in refused(capsys, tiny_arguments(run))

@@ -1,0 +1,55 @@
+"""`twostream-train`: train, evaluate, report."""
+
+from __future__ import annotations
+
+import importlib.resources
+import shlex
+import sys
+from collections.abc import Sequence
+
+import jsonargparse
+
+from twostream.cli.errors import run_command
+from twostream.config import TrainConfig
+from twostream.run import train
+
+PROGRAM = "twostream-train"
+DESCRIPTION = """Train a two-stream action recogniser on a folder of videos, evaluate it, and write the reports.
+
+Without --data.root or --data.cache it trains on an embedded demo set, which it generates. Run the same command again
+to go on with a run that was interrupted."""
+
+
+def make_parser(demo: bool) -> jsonargparse.ArgumentParser:
+    """Build the parser; with `demo`, the settings of the demo are the defaults."""
+    parser = jsonargparse.ArgumentParser(
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        exit_on_error=False,
+        default_config_files=[str(importlib.resources.files("twostream") / "configs" / "demo.yaml")]
+        if demo
+        else [],
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> TrainConfig:
+    """Turn arguments into settings; those of the demo where no data are named."""
+    plain = make_parser(demo=False).parse_args(list(argv))
+    no_data = plain.data.root is None and plain.data.cache is None
+    parser = make_parser(demo=no_data)
+    settings = vars(parser.instantiate(parser.parse_args(list(argv))))
+    settings.pop("config")
+    return TrainConfig(**settings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with the given arguments (None: those of the process); returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return run_command(PROGRAM, lambda: train(parse(arguments), shlex.join([PROGRAM, *arguments])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

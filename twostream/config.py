@@ -1,0 +1,83 @@
+"""Every setting of a training run, as typed dataclasses that command line and YAML files share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import jsonargparse
+
+from twostream.data.module import DataConfig
+from twostream.errors import ConfigError
+from twostream.models import ModelConfig
+from twostream.optimization import OptimConfig
+from twostream.training import TrainerConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """How `twostream-train` fills the flow cache, as `flow-cache precompute` does.
+
+    Attributes:
+        precompute: fill the cache before training; without, the cache must be complete.
+        method: tvl1 or farneback.
+        preset: named parameters of the method; its default if not given.
+        short_side: shorter side of the frames in pixels, aspect kept; as decoded if not given.
+        bound: flow beyond ± bound pixels per step is clipped.
+        step: frames from one end of a flow vector to the other.
+        workers: processes; 0 is one a core.
+    """
+
+    precompute: bool = True
+    method: str = "tvl1"
+    preset: str | None = None
+    short_side: int | None = None
+    bound: float = 20.0
+    step: int = 1
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        out: run directory; runs/<name of the data set> if not given. An interrupted run in it is resumed.
+        seed: seed of initial weights, order, augmentation and dropout.
+        overwrite: start anew where the run directory holds a run.
+        demo: generate the embedded demo set at data.root.
+        data: the videos, their split, and what a clip is.
+        flow: the optical flow.
+        model: the network and its loss.
+        optim: the optimiser.
+        trainer: the training loop.
+    """
+
+    out: str | None = None
+    seed: int = 0
+    overwrite: bool = False
+    demo: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def from_plain(kind: type[T], plain: Mapping[str, Any]) -> T:
+    """Rebuild a settings dataclass from plain values, checked as the command line checks them.
+
+    Raises:
+        ConfigError: unknown keys or values of another type.
+    """
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    try:
+        value = parser.instantiate(parser.parse_object({"value": dict(plain)})).value
+    except jsonargparse.ArgumentError as error:
+        raise ConfigError(f"unusable {kind.__name__}: {' '.join(str(error).split())}") from error
+    assert isinstance(value, kind)
+    return value

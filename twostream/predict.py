@@ -1,0 +1,101 @@
+"""One video in, classes and confidences out."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from flow_cache import CacheMeta, CodecSettings, Job, Source, VideoError, cache_path, cache_video, read_index
+from twostream.checkpoints import Checkpoint
+from twostream.config import from_plain
+from twostream.data.annotations import VideoRecord
+from twostream.data.dataset import ClipDataset
+from twostream.data.module import DataConfig
+from twostream.errors import DataError
+from twostream.evaluation import choose_device, predict_clips
+from twostream.results import FloatArray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one video.
+
+    Attributes:
+        video: the file.
+        probabilities: per output ("fused", "rgb", "flow") the probability of each class, (C,) float32.
+        stream_weights: share of RGB and flow in the fusion, (2,) float32; None with one stream.
+    """
+
+    video: Path
+    probabilities: dict[str, FloatArray]
+    stream_weights: FloatArray | None
+
+    @property
+    def decision(self) -> FloatArray:
+        """The probabilities that decide: the fused ones, or the only stream's."""
+        return next(iter(self.probabilities.values()))
+
+
+class Predictor:
+    """Classify videos as the checkpoint's evaluation would.
+
+    Flow and frames go through a cache file made with the settings of the training cache, so that a video gets the
+    same answer here as in a report.
+
+    Args:
+        checkpoint: the trained model.
+        device: "auto", "cpu", "cuda", …
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
+        self.card = checkpoint.card
+        self.model = checkpoint.model().to(choose_device(device))
+        self.data = from_plain(DataConfig, self.card.data)
+
+    def __call__(self, video: Path) -> Prediction:
+        """Classify one video file or image folder.
+
+        Raises:
+            VideoError: cannot be read.
+            DataError: too short for a clip.
+        """
+        if not video.exists():
+            raise VideoError(video, "no such file or folder")
+        with tempfile.TemporaryDirectory(prefix="twostream-") as folder:
+            cache = Path(folder)
+            cache_video(self._job(video, cache), lambda fields: None)
+            entry = read_index(cache)[0]
+            if entry.num_fields < self.data.stack:
+                raise DataError(
+                    f"{video} has {entry.num_frames} frames, too few: this model looks at stacks of"
+                    f" {self.data.stack} flow fields, which need at least"
+                    f" {self.data.stack + self.card.flow['step']} frames"
+                )
+            clips = ClipDataset(
+                [VideoRecord(entry.video, 0, "")],
+                cache,
+                {entry.video: entry},
+                shape=self.data.shape,
+                size=self.data.size,
+                augment=self.data.augment,
+                streams=self.model.names,
+                clips=self.data.eval_clips,
+            )
+            item = clips[0]
+        batch = {name: value[None] for name, value in item.items() if isinstance(value, torch.Tensor)}
+        outputs = {name: values[0] for name, values in predict_clips(self.model, batch).items()}
+        weights = outputs.pop("weights", None)
+        return Prediction(video, outputs, weights)
+
+    def _job(self, video: Path, cache: Path) -> Job:
+        """What makes the flow of a video as that of the training cache was made."""
+        flow = dict(self.card.flow)
+        codec = CodecSettings(**flow.pop("codec"))
+        if "rgb" not in self.model.names:
+            codec = replace(codec, rgb_quality=None)
+        size = tuple(flow.pop("size") or ()) or None
+        meta = CacheMeta(source=Source(video.name), codec=codec, size=size, **flow)
+        return Job(video, cache_path(cache, video.name), meta)

@@ -37,9 +37,9 @@ def make_parser(demo: bool) -> jsonargparse.ArgumentParser:
 
 def parse(argv: Sequence[str]) -> TrainConfig:
     """Turn arguments into settings; those of the demo where no data are named."""
-    plain = make_parser(demo=False).parse_args(list(argv))
-    no_data = plain.data.root is None and plain.data.cache is None
-    parser = make_parser(demo=no_data)
+    named = [argument for argument in argv if not argument.startswith("--print_config")]
+    plain = make_parser(demo=False).parse_args(named)
+    parser = make_parser(demo=plain.data.root is None and plain.data.cache is None)
     settings = vars(parser.instantiate(parser.parse_args(list(argv))))
     settings.pop("config")
     return TrainConfig(**settings)

@@ -257,6 +257,14 @@ def test_no_data_means_the_demo() -> None:
     assert parse(["--data.root", "videos"]).out is None
 
 
+def test_print_config_shows_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, demo in (([], True), (["--data.root=videos"], False)):
+        with pytest.raises(SystemExit) as end:
+            main(["--print_config", *arguments])
+        assert not end.value.code
+        assert yaml.safe_load(capsys.readouterr().out)["demo"] is demo
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_valid_and_complete(path: Path) -> None:
     config = parse(["--config", str(path)])

@@ -125,3 +125,10 @@ def test_unusable_history_is_refused(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(DataError, match=message):
         plots.read_history(path)
+
+
+def test_the_fusions_own_loss_stands_in_place_of_the_joint_one(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,train_loss,train_loss_rgb,train_loss_fused,val_loss\n1,5.0,2.0,1.5,4.0\n")
+    history = plots.read_history(path)
+    assert history.loc[1].to_dict() == {"train_loss": 1.5, "train_loss_rgb": 2.0, "val_loss": 4.0}

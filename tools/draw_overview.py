@@ -100,7 +100,7 @@ def main() -> int:
     if len(sys.argv) != 3:
         print(__doc__, file=sys.stderr)
         return 2
-    draw(Path(sys.argv[1])).savefig(sys.argv[2], dpi=110)
+    draw(Path(sys.argv[1])).savefig(sys.argv[2], dpi=110, bbox_inches="tight", pad_inches=0.1)
     return 0
 
 

@@ -148,6 +148,7 @@ class TwoStream(nn.Module):
         )
         if config.freeze_streams:
             self.streams.requires_grad_(False)
+        self.train()  # frozen streams are in evaluation mode from the start, whether or not a trainer asks
         self.to(memory_format=torch.channels_last)
 
     def _stream(self, name: str) -> Stream:

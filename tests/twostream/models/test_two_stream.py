@@ -106,6 +106,9 @@ def test_frozen_streams_leave_only_the_fusion() -> None:
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
     assert trained == {"fusion"}
     assert not any(module.training for module in model.streams.modules())
+    fresh = TwoStream(model.config, CLASSES, STACK, bound=20.0)
+    assert fresh.training
+    assert not any(module.training for module in fresh.streams.modules())
 
 
 def test_order_of_steps_matters(clips: dict[str, torch.Tensor]) -> None:

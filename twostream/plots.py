@@ -47,8 +47,8 @@ class Curve:
 def read_history(path: Path) -> pd.DataFrame:
     """Read a run's `metrics.csv` into one row an epoch.
 
-    Rows of one epoch are merged, later values first; columns that are missing or blank stay so. Where the fusion has
-    columns of its own (`train_loss_fused`, …), they stand in place of the plain ones.
+    Rows of one epoch are merged, later values first; columns that are missing or blank stay so. The fusion's own
+    columns (`train_loss_fused`, …) stand in place of the plain ones.
 
     Returns:
         Table indexed by epoch, float columns.
@@ -67,9 +67,8 @@ def read_history(path: Path) -> pd.DataFrame:
     numbers: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(float)
     merged: pd.DataFrame = numbers.dropna(subset=["epoch"]).groupby("epoch").last()
     # The plain loss of a two-stream run is the joint one, which no curve of a single output compares with.
-    own = {f"{column}_fused": column for column in ("train_loss", "val_loss", "train_top1", "val_top1")}
-    present = {fused: plain for fused, plain in own.items() if fused in merged}
-    return merged.drop(columns=list(present.values()), errors="ignore").rename(columns=present)
+    own = {name: name.removesuffix("_fused") for name in merged.columns if name.endswith("_fused")}
+    return merged.drop(columns=list(own.values()), errors="ignore").rename(columns=own)
 
 
 def plot_confusion_matrices(matrices: Mapping[str, IntArray], classes: Sequence[str], path: Path) -> None:

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from flow_cache import CacheMismatchError, read_index
-from flow_cache.precompute import PrecomputeConfig, precompute
+from flow_cache.precompute import FAILURES_NAME, PrecomputeConfig, precompute
 from twostream.callbacks import BEST, LAST, format_seconds
 from twostream.checkpoints import Card, load_checkpoint
 from twostream.config import TrainConfig
-from twostream.data.module import FAILURES_NAME, ActionDataModule, VideoData, load_data
+from twostream.data.module import ActionDataModule, VideoData, load_data
 from twostream.demo import generate_demo
 from twostream.errors import ConfigError
 from twostream.evaluation import evaluate

@@ -11,6 +11,7 @@ import lightning as L
 
 from flow_cache.container import CacheReader
 from flow_cache.index import IndexEntry, read_index
+from flow_cache.precompute import FAILURES_NAME
 from twostream.data.annotations import AnnotationFormat, VideoRecord, list_videos, load_annotations
 from twostream.data.dataset import ClipDataset, ClipLoader, ClipSampler, StreamName
 from twostream.data.groups import some
@@ -19,7 +20,6 @@ from twostream.data.splits import Split, SplitConfig, make_split
 from twostream.data.transforms import AugmentConfig
 from twostream.errors import DataError
 
-FAILURES_NAME = "failures.csv"
 _MOST_WORKERS = 8
 
 

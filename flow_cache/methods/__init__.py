@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from flow_cache.errors import ArgumentError
@@ -29,9 +30,10 @@ def preset_names(name: str) -> tuple[str, ...]:
     return tuple(presets)
 
 
-def get_method(name: str, device: str = "cpu", **parameters: Any) -> FlowMethod:
-    """Return an estimator: a callable from grey frames (T, H, W) uint8 to flow (T - step, 2, H, W) float32.
+def get_method(name: str, device: str = "cpu", *, threads: int = 1, **parameters: Any) -> FlowMethod:
+    """Return an estimator: a callable from grey frames (T, H, W) to flow (T - step, 2, H, W) float32.
 
+    threads: pairs that are worked on at the same time; 0 = as many as this process has cores. The result is the same.
     parameters: `preset` and any of the estimator's own, which replace the preset's. Raises ArgumentError for
     an unknown name, device, preset or parameter, and for values outside their range.
     """
@@ -40,12 +42,22 @@ def get_method(name: str, device: str = "cpu", **parameters: Any) -> FlowMethod:
         raise ArgumentError(
             f"method {name} runs on {', '.join(method.devices)} only in this build, got device {device!r}"
         )
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise ArgumentError(f"threads must be a whole number of at least 0, got {threads!r}")
     try:
         values = method.parameters_type.build(**parameters)
     except ArgumentError as error:
         raise ArgumentError(f"method {name}: {error}") from error
     estimator: FlowMethod = method(values)
+    estimator.threads = threads or available_cores()
     return estimator
+
+
+def available_cores() -> int:
+    """Count the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _load(name: str) -> Any:

@@ -14,7 +14,7 @@ from flow_cache.errors import ArgumentError
 
 MIN_SIDE = 8  # smaller frames have no neighbourhood from which a motion could be told
 
-Grey = NDArray[np.uint8]
+Grey = NDArray[np.uint8] | NDArray[np.float32]
 Flow = NDArray[np.float32]
 
 
@@ -72,24 +72,31 @@ class FlowMethod(ABC):
     parameters_type: ClassVar[type[Parameters]]
     parameters: Parameters
     backend: str
+    threads: int = 1  # pairs worked on at the same time, where an estimator can
 
     def __call__(self, frames: Grey, step: int = 1) -> Flow:
         """Estimate the flow that carries frame t to frame t + step.
 
-        frames: (T, H, W) uint8 grey. Returns (T - step, 2, H, W) float32, pixels per step: channel 0 is u
-        (rightwards), 1 is v (downwards). Raises ArgumentError for another dtype or rank, frames smaller than
-        8x8, fewer than two frames, or a step that the stack cannot hold.
+        frames: (T, H, W) grey levels from 0 to 255, uint8 or float32. Returns (T - step, 2, H, W) float32, pixels per
+        step: channel 0 is u (rightwards), 1 is v (downwards). Raises ArgumentError for another dtype or rank, levels
+        outside the range, frames smaller than 8x8, fewer than two frames, or a step that the stack cannot hold.
         """
         check_stack(frames, step)
-        return self._estimate(frames[:-step], frames[step:])
+        return self._estimate_stack(frames, step)
 
     def pairs(self, first: Grey, second: Grey) -> Flow:
-        """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) uint8 stacks."""
+        """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) stacks of one dtype."""
         for frames in (first, second):
             check_frames(frames)
         if first.shape != second.shape:
             raise ArgumentError(f"pairs must have one shape, got {first.shape} and {second.shape}")
+        if first.dtype != second.dtype:
+            raise ArgumentError(f"pairs must have one dtype, got {first.dtype} and {second.dtype}")
         return self._estimate(first, second)
+
+    def _estimate_stack(self, frames: Grey, step: int) -> Flow:
+        """Estimate the flow of a checked stack (T, H, W)."""
+        return self._estimate(frames[:-step], frames[step:])
 
     @abstractmethod
     def _estimate(self, first: Grey, second: Grey) -> Flow:
@@ -97,16 +104,36 @@ class FlowMethod(ABC):
 
 
 def check_frames(frames: Grey) -> None:
-    """Raise ArgumentError unless frames are a (T, H, W) uint8 stack of frames of at least 8x8 pixels."""
+    """Raise ArgumentError unless frames are a (T, H, W) uint8 or float32 stack of at least 8x8 pixels.
+
+    Levels are from 0 to 255 in floats too: an all but black stack is taken for one whose levels go up to 1.
+    """
     if not isinstance(frames, np.ndarray):
-        raise ArgumentError(f"frames must be a NumPy array (T, H, W) uint8, got {type(frames).__name__}")
+        raise ArgumentError(
+            f"frames must be a NumPy array (T, H, W) uint8 or float32, got {type(frames).__name__}"
+        )
     if frames.ndim != 3:
         raise ArgumentError(f"frames must be a stack (T, H, W) of grey frames, got shape {frames.shape}")
-    if frames.dtype != np.uint8:
-        raise ArgumentError(f"frames must be uint8 grey levels 0 to 255, got dtype {frames.dtype}")
+    if frames.dtype not in (np.uint8, np.float32):
+        raise ArgumentError(f"frames must be uint8 or float32 grey levels 0 to 255, got dtype {frames.dtype}")
     if min(frames.shape[1:]) < MIN_SIDE:
         height, width = frames.shape[1:]
         raise ArgumentError(f"frames must be at least {MIN_SIDE}x{MIN_SIDE} pixels, got {width}x{height}")
+    if frames.dtype != np.uint8:
+        _check_levels(frames)
+
+
+def _check_levels(frames: Grey) -> None:
+    """Raise ArgumentError unless float frames hold grey levels from 0 to 255."""
+    for t, frame in enumerate(frames):
+        low, high = frame.min(), frame.max()
+        if not (low >= 0 and high <= 255):  # NaN fails too
+            what = "a NaN" if np.isnan(low) else f"values from {low} to {high}"
+            raise ArgumentError(f"float frames must be grey levels 0 to 255; frame {t} has {what}")
+    if len(frames) and 0 < frames.max() <= 1:
+        raise ArgumentError(
+            "float frames must be grey levels 0 to 255, but none exceeds 1; multiply them by 255"
+        )
 
 
 def check_stack(frames: Grey, step: int) -> None:

@@ -1,0 +1,277 @@
+"""The iterations of TV-L1: a thresholding step and a projection-free dual step, fused, several at a time.
+
+With v = u - clamp(rho(u) / |g|^2, -lambda theta, lambda theta) g, g = grad I1(x + u0), an iteration is
+
+    u <- v + theta div p                                        (primal; Zach et al. 2007, equations 11 and 15)
+    p <- (p + tau / theta grad u) / (1 + tau / theta |grad u|)  (dual; equation 12, Chambolle 2004)
+
+with forward differences for grad and backward ones for div. Rows y of the primal and y - 1 of the dual step are one
+loop, since the latter needs no more than u of both rows. So iteration t + 1 may follow iteration t one row behind, in
+place: a *wave* of iterations passes over the state in one go, while their rows are in the cache.
+
+Whether to stop is decided after every iteration, as OpenCV does. A wave is not longer than the iterations that are
+foreseeably left; should one inside it prove to be the last, the state is taken back and that many are done again.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from flow_cache.methods._compile import LANES, kernel, row, row_kernel
+from flow_cache.methods._tvl1_layout import DATA, P11, P12, P21, P22, ROWS, U1, U2, UNKNOWNS
+
+LONGEST_WAVE = 8
+FIRST_DECAY = 0.2  # the second change after a warp is not expected below this share of the first
+SLOWEST_DECAY = 0.97  # nor is a slow decay trusted to go on for long
+
+
+@row_kernel
+def _primal_row(
+    n,
+    u1,
+    u2,
+    grad_x,
+    grad_y,
+    rho_c,
+    inverse,
+    p11,
+    before11,
+    p12,
+    above12,
+    p21,
+    before21,
+    p22,
+    above22,
+    theta,
+    limit,
+):
+    change = np.float32(0)
+    for x in range(n):
+        a, b, gx, gy = u1[x], u2[x], grad_x[x], grad_y[x]
+        d = (rho_c[x] + gx * a + gy * b) * inverse[x]
+        d = limit if d > limit else d
+        d = -limit if d < -limit else d
+        new1 = a - d * gx + theta[x] * ((p11[x] - before11[x]) + (p12[x] - above12[x]))
+        new2 = b - d * gy + theta[x] * ((p21[x] - before21[x]) + (p22[x] - above22[x]))
+        u1[x] = new1
+        u2[x] = new2
+        change += (new1 - a) * (new1 - a) + (new2 - b) * (new2 - b)
+    return change
+
+
+@row_kernel
+def _dual_row(n, u1, right1, below1, u2, right2, below2, p11, p12, p21, p22, taut):
+    one = np.float32(1)
+    for x in range(n):
+        x1, y1 = right1[x] - u1[x], below1[x] - u1[x]
+        x2, y2 = right2[x] - u2[x], below2[x] - u2[x]
+        norm1 = one + taut * np.sqrt(x1 * x1 + y1 * y1)
+        norm2 = one + taut * np.sqrt(x2 * x2 + y2 * y2)
+        both = one / (norm1 * norm2)  # one division for two quotients
+        p11[x] = (p11[x] + taut * x1) * (both * norm2)
+        p12[x] = (p12[x] + taut * y1) * (both * norm2)
+        p21[x] = (p21[x] + taut * x2) * (both * norm1)
+        p22[x] = (p22[x] + taut * y2) * (both * norm1)
+
+
+@row_kernel
+def _both_rows(
+    n, u1, u2, grad_x, grad_y, rho_c, inverse, p11, before11, p12, p21, before21, p22,
+    above_u1, right1, above_u2, right2, above11, above12, above21, above22, theta, limit, taut,
+):  # fmt: skip
+    """Do the primal step of a row and the dual step of the row above it."""
+    one = np.float32(1)
+    change = np.float32(0)
+    for x in range(n):
+        a, b, gx, gy = u1[x], u2[x], grad_x[x], grad_y[x]
+        d = (rho_c[x] + gx * a + gy * b) * inverse[x]
+        d = limit if d > limit else d
+        d = -limit if d < -limit else d
+        old12, old22 = above12[x], above22[x]
+        new1 = a - d * gx + theta[x] * ((p11[x] - before11[x]) + (p12[x] - old12))
+        new2 = b - d * gy + theta[x] * ((p21[x] - before21[x]) + (p22[x] - old22))
+        u1[x] = new1
+        u2[x] = new2
+        change += (new1 - a) * (new1 - a) + (new2 - b) * (new2 - b)
+        x1, y1 = right1[x] - above_u1[x], new1 - above_u1[x]
+        x2, y2 = right2[x] - above_u2[x], new2 - above_u2[x]
+        norm1 = one + taut * np.sqrt(x1 * x1 + y1 * y1)
+        norm2 = one + taut * np.sqrt(x2 * x2 + y2 * y2)
+        both = one / (norm1 * norm2)
+        above11[x] = (above11[x] + taut * x1) * (both * norm2)
+        above12[x] = (old12 + taut * y1) * (both * norm2)
+        above21[x] = (above21[x] + taut * x2) * (both * norm1)
+        above22[x] = (old22 + taut * y2) * (both * norm1)
+    return change
+
+
+@row_kernel
+def _copy_row(n, source, target):
+    for x in range(n):
+        target[x] = source[x]
+
+
+@kernel
+def wave(state, backup, keep, theta, height, width, padded, stride, limit, taut, count, changes):
+    """Do `count` iterations in one pass; changes[t] becomes the sum of squared changes of u in iteration t.
+
+    keep: copy the unknowns as they were to `backup` on the way.
+    """
+    pitch = ROWS * stride
+    n = padded
+    for t in range(count):
+        changes[t] = 0.0
+    for lead in range(height + count):
+        if keep and lead < height:
+            size = UNKNOWNS * stride
+            _copy_row(size, row(state, (lead + 1) * pitch, size), row(backup, lead * size, size))
+        for t in range(max(0, lead - height), min(count, lead + 1)):
+            y = lead - t
+            here = (y + 1) * pitch + LANES
+            above = here - pitch
+            u1, u2 = here + U1 * stride, here + U2 * stride
+            above_u1, above_u2 = above + U1 * stride, above + U2 * stride
+            if y == 0:
+                change = _primal_row(
+                    n, row(state, u1, n), row(state, u2, n),
+                    row(state, here + DATA * stride, n), row(state, here + (DATA + 1) * stride, n),
+                    row(state, here + (DATA + 2) * stride, n), row(state, here + (DATA + 3) * stride, n),
+                    row(state, here + P11 * stride, n), row(state, here + P11 * stride - 1, n),
+                    row(state, here + P12 * stride, n), row(state, above + P12 * stride, n),
+                    row(state, here + P21 * stride, n), row(state, here + P21 * stride - 1, n),
+                    row(state, here + P22 * stride, n), row(state, above + P22 * stride, n),
+                    theta, limit,
+                )  # fmt: skip
+            elif y < height:
+                change = _both_rows(
+                    n, row(state, u1, n), row(state, u2, n),
+                    row(state, here + DATA * stride, n), row(state, here + (DATA + 1) * stride, n),
+                    row(state, here + (DATA + 2) * stride, n), row(state, here + (DATA + 3) * stride, n),
+                    row(state, here + P11 * stride, n), row(state, here + P11 * stride - 1, n),
+                    row(state, here + P12 * stride, n),
+                    row(state, here + P21 * stride, n), row(state, here + P21 * stride - 1, n),
+                    row(state, here + P22 * stride, n),
+                    row(state, above_u1, n), row(state, above_u1 + 1, n),
+                    row(state, above_u2, n), row(state, above_u2 + 1, n),
+                    row(state, above + P11 * stride, n), row(state, above + P12 * stride, n),
+                    row(state, above + P21 * stride, n), row(state, above + P22 * stride, n),
+                    theta, limit, taut,
+                )  # fmt: skip
+            else:
+                change = np.float32(0)
+                _dual_row(
+                    n, row(state, above_u1, n), row(state, above_u1 + 1, n), row(state, above_u1, n),
+                    row(state, above_u2, n), row(state, above_u2 + 1, n), row(state, above_u2, n),
+                    row(state, above + P11 * stride, n), row(state, above + P12 * stride, n),
+                    row(state, above + P21 * stride, n), row(state, above + P22 * stride, n), taut,
+                )  # fmt: skip
+            changes[t] += change
+            if y < height:
+                state[u1 + width] = state[u1 + width - 1]
+                state[u2 + width] = state[u2 + width - 1]
+
+
+@kernel
+def clear(state, height, width, padded, stride):
+    """Zero the unknowns, the record above them, and all that is computed beyond the width."""
+    pitch = ROWS * stride
+    state[:pitch] = 0
+    for y in range(1, height + 1):
+        state[y * pitch : y * pitch + UNKNOWNS * stride] = 0
+        for i in range(UNKNOWNS, ROWS):
+            line = y * pitch + i * stride + LANES
+            state[line + width : line + padded] = 0
+
+
+@kernel
+def repeat_edge(state, height, width, stride):
+    """Repeat the last pixel of u1 and u2, so that their forward difference there is 0."""
+    for y in range(height):
+        last = (y + 1) * ROWS * stride + LANES + width - 1
+        state[last + U1 * stride + 1] = state[last + U1 * stride]
+        state[last + U2 * stride + 1] = state[last + U2 * stride]
+
+
+@kernel
+def restore(state, backup, height, stride):
+    """Take the unknowns back from the copy that `wave` kept."""
+    size = UNKNOWNS * stride
+    for y in range(height):
+        _copy_row(size, row(backup, y * size, size), row(state, (y + 1) * ROWS * stride, size))
+
+
+@kernel
+def foreseeable(history, done, threshold):
+    """Say how many more iterations it takes, at least, until the change is down to the threshold.
+
+    history: the change of every iteration since the flow was last disturbed. It falls ever more slowly, so going on
+    at the rate of the last few iterations gives a lower bound, as a rule.
+    """
+    if threshold <= 0:
+        return LONGEST_WAVE
+    if done < 2:
+        decay = FIRST_DECAY
+    else:
+        lag = min(3, done - 1)
+        decay = (history[done - 1] / history[done - 1 - lag]) ** (1 / lag)
+    if not decay < 1:
+        return 1
+    left = math.log(threshold / history[done - 1]) / math.log(min(decay, SLOWEST_DECAY))
+    return max(1, min(LONGEST_WAVE, math.ceil(left)))
+
+
+@kernel
+def iterate(state, backup, theta, height, width, padded, stride, limit, taut, threshold, most):
+    """Iterate until the sum of squared changes is at most `threshold`, `most` times at most.
+
+    Returns the iterations done and the last change, as OpenCV's CPU version would.
+    """
+    repeat_edge(state, height, width, stride)
+    history = np.empty(most + LONGEST_WAVE, np.float64)
+    done = 0
+    change = np.inf
+    while done < most and change > threshold:
+        count = 1 if done == 0 else min(foreseeable(history, done, threshold), most - done)
+        keep = count > 1 and threshold > 0
+        changes = history[done:]
+        wave(state, backup, keep, theta, height, width, padded, stride, limit, taut, count, changes)
+        last = 0
+        while last < count - 1 and changes[last] > threshold:
+            last += 1
+        if last < count - 1:
+            restore(state, backup, height, stride)
+            wave(state, backup, False, theta, height, width, padded, stride, limit, taut, last + 1, changes)
+        done += last + 1
+        change = history[done - 1]
+    return done, change
+
+
+@kernel
+def iterate_cuda(state, backup, theta, height, width, padded, stride, limit, taut, threshold, most):
+    """Iterate as `iterate` does, but look at the change only when OpenCV's CUDA version does.
+
+    That is on every odd iteration once a counter, set to the change that was seen last and lowered by `threshold`
+    on each iteration between, is below the threshold; so a second look comes late.
+    """
+    repeat_edge(state, height, width, stride)
+    changes = np.empty(LONGEST_WAVE, np.float64)
+    done = 0
+    counter, change = 0.0, np.inf
+    while done < most:
+        count = 0
+        look = False
+        while count < min(LONGEST_WAVE, most - done) and not look:
+            look = threshold > 0 and (done + count) % 2 == 1 and counter < threshold
+            if not look:
+                counter -= threshold
+            count += 1
+        wave(state, backup, False, theta, height, width, padded, stride, limit, taut, count, changes)
+        done += count
+        change = changes[count - 1]
+        if look:
+            if change <= threshold:
+                break
+            counter = change
+    return done, change

@@ -42,7 +42,7 @@ class CacheMeta:
 
     source: Source
     method: str
-    parameters: Mapping[str, int | float] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     """Every parameter of the method, not only those that differ from a preset."""
     backend: str = ""
     bound: float = DEFAULT_BOUND
@@ -162,7 +162,7 @@ class CacheMeta:
                     _get(source, "path", str), _get(source, "bytes", int), _get(source, "sha256", str)
                 ),
                 method=get("method", str),
-                parameters=_mapping(get("parameters", dict), (int, float)),
+                parameters=_mapping(get("parameters", dict), (int, float, str)),
                 backend=get("backend", str),
                 bound=float(get("bound", (int, float))),
                 step=get("step", int),

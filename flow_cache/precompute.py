@@ -9,9 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from flow_cache.codecs import CodecSettings
 from flow_cache.container import CacheReader, cache_path
+from flow_cache.cores import available_cores
 from flow_cache.errors import (
     ArgumentError,
     CacheFileError,
@@ -23,7 +25,7 @@ from flow_cache.frames import find_videos, is_image_folder
 from flow_cache.index import cache_files, scan_cache, write_index
 from flow_cache.meta import CacheMeta, Source, current_versions
 from flow_cache.methods import get_method
-from flow_cache.pool import Advance, WorkerPool, available_cores
+from flow_cache.pool import Advance, WorkerPool
 from flow_cache.progress import ProgressLine
 from flow_cache.worker import Job, source_bytes
 from flow_cache.writer import probe_writable, remove_stale_temporaries, write_atomically
@@ -71,7 +73,7 @@ class PrecomputeConfig:
     """Keep the readable beginning of a video that breaks half-way."""
     limit: int | None = None
     """Only the first so many videos."""
-    parameters: dict[str, int | float] = field(default_factory=dict)
+    parameters: dict[str, int | float | str] = field(default_factory=dict)
     """Single parameters of the method, which replace the preset's, e.g. `--parameters.warps 3`."""
 
 
@@ -171,12 +173,13 @@ def _template(config: PrecomputeConfig) -> CacheMeta:
     for name, value, lowest in (("workers", config.workers, 0), ("limit", config.limit, 1)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
             raise ArgumentError(f"{name} must be a whole number of at least {lowest}, got {value!r}")
-    reserved = {"preset", "name", "device"} & set(config.parameters)
+    reserved = {"preset", "name", "device", "threads"} & set(config.parameters)
     if reserved:
         raise ArgumentError(
             f"parameters cannot hold {', '.join(sorted(reserved))}; it has an argument of its own"
         )
-    method = get_method(config.method, config.device, preset=config.preset, **config.parameters)
+    parameters: dict[str, Any] = dict(config.parameters)
+    method = get_method(config.method, config.device, preset=config.preset, **parameters)
     # Checked whether it is used or not: a mistake should not wait for the run that adds --rgb.
     codec = CodecSettings(config.codec, config.max_error, config.quality, config.rgb_quality)
     return CacheMeta(

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flow_cache.cores import available_cores
 from flow_cache.methods import (
     _tvl1_iterate,
     _tvl1_median,
     _tvl1_pyramid,
     _tvl1_warp,
-    available_cores,
     get_method,
     tvl1,
 )

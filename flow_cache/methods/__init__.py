@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any
 
+from flow_cache.cores import available_cores
 from flow_cache.errors import ArgumentError
 from flow_cache.methods.base import FlowMethod, Parameters
 
@@ -51,13 +51,6 @@ def get_method(name: str, device: str = "cpu", *, threads: int = 1, **parameters
     estimator: FlowMethod = method(values)
     estimator.threads = threads or available_cores()
     return estimator
-
-
-def available_cores() -> int:
-    """Count the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _load(name: str) -> Any:

@@ -59,7 +59,7 @@ class Parameters:
                 raise ArgumentError(f"unknown parameter {name!r}; choose among preset, {', '.join(names)}")
         return dataclasses.replace(cls.presets[preset], **values)
 
-    def as_dict(self) -> dict[str, int | float]:
+    def as_dict(self) -> dict[str, Any]:
         """Return every parameter by name, as stored in a cache file."""
         return dataclasses.asdict(self)
 

@@ -11,7 +11,7 @@ from flow_cache import pool as pool_module
 from flow_cache.errors import CacheWriteError, FlowCacheError
 from flow_cache.meta import CacheMeta, Source
 from flow_cache.methods import get_method
-from flow_cache.pool import Advance, Finished, WorkerPool, available_cores
+from flow_cache.pool import Advance, Finished, WorkerPool
 from flow_cache.worker import Job
 
 
@@ -126,7 +126,3 @@ def test_deaths_are_described() -> None:
     assert pool_module._describe(-signal.SIGSEGV) == "killed by SIGSEGV"
     assert pool_module._describe(-250) == "killed by signal 250"
     assert pool_module._describe(3) == "exit status 3"
-
-
-def test_available_cores() -> None:
-    assert 1 <= available_cores() <= (os.cpu_count() or 1)

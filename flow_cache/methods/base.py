@@ -20,13 +20,17 @@ Flow = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """Base of an estimator's parameters: a frozen dataclass of numbers, checked when it is made."""
+    """Base of an estimator's parameters: a frozen dataclass of numbers and names, checked when it is made."""
 
     presets: ClassVar[dict[str, Self]]  # by name; the first one is the default
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.type in ("str", str):
+                if not isinstance(value, str):
+                    raise ArgumentError(f"{field.name} must be a string, got {value!r}")
+                continue
             whole = field.type in ("int", int)
             kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
             if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
@@ -41,7 +45,7 @@ class Parameters:
 
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
-            raise ArgumentError(f"{name} must be {expected}, got {getattr(self, name)}")
+            raise ArgumentError(f"{name} must be {expected}, got {getattr(self, name)!r}")
 
     @classmethod
     def build(cls, preset: str | None = None, **values: Any) -> Self:
@@ -65,13 +69,13 @@ class Parameters:
 
 
 class FlowMethod(ABC):
-    """An estimator of dense optical flow. It keeps no state between calls."""
+    """An estimator of dense optical flow. The flow of a pair depends on nothing but the pair and the parameters."""
 
     name: ClassVar[str]
-    devices: ClassVar[tuple[str, ...]] = ("cpu",)
     parameters_type: ClassVar[type[Parameters]]
     parameters: Parameters
     backend: str
+    """What computes the flow, as told in cache files, e.g. `numba-cpu`."""
     threads: int = 1  # pairs worked on at the same time, where an estimator can
 
     def __call__(self, frames: Grey, step: int = 1) -> Flow:

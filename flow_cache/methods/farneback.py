@@ -54,7 +54,7 @@ class Farneback(FlowMethod):
     name = "farneback"
     parameters_type = FarnebackParameters
 
-    def __init__(self, parameters: FarnebackParameters) -> None:
+    def __init__(self, parameters: FarnebackParameters, device: str = "cpu") -> None:
         self.parameters: FarnebackParameters = parameters
         self.backend = "opencv-cpu"
 

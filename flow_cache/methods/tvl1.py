@@ -89,7 +89,7 @@ class TVL1(FlowMethod):
     name = "tvl1"
     parameters_type = TVL1Parameters
 
-    def __init__(self, parameters: TVL1Parameters) -> None:
+    def __init__(self, parameters: TVL1Parameters, device: str = "cpu") -> None:
         self.parameters: TVL1Parameters = parameters
         self.backend = "numba-cpu"
 

@@ -77,7 +77,7 @@ def test_presets_are_opencvs(stack) -> None:
 
 
 def test_names_and_presets() -> None:
-    assert set(method_names()) == set(METHODS)
+    assert method_names() == (*METHODS, "raft")
     assert preset_names("farneback") == ("default", "opencv")
     assert get_method("farneback").parameters == get_method("farneback", preset="default").parameters
     changed = get_method("farneback", preset="opencv", winsize=21).parameters
@@ -88,7 +88,7 @@ def test_names_and_presets() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "raft-9"}, "unknown method 'raft-9'; choose one of tvl1, farneback"),
+        ({"name": "raft-9"}, "unknown method 'raft-9'; choose one of tvl1, farneback, raft"),
         ({"name": "tvl1", "device": "cuda"}, "tvl1 runs on cpu only in this build, got device 'cuda'"),
         ({"name": "tvl1", "preset": "default"}, "unknown preset 'default'; choose one of opencv"),
         ({"name": "tvl1", "lambda": 1}, "unknown parameter 'lambda'; choose among preset, tau, lambda_"),

@@ -1,8 +1,9 @@
-"""Record what OpenCV's TV-L1 says about generated frames, for the tests to compare with.
+"""Record what OpenCV's TV-L1 says, for the tests to compare with.
 
-    python tools/record_tvl1_goldens.py tests/flow_cache/methods
+    python tools/record_tvl1_goldens.py tests/flow_cache/methods [--data DATA]
 
-The file's name carries OpenCV's version, since its results change between versions.
+Of generated frames, and, where the folder of the real videos is named, of crops of these: the flow alone, without the
+frames. The files' names carry OpenCV's version, since its results change between versions.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ import argparse
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flow_cache.opencv import opencv
+
+GENERATED = ("uint8", "float32", "fixed", "median3", "narrow")
+STEPS = 2048  # a pixel's, in int16: up to 16 px, and finer than the tests ask for
 
 
 def load(path: Path) -> ModuleType:
@@ -27,29 +33,47 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+def estimate(name: str, first: NDArray[Any], second: NDArray[Any], **parameters: Any) -> NDArray[np.int16]:
+    """Return OpenCV's flow (2, H, W) in 2048ths of a pixel."""
+    if first.dtype == np.float32:  # OpenCV takes float frames from 0 to 1
+        first, second = first / np.float32(255), second / np.float32(255)
+    solver = opencv().optflow.DualTVL1OpticalFlow_create(
+        **{
+            {"inner_iterations": "innnerIterations", "outer_iterations": "outerIterations"}.get(
+                key, key
+            ): value
+            for key, value in parameters.items()
+            if key != "median_filtering"
+        }
+    )
+    solver.setMedianFiltering(parameters.get("median_filtering", solver.getMedianFiltering()))
+    flow = np.moveaxis(solver.calc(first, second, None), -1, 0)
+    if np.abs(flow).max() >= 2**15 / STEPS:
+        raise SystemExit(f"{name}: the flow reaches {np.abs(flow).max():.1f} px, which int16 cannot hold")
+    return np.round(flow * STEPS).astype(np.int16)
+
+
 def main() -> None:
-    """Write tvl1_opencv_<version>.npz into the folder of the tests."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("tests", type=Path, help="folder of conftest.py and test_tvl1.py")
-    folder = parser.parse_args().tests
+    """Write tvl1_opencv_<version>.npz, and with --data tvl1_opencv_<version>_real.npz too."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tests", type=Path, help="folder of conftest.py, test_tvl1.py and test_tvl1_real.py")
+    parser.add_argument("--data", type=Path, help="folder of jhmdb/<class>/*.avi")
+    options = parser.parse_args()
+    folder = options.tests
     texture = load(folder / "conftest.py").Texture
     golden_case = load(folder / "test_tvl1.py").golden_case
     fields = {}
-    for name in ("uint8", "float32", "fixed", "median3", "narrow"):
-        first, second, p = golden_case(name, texture)
-        if first.dtype == np.float32:  # OpenCV takes float frames from 0 to 1
-            first, second = first / np.float32(255), second / np.float32(255)
-        solver = opencv().optflow.DualTVL1OpticalFlow_create(
-            0.25, 0.15, 0.3, p.get("nscales", 5), p.get("warps", 5), p.get("epsilon", 0.01),
-            p.get("inner_iterations", 30), p.get("outer_iterations", 10), 0.8, 0.0, p.get("median_filtering", 5),
-        )  # fmt: skip
-        flow = np.moveaxis(solver.calc(first, second, None), -1, 0)
-        fields[name] = np.round(flow * 2048).astype(
-            np.int16
-        )  # below 16 px; finer than what the tests ask for
-        if np.abs(flow).max() >= 16:
-            raise SystemExit(f"{name}: the flow reaches {np.abs(flow).max():.1f} px, which int16 cannot hold")
-    np.savez_compressed(folder / f"tvl1_opencv_{opencv().__version__}.npz", **fields)
+    for name in GENERATED:
+        first, second, parameters = golden_case(name, texture)
+        fields[name] = estimate(name, first, second, **parameters)
+    version = opencv().__version__
+    np.savez_compressed(folder / f"tvl1_opencv_{version}.npz", **fields)
+    if options.data:
+        real = load(folder / "test_tvl1_real.py")
+        crops = {name: estimate(name, *real.read_crop(options.data, name)) for name in real.CROPS}
+        np.savez_compressed(folder / f"tvl1_opencv_{version}_real.npz", **crops)
 
 
 if __name__ == "__main__":

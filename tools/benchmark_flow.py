@@ -1,51 +1,61 @@
-"""Compare our TV-L1 with OpenCV's, its Farneback and DIS, and scikit-image's TV-L1 on real frames.
+"""Compare our TV-L1 with OpenCV's, its Farneback and DIS, and scikit-image's TV-L1 on real frames, on the CPU.
 
-    python tools/benchmark_flow.py VIDEO [VIDEO ...] --output reports/benchmarks
+    python tools/benchmark_flow.py VIDEOS --out reports/benchmarks
 
-First what they say: mean end-point difference to OpenCV's TV-L1 on the same pairs. Then how long they take, with one
-thread and with all, in turns within one run; the peak memory of a process of its own; and where our time goes. Times
-are given as multiples of the speed of OpenCV's TV-L1 with one thread, since they hold for one machine only.
+First what they say: on `--agreement` pairs at 340x256 our difference to OpenCV's TV-L1, beside OpenCV's to itself
+after one frame has been moved by one unit in its last place, which is how far that result hangs on roundings at all.
+Then how long they take, with one thread and with all, in turns within one run; what a pair adds to the memory of a
+process of its own; and where our time goes. Times are given as multiples of the speed of OpenCV's TV-L1 with one
+thread, since they hold for one machine only. Writes flow.md, flow.csv, flow_agreement.csv and flow_stages.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarking import (
+    Frames,
+    markdown_table,
+    pick_videos,
+    provenance,
+    read_pairs,
+    time_in_turns,
+    write_csv,
+)
 from numpy.typing import NDArray
 
 from flow_cache.cores import available_cores
-from flow_cache.methods import (
-    _tvl1_iterate,
-    _tvl1_median,
-    _tvl1_pyramid,
-    _tvl1_warp,
-    get_method,
-    tvl1,
-)
+from flow_cache.methods import _tvl1_iterate, _tvl1_median, _tvl1_pyramid, _tvl1_warp, get_method, tvl1
 from flow_cache.opencv import opencv
 
-Frames = NDArray[np.uint8]
 Flow = NDArray[np.float32]
-Estimate = Callable[[Frames, Frames], Flow]
+Estimate = Callable[[NDArray[Any], NDArray[Any]], Flow]
 REFERENCE = "OpenCV TV-L1"
+OURS = "ours, preset opencv"
 SIZES = ("320x240", "340x256", "640x480", "1280x720", "1920x1080")
+ABOUT_AGREEMENT = """\
+Mean end-point differences of pairs of real frames at {size}, in pixels: our preset `opencv` to OpenCV's TV-L1, and
+OpenCV's to itself after each level of one frame has been raised by one unit in its last place.
+"""
+ABOUT_SPEED = """\
+Speed is in multiples of OpenCV's TV-L1 with one thread (in brackets the slowest and fastest repeat); difference is the
+mean end-point difference to OpenCV's TV-L1, in pixels; memory is what one pair adds to a process of one thread, in MiB.
+"""
+LIBRARIES = ("numpy", "numba", "opencv-contrib-python", "scikit-image")
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Row:
     """One estimator at one size."""
 
     size: str
+    pairs: int
     method: str
     threads: int
     speed: float
@@ -64,21 +75,26 @@ class Row:
     difference: float
     """Mean end-point difference to OpenCV's TV-L1, pixels."""
     peak_mib: float
-    """Memory that a process needs beyond the frames and libraries, at one thread and one pair."""
+    """Memory that one pair adds to a process with one thread, MiB."""
 
 
 def one_by_one(estimate: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]) -> Estimate:
     """Make an estimator of stacks of pairs from one of a pair that returns (H, W, 2)."""
 
-    def estimate_stack(first: Frames, second: Frames) -> Flow:
+    def estimate_stack(first: NDArray[Any], second: NDArray[Any]) -> Flow:
         fields = [estimate(a, b) for a, b in zip(first, second, strict=True)]
         return np.stack(fields).transpose(0, 3, 1, 2).astype(np.float32)
 
     return estimate_stack
 
 
+def opencv_tvl1(**parameters: Any) -> Estimate:
+    """Make OpenCV's TV-L1; an object of it is good for one pair, since it remembers sizes."""
+    return one_by_one(lambda a, b: opencv().optflow.DualTVL1OpticalFlow_create(**parameters).calc(a, b, None))
+
+
 def scikit_image(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """Estimate by scikit-image, which returns (v, u) and takes the flow the other way about."""
+    """Estimate by scikit-image, which returns (v, u)."""
     from skimage.registration import optical_flow_tvl1
 
     v, u = optical_flow_tvl1(first, second, dtype=np.float32)
@@ -87,76 +103,77 @@ def scikit_image(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
 
 def estimators(threads: int) -> dict[str, Estimate]:
     """Make the estimators; the reference is the first."""
-    ours = {preset: get_method("tvl1", preset=preset, threads=threads) for preset in ("opencv", "fast")}
-    made: dict[str, Estimate] = {
-        REFERENCE: one_by_one(lambda a, b: opencv().optflow.DualTVL1OpticalFlow_create().calc(a, b, None)),
-        "ours, preset opencv": ours["opencv"].pairs,
-        "ours, preset fast": ours["fast"].pairs,
-        "OpenCV Farneback": one_by_one(
-            lambda a, b: opencv().calcOpticalFlowFarneback(a, b, None, 0.5, 5, 13, 10, 5, 1.1, 0)
-        ),
-        "OpenCV DIS": one_by_one(
-            lambda a, b: (
-                opencv().DISOpticalFlow_create(opencv().DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
-            )
-        ),
-        "scikit-image TV-L1": one_by_one(scikit_image),
-    }
-    if threads > 1:  # it has no threads of its own
-        del made["scikit-image TV-L1"]
+    cv = opencv()
+    made = {REFERENCE: opencv_tvl1()}
+    for preset in ("opencv", "fast", "opencv-cuda"):
+        made[f"ours, preset {preset}"] = get_method("tvl1", preset=preset, threads=threads).pairs
+    made["OpenCV Farneback"] = one_by_one(
+        lambda a, b: cv.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 13, 10, 5, 1.1, 0)
+    )
+    made["OpenCV DIS"] = one_by_one(
+        lambda a, b: cv.DISOpticalFlow_create(cv.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
+    )
+    if threads == 1 and find_spec("skimage"):  # it has no threads of its own
+        made["scikit-image TV-L1"] = one_by_one(scikit_image)
     return made
 
 
-def read_pairs(videos: list[Path], count: int, size: str) -> tuple[Frames, Frames]:
-    """Read `count` pairs of neighbouring grey frames, spread over the videos."""
-    width, height = (int(side) for side in size.split("x"))
-    pairs: list[list[Any]] = []
-    for n in range(count):
-        path = videos[n % len(videos)]
-        capture = opencv().VideoCapture(str(path))
-        frames = [capture.read() for _ in range(4 + 2 * (n // len(videos)))][-2:]
-        if not all(done for done, _ in frames):
-            raise SystemExit(f"{path}: too few frames for pair {n}")
-        greys = [opencv().cvtColor(frame, opencv().COLOR_BGR2GRAY) for _, frame in frames]
-        pairs.append(
-            [opencv().resize(grey, (width, height), interpolation=opencv().INTER_LINEAR) for grey in greys]
-        )
-    stacks = np.asarray(pairs, np.uint8)
-    return np.ascontiguousarray(stacks[:, 0]), np.ascontiguousarray(stacks[:, 1])
+def differences(flow: Flow, reference: Flow) -> NDArray[np.float32]:
+    """Return the mean end-point difference of each pair of fields, pixels."""
+    distance = np.hypot(flow[:, 0] - reference[:, 0], flow[:, 1] - reference[:, 1])
+    return np.asarray(distance.mean(axis=(1, 2)))
 
 
-def difference(flow: Flow, reference: Flow) -> float:
-    """Return the mean end-point difference of two stacks of fields, pixels."""
-    return float(np.hypot(flow[:, 0] - reference[:, 0], flow[:, 1] - reference[:, 1]).mean())
+def agreement(videos: Sequence[Path], size: str) -> Iterator[dict[str, Any]]:
+    """Compare ours with OpenCV's, and OpenCV's with itself after one rounding, pair by pair.
+
+    Each pair once as it stands, and every tenth of them with fixed numbers of iterations too: all 300 of each of the 5
+    warps on each of the 5 scales, the 300 of one warp on one scale.
+    """
+    settings: dict[str, dict[str, Any]] = {
+        "convergence": {},
+        "fixed iterations": {"epsilon": 0},
+        "fixed iterations, one warp": {"epsilon": 0, "nscales": 1, "warps": 1},
+    }
+    for n, video in enumerate(videos):
+        first, second = read_pairs([video], *sides(size))
+        # OpenCV takes floats from 0 to 1
+        rounded = np.nextafter(first / np.float32(255), np.float32(2)), second / np.float32(255)
+        for name, parameters in settings.items():
+            if parameters and n % 10:
+                continue
+            reference = opencv_tvl1(**parameters)
+            expected = reference(first, second)
+            row = {
+                "size": size,
+                "setting": name,
+                "video": f"{video.parent.name}/{video.name}",
+                "motion": float(np.hypot(*expected[0]).mean()),
+                "ours to OpenCV": differences(
+                    get_method("tvl1", **parameters).pairs(first, second), expected
+                )[0],
+                "OpenCV to itself": differences(reference(*rounded), expected)[0],
+            }
+            print(
+                *(f"{v:.5f}" if isinstance(v, float | np.floating) else v for v in row.values()), flush=True
+            )
+            yield row
 
 
-def time_in_turns(
-    made: dict[str, Estimate], first: Frames, second: Frames, repeats: int
-) -> dict[str, list[float]]:
-    """Time every estimator `repeats` times, one after the other in each round, in seconds."""
-    times: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(repeats):
-        for name, estimate in made.items():
-            start = time.perf_counter()
-            estimate(first, second)
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
-def peak_memory(videos: list[Path], size: str, method: str) -> float:
+def peak_memory(video: Path, size: str, method: str) -> float:
     """Return what one pair adds to the peak memory of a fresh process, MiB."""
-    request = json.dumps({"videos": [str(video) for video in videos], "size": size, "method": method})
+    request = json.dumps({"video": str(video), "size": size, "method": method})
     command = [sys.executable, __file__, "--measure-memory", request]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
-def measure_memory(videos: list[str], size: str, method: str) -> float:
+def measure_memory(video: str, size: str, method: str) -> float:
     """Do the work of `peak_memory` in this process: a small pair first, so that libraries are loaded."""
     opencv().setNumThreads(1)
     estimate = estimators(1)[method]
-    estimate(*read_pairs([Path(video) for video in videos], 1, "64x48"))
-    first, second = read_pairs([Path(video) for video in videos], 1, size)
+    estimate(*read_pairs([Path(video)], 64, 48))
+    first, second = read_pairs([Path(video)], *sides(size))
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak that compilation may have left
     before = memory_status("VmRSS")
     estimate(first, second)
@@ -214,9 +231,9 @@ def stage_shares(first: Frames, second: Frames, repeats: int) -> dict[str, float
     return {**shares, "rest": 1 - sum(shares.values())}
 
 
-def benchmark(videos: list[Path], size: str, pairs: int, repeats: int) -> Iterator[Row]:
+def speed(videos: Sequence[Path], size: str, repeats: int) -> Iterator[Row]:
     """Compare all estimators at one size, with one thread and with all."""
-    first, second = read_pairs(videos, pairs, size)
+    first, second = read_pairs(videos, *sides(size))
     cores = available_cores()
     base = 0.0
     memory: dict[str, float] = {}
@@ -224,91 +241,72 @@ def benchmark(videos: list[Path], size: str, pairs: int, repeats: int) -> Iterat
         opencv().setNumThreads(threads)
         made = estimators(threads)
         flows = {name: estimate(first, second) for name, estimate in made.items()}  # the warm-up, too
-        times = time_in_turns(made, first, second, repeats)
+        times = time_in_turns({name: partial(made[name], first, second) for name in made}, repeats)
         base = base or statistics.median(times[REFERENCE])
         for name, seconds in times.items():
             if threads == 1:
-                memory[name] = peak_memory(videos, size, name)
+                memory[name] = peak_memory(videos[0], size, name)
+            difference = float(differences(flows[name], flows[REFERENCE]).mean())
             yield Row(
-                size, name, threads, base / statistics.median(seconds), base / max(seconds), base / min(seconds),
-                difference(flows[name], flows[REFERENCE]), memory[name],
+                size, len(videos), name, threads,
+                base / statistics.median(seconds), base / max(seconds), base / min(seconds),
+                difference, memory[name],
             )  # fmt: skip
 
 
-def provenance(command: str, videos: list[Path], pairs: int, repeats: int) -> dict[str, str]:
-    """Say what was measured, where and with what."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    libraries = ("numpy", "numba", "opencv-contrib-python-headless", "scikit-image")
-    return {
-        "command": command,
-        "commit": commit or "not a git checkout",
-        "machine": f"{processor()}, {available_cores()} cores, {platform.platform()}",
-        "versions": ", ".join(f"{name} {installed(name)}" for name in ("Python", *libraries)),
-        "frames": f"{pairs} pairs of {', '.join(video.name for video in videos)}",
-        "repeats": f"{repeats} in turns after one warm-up; medians, slowest and fastest",
-    }
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def installed(name: str) -> str:
-    """Return the version of a library."""
-    if name == "Python":
-        return platform.python_version()
-    if name.startswith("opencv"):
-        return str(opencv().__version__)
-    return version(name)
+def sides(size: str) -> tuple[int, int]:
+    """Split WIDTHxHEIGHT."""
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise SystemExit(f"a size must be WIDTHxHEIGHT, got {size!r}")
+    return int(width), int(height)
 
 
 def write_report(
-    folder: Path, about: dict[str, str], rows: list[Row], stages: dict[str, dict[str, float]]
+    folder: Path,
+    about: dict[str, str],
+    agreed: list[dict[str, Any]],
+    rows: list[Row],
+    stages: dict[str, dict[str, float]],
 ) -> None:
-    """Write flow.csv, flow_stages.csv and flow.md into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "flow.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(asdict(rows[0])))
-        table.writeheader()
-        table.writerows(asdict(row) for row in rows)
-    names = list(next(iter(stages.values())))
-    with (folder / "flow_stages.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["size", *names])
-        writer.writerows(
-            [size, *(f"{shares[name]:.4f}" for name in names)] for size, shares in stages.items()
-        )
-    lines = ["# Optical flow on the CPU", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items()]
+    """Write the tables into a folder, as CSV and together as markdown."""
+    write_csv(folder / "flow.csv", [asdict(row) for row in rows])
+    write_csv(folder / "flow_stages.csv", [{"size": size, **shares} for size, shares in stages.items()])
+    lines = ["# Optical flow on the CPU", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    if agreed:
+        write_csv(folder / "flow_agreement.csv", agreed)
+        head = ["iterations until", "pairs", "difference", "mean", "median", "90th percentile", "greatest"]
+        about_agreement = ABOUT_AGREEMENT.format(size=agreed[0]["size"])
+        lines += ["## Agreement", "", about_agreement, *markdown_table(head, list(_agreement_rows(agreed)))]
+    head = ["size", "pairs", "method", "threads", "difference", "speed", "memory"]
     lines += [
+        "## Speed and memory",
         "",
-        "Speed is in multiples of OpenCV's TV-L1 with one thread (in brackets its slowest and fastest repeat);",
-        "difference is the mean end-point difference to OpenCV's TV-L1 in pixels; memory is what one pair adds to a",
-        "process, in MiB.",
-        "",
-        "| size | method | threads | difference | speed | memory, MiB |",
-        "|---|---|---|---|---|---|",
+        ABOUT_SPEED,
+        *markdown_table(head, [_speed_row(row) for row in rows]),
     ]
-    lines += [
-        f"| {r.size} | {r.method} | {r.threads} | {r.difference:.4f} "
-        f"| {r.speed:.1f} ({r.speed_low:.1f} to {r.speed_high:.1f}) | {r.peak_mib:.0f} |"
-        for r in rows
+    head = ["size", *next(iter(stages.values()))]
+    table = [
+        [size, *(f"{100 * share:.1f} %" for share in shares.values())] for size, shares in stages.items()
     ]
-    lines += ["", "## Where our time goes", "", "Preset `opencv`, one thread, share of the time.", ""]
-    lines += ["| size | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines += [
-        f"| {size} | " + " | ".join(f"{100 * shares[name]:.1f} %" for name in names) + " |"
-        for size, shares in stages.items()
-    ]
-    (folder / "flow.md").write_text("\n".join(lines) + "\n")
+    about_stages = "Preset `opencv`, one thread, share of the time.\n"
+    lines += ["## Where our time goes", "", about_stages, *markdown_table(head, table)]
+    (folder / "flow.md").write_text("\n".join(lines))
+
+
+def _speed_row(row: Row) -> list[str]:
+    speeds = f"{row.speed:.1f} ({row.speed_low:.1f} to {row.speed_high:.1f})"
+    figures = [f"{row.difference:.4f}", speeds, f"{row.peak_mib:.0f}"]
+    return [row.size, str(row.pairs), row.method, str(row.threads), *figures]
+
+
+def _agreement_rows(agreed: list[dict[str, Any]]) -> Iterator[list[str]]:
+    for setting in dict.fromkeys(row["setting"] for row in agreed):
+        chosen = [row for row in agreed if row["setting"] == setting]
+        for column in ("ours to OpenCV", "OpenCV to itself"):
+            values = np.array([row[column] for row in chosen])
+            figures = (values.mean(), np.median(values), np.quantile(values, 0.9), values.max())
+            yield [setting, str(len(chosen)), column, *(f"{figure:.5f}" for figure in figures)]
 
 
 def main() -> None:
@@ -316,38 +314,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("videos", nargs="?", type=Path, help="folder of videos to take frames from")
     parser.add_argument(
-        "videos", nargs="*", type=Path, help="videos to take frames from, resized to each size"
+        "--out",
+        type=Path,
+        default=Path("reports/benchmarks"),
+        help="folder for the report (default: %(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("reports/benchmarks"), help="folder for the report"
+        "--agreement", type=int, default=100, help="pairs to compare first (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--agreement-size", default="340x256", help="WIDTHxHEIGHT of these pairs (default: %(default)s)"
     )
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT, several")
     parser.add_argument(
-        "--pairs", type=int, default=2 * available_cores(), help="pairs of frames at each size"
+        "--pairs",
+        type=int,
+        default=8,
+        help="pairs at 340x256, fewer where frames are larger (default: %(default)s)",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats (default: %(default)s)")
     parser.add_argument("--measure-memory", metavar="REQUEST", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure_memory:
         print(measure_memory(**json.loads(options.measure_memory)))
         return
-    if not options.videos:
-        parser.error("name at least one video")
+    if options.videos is None:
+        parser.error("name a folder of videos")
     rows: list[Row] = []
     stages: dict[str, dict[str, float]] = {}
+    opencv().setNumThreads(1)
+    agreed = (
+        list(agreement(pick_videos(options.videos, options.agreement), options.agreement_size))
+        if options.agreement
+        else []
+    )
     for size in options.sizes:
-        for row in benchmark(options.videos, size, options.pairs, options.repeats):
+        width, height = sides(size)
+        share = 340 * 256 / (width * height)
+        videos = pick_videos(
+            options.videos, max(available_cores(), min(options.pairs, round(options.pairs * share)))
+        )
+        for row in speed(videos, size, options.repeats):
             rows.append(row)
             print(
-                f"{row.size} {row.method}, {row.threads} threads: {row.speed:.1f}x, {row.difference:.4f} px",
+                f"{size} {row.method}, {row.threads} threads: {row.speed:.1f}x, {row.difference:.4f} px",
                 flush=True,
             )
-        stages[size] = stage_shares(*read_pairs(options.videos, 1, size), options.repeats)
-    command = shlex.join([Path(sys.executable).name, *(os.path.relpath(sys.argv[0]), *sys.argv[1:])])
-    write_report(
-        options.output, provenance(command, options.videos, options.pairs, options.repeats), rows, stages
-    )
+        opencv().setNumThreads(1)
+        stages[size] = stage_shares(*read_pairs(videos[:1], width, height), options.repeats)
+    repeats = f"{options.repeats} in turns after one warm-up"
+    write_report(options.out, {**provenance(*LIBRARIES), "repeats": repeats}, agreed, rows, stages)
+    print(f"report: {options.out / 'flow.md'}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def estimate(name: str, first: NDArray[Any], second: NDArray[Any], **parameters:
     flow = np.moveaxis(solver.calc(first, second, None), -1, 0)
     if np.abs(flow).max() >= 2**15 / STEPS:
         raise SystemExit(f"{name}: the flow reaches {np.abs(flow).max():.1f} px, which int16 cannot hold")
-    return np.round(flow * STEPS).astype(np.int16)
+    return np.asarray(np.round(flow * STEPS), np.int16)
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     folder = options.tests
     texture = load(folder / "conftest.py").Texture
     golden_case = load(folder / "test_tvl1.py").golden_case
-    fields = {}
+    fields: dict[str, Any] = {}
     for name in GENERATED:
         first, second, parameters = golden_case(name, texture)
         fields[name] = estimate(name, first, second, **parameters)
@@ -72,7 +72,9 @@ def main() -> None:
     np.savez_compressed(folder / f"tvl1_opencv_{version}.npz", **fields)
     if options.data:
         real = load(folder / "test_tvl1_real.py")
-        crops = {name: estimate(name, *real.read_crop(options.data, name)) for name in real.CROPS}
+        crops: dict[str, Any] = {
+            name: estimate(name, *real.read_crop(options.data, name)) for name in real.CROPS
+        }
         np.savez_compressed(folder / f"tvl1_opencv_{version}_real.npz", **crops)
 
 

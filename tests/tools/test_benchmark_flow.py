@@ -1,0 +1,85 @@
+"""The benchmark of flow, on generated videos: it must measure what it says, whatever the figures are."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Three short videos of a moving texture."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for n in range(3):
+        large = cv2.GaussianBlur(rng.integers(0, 256, (80, 120, 3), np.uint8), (0, 0), 2)
+        writer = cv2.VideoWriter(str(folder / f"{n}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (96, 64))
+        for t in range(4):
+            writer.write(np.ascontiguousarray(large[t : t + 64, 2 * t : 2 * t + 96]))
+        writer.release()
+    return folder
+
+
+def run(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "tools" / "benchmark_flow.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_writes_what_it_measured(videos, tmp_path):
+    sizes = ("--agreement-size", "64x48", "--sizes", "64x48")
+    done = run(videos, "--out", tmp_path, "--agreement", 2, *sizes, "--pairs", 2, "--repeats", 2)
+    assert done.returncode == 0, done.stderr
+    agreed = read(tmp_path / "flow_agreement.csv")
+    assert [row["video"] for row in agreed if row["setting"] == "convergence"] == [
+        "videos/0.avi",
+        "videos/2.avi",
+    ]
+    once = next(row for row in agreed if row["setting"] == "fixed iterations, one warp")
+    assert float(once["motion"]) > 0.05
+    assert float(once["ours to OpenCV"]) < 1e-4
+    rows = read(tmp_path / "flow.csv")
+    single = {row["method"]: row for row in rows if row["threads"] == "1"}
+    assert {"OpenCV TV-L1", "ours, preset opencv", "OpenCV Farneback"} <= set(single)
+    assert float(single["OpenCV TV-L1"]["speed"]) == 1
+    assert float(single["OpenCV TV-L1"]["difference"]) == 0
+    assert 0 < float(single["ours, preset opencv"]["difference"]) < float(single["OpenCV DIS"]["difference"])
+    (stages,) = read(tmp_path / "flow_stages.csv")
+    assert stages.pop("size") == "64x48"
+    assert sum(map(float, stages.values())) == pytest.approx(1)
+    report = (tmp_path / "flow.md").read_text()
+    assert "--repeats 2" in report
+    assert (
+        f"| 64x48 | 2 | ours, preset opencv | 1 | {float(single['ours, preset opencv']['difference']):.4f}"
+        in report
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name a folder of videos"),
+        (("no/such/folder",), "no/such/folder: no such file or folder"),
+        ((ROOT / "twostream" / "configs",), "holds no videos"),
+    ],
+)
+def test_unusable_arguments_are_named(arguments, message):
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

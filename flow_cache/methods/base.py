@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -76,7 +78,8 @@ class FlowMethod(ABC):
     parameters: Parameters
     backend: str
     """What computes the flow, as told in cache files, e.g. `numba-cpu`."""
-    threads: int = 1  # pairs worked on at the same time, where an estimator can
+    threads: int = 1
+    """Cores that work at the same time."""
 
     def __call__(self, frames: Grey, step: int = 1) -> Flow:
         """Estimate the flow that carries frame t to frame t + step.
@@ -105,6 +108,17 @@ class FlowMethod(ABC):
     @abstractmethod
     def _estimate(self, first: Grey, second: Grey) -> Flow:
         """Estimate the flow of checked pairs (N, H, W)."""
+
+
+def for_each(solve: Callable[[int], object], count: int, threads: int) -> None:
+    """Call `solve` with 0 to count - 1, in as many threads; the first exception is raised once all have ended."""
+    if min(threads, count) > 1:
+        with ThreadPoolExecutor(min(threads, count), thread_name_prefix="flow") as pool:
+            for _ in pool.map(solve, range(count)):
+                pass
+    else:
+        for n in range(count):
+            solve(n)
 
 
 def check_frames(frames: Grey) -> None:

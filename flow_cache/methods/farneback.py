@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters
+from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters, for_each
 from flow_cache.opencv import opencv
 
 
@@ -61,18 +61,13 @@ class Farneback(FlowMethod):
     def _estimate(self, first: Grey, second: Grey) -> Flow:
         p = self.parameters
         flow = np.empty((len(first), 2, *first.shape[1:]), np.float32)
-        for n, (before, after) in enumerate(zip(first, second, strict=True)):
+
+        def solve(n: int) -> None:
+            before, after = np.ascontiguousarray(first[n]), np.ascontiguousarray(second[n])
             field = opencv().calcOpticalFlowFarneback(
-                np.ascontiguousarray(before),
-                np.ascontiguousarray(after),
-                None,
-                p.pyr_scale,
-                p.levels,
-                p.winsize,
-                p.iterations,
-                p.poly_n,
-                p.poly_sigma,
-                0,
+                before, after, None, p.pyr_scale, p.levels, p.winsize, p.iterations, p.poly_n, p.poly_sigma, 0
             )
             flow[n] = np.moveaxis(field, -1, 0)
+
+        for_each(solve, len(first), self.threads)
         return flow

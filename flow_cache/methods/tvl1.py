@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from flow_cache.methods._tvl1_pyramid import Level, build_pyramid, level_sizes
 from flow_cache.methods._tvl1_solver import Solver
-from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters
+from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters, for_each
 
 Pyramid = list[Level]
 
@@ -138,14 +138,7 @@ class TVL1(FlowMethod):
             solvers.one.solve(first, second, flow[n])
             release(n)
 
-        workers = min(self.threads, count)
-        if workers > 1:
-            with ThreadPoolExecutor(workers, thread_name_prefix="tvl1") as pool:
-                for _ in pool.map(solve, range(count)):
-                    pass
-        else:
-            for n in range(count):
-                solve(n)
+        for_each(solve, count, self.threads)
         return flow
 
 

@@ -51,6 +51,16 @@ def test_step_pairs_and_stacks_agree(stack, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_threads_and_batches_change_nothing(stack, name: str) -> None:
+    frames = stack(6, 40, 48, 0.4, 0.2)
+    alone = get_method(name, **QUICK[name])(frames)
+    assert np.array_equal(get_method(name, threads=3, **QUICK[name])(frames), alone)
+    everyone = get_method(name, threads=0, **QUICK[name])
+    assert np.array_equal(everyone.pairs(frames[:-1], frames[1:]), alone)
+    assert np.array_equal(everyone(frames[2:4]), alone[2:3])
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_strided_views_give_what_copies_give(stack, name: str) -> None:
     frames = stack(4, 48, 60, 0.5, 0.25)
     view = frames[::2, ::-1, ::2]

@@ -99,16 +99,6 @@ def test_cuda_conventions_agree_with_their_equations(texture, tvl1_cuda_referenc
     assert np.hypot(*expected).mean() > 0.3
 
 
-def test_threads_and_batches_change_nothing(texture):
-    base = texture(8)
-    frames = np.stack([base.moved(40, 48, (np.eye(2), (0.4 * t, 0.2 * t)))[1] for t in range(6)])
-    frames = frames.round().astype(np.uint8)
-    alone = get_method("tvl1")(frames)
-    assert np.array_equal(get_method("tvl1", threads=3)(frames), alone)
-    assert np.array_equal(get_method("tvl1", threads=0).pairs(frames[:-1], frames[1:]), alone)
-    assert np.array_equal(estimate(frames[2], frames[3]), alone[2])
-
-
 @pytest.mark.parametrize("step", [1, 2, 4])
 def test_step_pairs_frames_that_far_apart(texture, step):
     base = texture(9)

@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -195,10 +195,10 @@ class CacheMeta:
         }
 
 
-def current_versions() -> dict[str, str]:
-    """Return the versions of what decides how a cache looks, for `meta.json`."""
+def current_versions(libraries: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of what decides how a cache looks, for `meta.json`; `libraries` are the estimator's own."""
     versions = {"format": str(FORMAT_VERSION)}
-    for name in ("twostream", "opencv-contrib-python", "imagecodecs", "numpy"):
+    for name in ("twostream", "opencv-contrib-python", "imagecodecs", "numpy", *libraries):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

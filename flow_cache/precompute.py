@@ -42,9 +42,10 @@ class PrecomputeConfig:
     output: str | Path
     """The cache folder; files appear under the videos' relative paths."""
     method: str = "tvl1"
-    """Flow estimator: tvl1 or farneback."""
+    """Flow estimator: tvl1, farneback or raft."""
     preset: str | None = None
-    """Named parameter set of the method; default: its first (tvl1: opencv; farneback: default, opencv)."""
+    """Named parameter set of the method; default: its first (tvl1: opencv, opencv-cuda, fast;
+    farneback: default, opencv; raft: large, small)."""
     device: str = "cpu"
     """Where flow is computed."""
     short_side: int | None = None
@@ -192,7 +193,7 @@ def _template(config: PrecomputeConfig) -> CacheMeta:
         short_side=config.short_side,
         size=config.size,
         codec=codec if config.rgb else replace(codec, rgb_quality=None),
-        versions=current_versions(),
+        versions=current_versions(method.libraries),
     )
 
 

@@ -23,7 +23,7 @@ class FlowConfig:
 
     Attributes:
         precompute: fill the cache before training; without, the cache must be complete.
-        method: tvl1 or farneback.
+        method: tvl1, farneback or raft.
         preset: named parameters of the method; its default if not given.
         short_side: shorter side of the frames in pixels, aspect kept; as decoded if not given.
         bound: flow beyond ± bound pixels per step is clipped.

@@ -74,6 +74,8 @@ class FlowMethod(ABC):
     """An estimator of dense optical flow. The flow of a pair depends on nothing but the pair and the parameters."""
 
     name: ClassVar[str]
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """What computes the flow besides NumPy and OpenCV, by the names that pip knows."""
     parameters_type: ClassVar[type[Parameters]]
     parameters: Parameters
     backend: str

@@ -55,6 +55,7 @@ class Raft(FlowMethod):
     """
 
     name = "raft"
+    libraries = ("torch", "torchvision")
     parameters_type = RaftParameters
 
     def __init__(self, parameters: RaftParameters, device: str = "cpu") -> None:

@@ -87,6 +87,7 @@ class TVL1(FlowMethod):
     """
 
     name = "tvl1"
+    libraries = ("numba",)
     parameters_type = TVL1Parameters
 
     def __init__(self, parameters: TVL1Parameters, device: str = "cpu") -> None:

@@ -126,3 +126,4 @@ def test_impossible_values_are_refused(values: dict) -> None:
 def test_versions_name_the_libraries() -> None:
     assert current_versions()["numpy"][0].isdigit()
     assert set(current_versions()) >= {"format", "opencv-contrib-python", "imagecodecs"}
+    assert current_versions(["numba"])["numba"][0].isdigit()

@@ -1,0 +1,44 @@
+"""TV-L1 compiled for a plain processor, without AVX, against what this one makes of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from flow_cache.methods import get_method
+
+SCRIPT = """
+import sys
+import numpy as np
+from flow_cache.methods import _tvl1_iterate, get_method
+
+np.save(sys.argv[2], get_method("tvl1")(np.load(sys.argv[1])))
+assembly = "".join(_tvl1_iterate.wave.inspect_asm().values())
+assert "xmm" in assembly
+assert "ymm" not in assembly
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="other processors have no AVX anyway"
+)
+def test_a_processor_without_avx_gives_the_same(stack, tmp_path):
+    frames = stack(2, 40, 60, 1.0, 0.5)
+    np.save(tmp_path / "frames.npy", frames)
+    plain = {
+        "NUMBA_CPU_NAME": "x86-64",
+        "NUMBA_CPU_FEATURES": "+sse2",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "frames.npy"), str(tmp_path / "flow.npy")]
+    subprocess.run(command, env={**os.environ, **plain}, check=True)
+    flow = get_method("tvl1")(frames)
+    difference = np.hypot(*np.moveaxis(np.load(tmp_path / "flow.npy") - flow, 1, 0))
+    assert np.median(difference) < 0.01
+    assert np.hypot(*np.moveaxis(flow, 1, 0)).mean() > 0.5

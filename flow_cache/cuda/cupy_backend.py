@@ -1,0 +1,124 @@
+"""The seam on a GPU, by CuPy. Kernels are compiled at first use for the device's architecture and kept by CuPy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import cupy
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from flow_cache.cuda.backend import (
+    COMPILE_OPTIONS,
+    Backend,
+    DeviceArray,
+    Module,
+    DeviceMemoryError,
+    Size,
+    kernel_argument,
+    kernel_source,
+    macro_options,
+)
+from flow_cache.errors import ArgumentError
+
+DEFAULT_SHARED = 48 * 1024  # more dynamic shared memory than this has to be asked for
+
+
+class CupyModule:
+    """A file's kernels on one device."""
+
+    def __init__(self, source: str, macros: dict[str, int]) -> None:
+        self._module = cupy.RawModule(
+            code=kernel_source(source), options=(*COMPILE_OPTIONS, *macro_options(macros)), backend="nvrtc"
+        )
+        self._kernels: dict[str, Any] = {}
+
+    def launch(self, name: str, grid: Size, block: Size, arguments: Sequence[Any], shared: int = 0) -> None:
+        kernel = self._kernels.get(name)
+        if kernel is None:
+            kernel = self._kernels[name] = self._module.get_function(name)
+        if shared > max(DEFAULT_SHARED, kernel.max_dynamic_shared_size_bytes):
+            kernel.max_dynamic_shared_size_bytes = shared
+        values = tuple(np.uintp(0) if value is None else kernel_argument(value) for value in arguments)
+        kernel(grid, block, values, shared_mem=shared)
+
+
+class CupyBackend(Backend):
+    """One GPU."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self._device = cupy.cuda.Device(index)
+        self.module = functools.cache(self._module)  # type: ignore[method-assign]
+
+    def active(self) -> AbstractContextManager[object]:
+        return cupy.cuda.Device(self.index)  # type: ignore[no-any-return]
+
+    def _module(self, source: str, **macros: int) -> Module:
+        with self.active():
+            return CupyModule(source, macros)
+
+    def module(self, source: str, **macros: int) -> Module:
+        raise AssertionError("replaced by its cached form in __init__")
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+        try:
+            return cupy.empty(shape, dtype)
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            raise DeviceMemoryError(str(error)) from error
+
+    def clear(self, array: DeviceArray) -> None:
+        array.data.memset_async(0, array.nbytes)
+
+    def upload(self, host: NDArray[Any], target: DeviceArray) -> None:
+        target.set(np.ascontiguousarray(host), stream=cupy.cuda.get_current_stream())
+
+    def download(self, array: DeviceArray) -> NDArray[Any]:
+        return cupy.asnumpy(array)  # type: ignore[no-any-return]
+
+    def adopt(self, array: Any) -> DeviceArray | None:
+        if isinstance(array, np.ndarray):
+            return None
+        if hasattr(array, "__cuda_array_interface__"):
+            own = cupy.asarray(array)
+        elif hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in (2, 13):  # CUDA, managed
+            own = cupy.from_dlpack(array)
+        else:
+            return None
+        if own.device.id != self.index:
+            raise ArgumentError(
+                f"frames are on cuda:{own.device.id} but the method runs on cuda:{self.index}; move one to the other"
+            )
+        return cupy.ascontiguousarray(own)
+
+    def free_memory(self) -> int:
+        free, _ = self._device.mem_info
+        return int(free + cupy.get_default_memory_pool().free_bytes())
+
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        return _Recorded(work)
+
+
+class _Recorded:
+    """Work that is queued directly the first time, when kernels may still have to be loaded, then by a graph."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._calls = 0
+        self._graph: Any = None
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if self._calls == 1:
+            self._work()
+            return
+        if self._graph is None:
+            stream = cupy.cuda.Stream(non_blocking=True)
+            with stream:
+                stream.begin_capture()
+                self._work()
+                self._graph = stream.end_capture()
+        self._graph.launch(cupy.cuda.get_current_stream())

@@ -9,21 +9,27 @@ from pathlib import Path
 import pytest
 
 
-def _load_emulation():
-    """Import the emulation by its place, since test folders are no packages."""
-    name = "flow_cache_test_emulation"
+def _load(path: str):
+    """Import a module by its place beside this file, since test folders are no packages."""
+    place = Path(__file__).parent / path
+    name = f"flow_cache_test_{place.stem}"
     if name not in sys.modules:
-        path = Path(__file__).parent / "emulation" / "backend.py"
-        spec = importlib.util.spec_from_file_location(name, path)
+        spec = importlib.util.spec_from_file_location(name, place)
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
+def farneback_reference():
+    """The module of Farneback's plain reference."""
+    return _load("farneback_reference.py")
+
+
+@pytest.fixture(scope="session")
 def emulation():
     """The module of the emulated device; skips where there is no C++ compiler."""
-    module = _load_emulation()
+    module = _load("emulation/backend.py")
     if module.compiler() is None:
         pytest.skip("the emulation of CUDA needs a C++ compiler (g++, or the one that CXX names)")
     return module

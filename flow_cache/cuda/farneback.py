@@ -14,6 +14,7 @@ from flow_cache.cuda.backend import Backend, DeviceArray, Size, blocks_for
 from flow_cache.methods.farneback import FarnebackParameters
 
 SMALLEST_LEVEL = 32  # pixels: a level with a shorter side is not built
+REGULARISATION = 1e-3  # added to the determinant of a pixel's averaged equations; for grey levels from 0 to 255
 PLANES = 5  # of a polynomial, and of a pixel's equations
 MOMENTS = 4  # what `expand` keeps of a pixel's column
 THREADS = 256  # of a block
@@ -241,9 +242,10 @@ class FarnebackBatch:
             blocks_for(level.height, STRIPS[1] * STRIP),
             self._pairs,
         )
-        scale = 1 / self._parameters.winsize**2
+        # the means' determinant takes REGULARISATION; the sums are winsize^2 times as large
+        regularisation = REGULARISATION * self._parameters.winsize**4
         self._module.launch(
-            "solve_along_columns", strips, STRIPS, (self._scratch, flow, *size, radius, STRIP, scale)
+            "solve_along_columns", strips, STRIPS, (self._scratch, flow, *size, radius, STRIP, regularisation)
         )
 
     def _launch(self, name: str, size: Size, arguments: tuple[object, ...]) -> None:

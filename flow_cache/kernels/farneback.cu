@@ -24,8 +24,7 @@
    computes an intermediate for these and for `radius` more at both ends into shared memory, then filters that. */
 
 #define PLANES 5
-#define RIM 5                /* pixels next to the frame's edge that are trusted less */
-#define REGULARISATION 1e-3f /* added to the determinant; grey levels are 0 to 255 */
+#define RIM 5 /* pixels next to the frame's edge that are trusted less */
 
 /* Where pixel `target` of a resized axis lies in the source: between low and low + 1, nearer to low + 1 the larger
    the fraction. Pixel centres are at halves; places beyond the outermost centres are moved onto them. */
@@ -301,19 +300,35 @@ extern "C" __global__ void sum_equations_along_rows(
     }
 }
 
-/* a b - c d without the rounding of either product (Kahan): the determinant of nearly parallel equations. */
-__device__ __forceinline__ float difference_of_products(float a, float b, float c, float d)
+/* A sum and what its roundings lost (Knuth's two-sum): twice float32's digits from float32's adders. The equations of
+   an edge leave nothing behind when they leave the window, and their determinant, which nearly cancels where all edges
+   are parallel, is as good as from OpenCV's float64, which most cards are slow at. */
+struct Sum {
+    float high, low;
+};
+
+__device__ __forceinline__ void add(Sum *sum, float value)
 {
-    const float product = c * d;
-    return fmaf(a, b, -product) + fmaf(-c, d, product);
+    const float total = sum->high + value;
+    const float added = total - sum->high;
+    sum->low += (sum->high - (total - added)) + (value - added);
+    sum->high = total;
+}
+
+/* a b - c d, free of the rounding of the products (Kahan). */
+__device__ __forceinline__ float difference_of_products(Sum a, Sum b, Sum c, Sum d)
+{
+    const float product = c.high * d.high;
+    const float high = fmaf(a.high, b.high, -product) + fmaf(-c.high, d.high, product);
+    return high + (a.high * b.low + a.low * b.high - (c.high * d.low + c.low * d.high));
 }
 
 /* Sum the equations over 2 * radius + 1 rows, borders replicated, and solve them for the flow.
-   A thread walks down `rows` pixels of one column with running sums. scale = 1 / winsize^2.
+   A thread walks down `rows` pixels of one column with running sums. regularisation: for the sums' determinant.
    Grid (width / bx, height / (by * rows), N), block (bx, by). */
 extern "C" __global__ void solve_along_columns(
-    const float *__restrict__ sums, float *__restrict__ flow, int width, int height, int radius, int rows, float
-    scale)
+    const float *__restrict__ sums, float *__restrict__ flow, int width, int height, int radius, int rows,
+    float regularisation)
 {
     const int x = blockIdx.x * blockDim.x + threadIdx.x;
     const int top = (blockIdx.y * blockDim.y + threadIdx.y) * rows;
@@ -323,27 +338,26 @@ extern "C" __global__ void solve_along_columns(
     const float *column = sums + blockIdx.z * PLANES * area + x;
     float *out = flow + blockIdx.z * 2 * area + x;
 
-    float sum[PLANES] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    Sum window[PLANES] = {};
     for (int k = top - radius; k < top + radius; ++k) {
         const float *row = column + (size_t)clamp(k, height) * width;
 #pragma unroll
         for (int plane = 0; plane < PLANES; ++plane)
-            sum[plane] += row[plane * area];
+            add(&window[plane], row[plane * area]);
     }
 #pragma unroll 4
     for (int y = top; y < min(top + rows, height); ++y) {
         const float *entering = column + (size_t)clamp(y + radius, height) * width;
         const float *leaving = column + (size_t)clamp(y - radius, height) * width;
-        float mean[PLANES];
 #pragma unroll
-        for (int plane = 0; plane < PLANES; ++plane) {
-            sum[plane] += entering[plane * area];
-            mean[plane] = scale * sum[plane];
-            sum[plane] -= leaving[plane * area];
-        }
-        const float g_yy = mean[0], g_xy = mean[1], g_xx = mean[2], h_y = mean[3], h_x = mean[4];
-        const float determinant = difference_of_products(g_yy, g_xx, g_xy, g_xy) + REGULARISATION;
+        for (int plane = 0; plane < PLANES; ++plane)
+            add(&window[plane], entering[plane * area]);
+        const Sum g_yy = window[0], g_xy = window[1], g_xx = window[2], h_y = window[3], h_x = window[4];
+        const float determinant = difference_of_products(g_yy, g_xx, g_xy, g_xy) + regularisation;
         out[(size_t)y * width] = difference_of_products(g_yy, h_x, g_xy, h_y) / determinant;
         out[(size_t)y * width + area] = difference_of_products(g_xx, h_y, g_xy, h_x) / determinant;
+#pragma unroll
+        for (int plane = 0; plane < PLANES; ++plane)
+            add(&window[plane], -leaving[plane * area]);
     }
 }

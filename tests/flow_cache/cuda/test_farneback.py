@@ -1,0 +1,168 @@
+"""Farneback's kernels and what drives them, on the emulated device and, where there is one, on the GPU."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from flow_cache.cuda.farneback import FarnebackBatch, batch_bytes
+from flow_cache.methods import get_method
+from flow_cache.methods.farneback import FarnebackParameters
+
+PRESETS = FarnebackParameters.presets
+FEW = FarnebackParameters.build("opencv", levels=2, iterations=2)
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    if request.param == "emulated":
+        return request.getfixturevalue("emulated")()
+    cupy = pytest.importorskip("cupy")
+    if not cupy.is_available():
+        pytest.skip("no CUDA device here")
+    from flow_cache.cuda.cupy_backend import CupyBackend
+
+    return CupyBackend(0)
+
+
+def estimate(device, frames, parameters, apart=1) -> np.ndarray:
+    """Flow from each frame to the one `apart` later, all in one batch."""
+    pairs = len(frames) - apart
+    with device.active():
+        batch = FarnebackBatch(device, len(frames), pairs, apart, frames.shape[1:], frames.dtype, parameters)
+        device.upload(frames, batch.frames)
+        batch.run()
+        return device.download(batch.flow)
+
+
+def opencv(frames, parameters, apart=1) -> np.ndarray:
+    return get_method("farneback", device="cpu", **parameters.as_dict())(frames, apart)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("height", "width", "dtype", "apart"),
+    [
+        (64, 80, np.uint8, 1),
+        (64, 80, np.float32, 2),
+        (97, 131, np.uint8, 1),
+        (8, 9, np.uint8, 1),  # the smallest frame; both rims overlap
+        (11, 8, np.float32, 1),
+        (33, 300, np.uint8, 1),  # more than one block along a row
+    ],
+)
+def test_agrees_with_opencv(device, stack, preset, height, width, dtype, apart):
+    frames = stack(2 + apart, height, width, 1.7, -0.6).astype(dtype)
+    distance = np.hypot(
+        *np.moveaxis(
+            estimate(device, frames, PRESETS[preset], apart) - opencv(frames, PRESETS[preset], apart), 1, 0
+        )
+    )
+    assert distance.mean() < 1e-4
+    assert distance.max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"winsize": 2},
+        {"winsize": 31},
+        {"winsize": 200},
+        {"winsize": 1023},
+        {"poly_n": 3, "poly_sigma": 0.4},
+        {"poly_n": 63, "poly_sigma": 9.0},
+        {"poly_sigma": 1e-9},
+        {"levels": 30, "pyr_scale": 0.9},
+        {"pyr_scale": 0.3},
+        {"levels": 1, "pyr_scale": 0.01},
+        {"iterations": 1},
+    ],
+    ids=str,
+)
+def test_agrees_with_opencv_for_other_parameters(device, stack, values):
+    parameters = FarnebackParameters.build(**{"preset": "opencv", "iterations": 2, **values})
+    frames = stack(2, 45, 52, 0.7, -0.6)
+    error = estimate(device, frames, parameters) - opencv(frames, parameters)
+    assert np.abs(error).mean() < 1e-4
+
+
+def test_a_window_of_one_pixel_agrees_with_the_reference(device, farneback_reference, stack):
+    """OpenCV adds the first row and column to such a window."""
+    parameters = FarnebackParameters.build("opencv", winsize=1, iterations=1)
+    frames = stack(2, 20, 24, 0.7, -0.6)
+    error = estimate(device, frames, parameters)[0] - farneback_reference.farneback(*frames, parameters)
+    assert np.median(np.abs(error)) < 1e-5
+
+
+def test_a_pair_does_not_depend_on_its_batch(device, stack):
+    frames = stack(9, 40, 50, 0.8, -0.5)
+    whole = estimate(device, frames, FEW)
+    for first, last in ((0, 1), (3, 4), (2, 7), (7, 8)):
+        assert np.array_equal(estimate(device, frames[first : last + 1], FEW), whole[first:last])
+    ends = np.concatenate([frames[:-1], frames[1:]])
+    assert np.array_equal(estimate(device, ends, FEW, apart=8), whole)
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_flow_of_flipped_frames_is_the_flipped_flow(device, stack, axis):
+    frames = stack(2, 67, 71, 1.25, -0.75)
+    flipped = np.flip(estimate(device, frames, FEW), axis).copy()
+    flipped[:, 0 if axis == -1 else 1] *= -1
+    again = estimate(device, np.ascontiguousarray(np.flip(frames, axis)), FEW)
+    assert np.abs(again - flipped).mean() < 1e-3
+
+
+def test_a_constant_added_to_the_levels_changes_nothing(device, stack):
+    """Float32 must not lose the curvature in the levels, however bright the frame."""
+    frames = stack(2, 40, 50, 0.8, -0.5).astype(np.float32) / 16
+    error = estimate(device, frames + 239, FEW) - estimate(device, frames, FEW)
+    assert np.abs(error).mean() < 1e-3
+
+
+def test_an_edge_leaves_nothing_in_the_window_that_it_left(device):
+    """On black, next to nothing decides the flow; OpenCV sums in float64."""
+    frames = np.zeros((2, 96, 120), np.uint8)
+    frames[0, 40:, 50:] = frames[1, 41:, 52:] = 255
+    error = estimate(device, frames, PRESETS["default"]) - opencv(frames, PRESETS["default"])
+    assert np.abs(error).mean() < 1e-5
+    assert np.abs(error).max() < 1e-2
+
+
+def test_the_order_of_threads_and_blocks_does_not_matter(emulated, stack):
+    frames = stack(3, 41, 53, 0.8, -0.5)
+    expected = estimate(emulated(seed=0), frames, FEW)
+    for seed in (1, 2):
+        assert np.array_equal(estimate(emulated(seed=seed), frames, FEW), expected)
+
+
+def test_launches_do_not_grow_with_the_batch(emulated, stack):
+    counts = []
+    for count in (2, 6):
+        device = emulated()
+        estimate(device, stack(count, 64, 70, 0.8, -0.5), FEW)
+        counts.append(len(device.launches))
+    # two levels: three launches for the frames, two an iteration, and one to come down
+    assert counts == [2 * (3 + 2 * FEW.iterations) + 1] * 2
+
+
+def test_bytes_of_a_batch_are_known_beforehand(emulated, emulation):
+    device = emulated()
+    before = device.free_memory()
+    batch = FarnebackBatch(device, 6, 5, 1, (97, 131), np.uint8, FEW)
+    taken = before - device.free_memory() - 2 * emulation.GUARD * len(device.allocations())
+    expected = batch_bytes(6, 5, 97, 131, np.uint8, FEW)
+    assert expected <= taken <= expected + 4096  # the filters themselves are not counted
+    del batch
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("preset", PRESETS)
+def test_agrees_with_opencv_on_a_real_pair(device, real_data, preset):
+    names = ("frame10.png", "frame11.png")
+    frames = [
+        cv2.imread(str(real_data / "flow" / "RubberWhale" / name), cv2.IMREAD_GRAYSCALE) for name in names
+    ]
+    frames = np.stack(frames)[:, 100:260, 100:310]
+    error = estimate(device, frames, PRESETS[preset]) - opencv(frames, PRESETS[preset])
+    assert np.hypot(*error[0]).mean() < 1e-4

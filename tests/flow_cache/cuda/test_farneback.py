@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flow_cache.cuda.farneback import FarnebackBatch, batch_bytes
 from flow_cache.methods import get_method
@@ -85,6 +87,27 @@ def test_agrees_with_opencv_for_other_parameters(device, stack, values):
     frames = stack(2, 45, 52, 0.7, -0.6)
     error = estimate(device, frames, parameters) - opencv(frames, parameters)
     assert np.abs(error).mean() < 1e-4
+
+
+@settings(
+    max_examples=15,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    height=st.integers(8, 90),
+    width=st.integers(8, 90),
+    pyr_scale=st.floats(0.2, 0.95),
+    winsize=st.integers(3, 60),
+    poly_n=st.integers(1, 8).map(lambda n: 2 * n + 1),
+    poly_sigma=st.floats(0.3, 4),
+)
+def test_agrees_with_opencv_for_any_parameters(device, stack, height, width, **values):
+    parameters = FarnebackParameters.build("opencv", levels=4, iterations=2, **values)
+    frames = stack(2, height, width, 0.7, -0.6, seed=height)
+    error = estimate(device, frames, parameters) - opencv(frames, parameters)
+    assert np.abs(error).mean() < 0.002
 
 
 def test_a_window_of_one_pixel_agrees_with_the_reference(device, farneback_reference, stack):

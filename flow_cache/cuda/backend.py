@@ -47,6 +47,8 @@ class Module(Protocol):
 class Backend(ABC):
     """A device: memory, copies, kernels. All work is queued on the caller's current stream."""
 
+    processors: int  # multiprocessors of the device: how many blocks there is a place for
+
     @abstractmethod
     def active(self) -> AbstractContextManager[object]:
         """Make this the current device within a `with` block."""

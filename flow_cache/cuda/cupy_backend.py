@@ -52,6 +52,7 @@ class CupyBackend(Backend):
     def __init__(self, index: int) -> None:
         self.index = index
         self._device = cupy.cuda.Device(index)
+        self.processors = int(self._device.attributes["MultiProcessorCount"])
         self.module = functools.cache(self._module)  # type: ignore[method-assign]
 
     def active(self) -> AbstractContextManager[object]:

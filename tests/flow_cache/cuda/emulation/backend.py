@@ -135,6 +135,8 @@ class EmulatedModule:
 class EmulatedBackend(Backend):
     """A device on NumPy arrays. seed: the order in which blocks and threads run; limit: bytes of its memory."""
 
+    processors = 3  # so that workers come by several items, and not all by as many
+
     def __init__(self, seed=0, limit=1 << 40):
         self.seed = seed
         self.limit = limit

@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from flow_cache.cuda.backend import Backend, DeviceArray, Size, blocks_for
+from flow_cache.cuda.engine import CudaMethod, Workspace
 from flow_cache.methods.farneback import FarnebackParameters
 
 SMALLEST_LEVEL = 32  # pixels: a level with a shorter side is not built
-REGULARISATION = 1e-3  # added to the determinant of a pixel's averaged equations; for grey levels from 0 to 255
+REGULARISATION = (
+    1e-3  # added to the determinant of a pixel's averaged equations; for grey levels from 0 to 255
+)
 PLANES = 5  # of a polynomial, and of a pixel's equations
 MOMENTS = 4  # what `expand` keeps of a pixel's column
 THREADS = 256  # of a block
@@ -95,66 +98,33 @@ class RowBlocks:
         )
 
 
-def batch_bytes(
-    frames: int, pairs: int, height: int, width: int, dtype: DTypeLike, parameters: FarnebackParameters
-) -> int:
-    """Return the bytes of device memory that a FarnebackBatch of this size takes."""
-    return sum(
-        int(np.prod(shape)) * np.dtype(kind).itemsize
-        for shape, kind in _shapes(frames, pairs, height, width, dtype, parameters).values()
-    )
+class FarnebackWorkspace(Workspace):
+    """The arrays and launches of Farneback's flow for pairs of one size.
 
-
-def _shapes(
-    frames: int, pairs: int, height: int, width: int, dtype: DTypeLike, parameters: FarnebackParameters
-) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-    area = height * width
-    coarser = [level.height * level.width for level in pyramid_levels(height, width, parameters)[1:2]]
-    return {
-        "frames": ((frames, height, width), dtype),
-        "flow": ((pairs, 2, height, width), np.float32),
-        "coarser_flow": ((pairs * 2 * sum(coarser),), np.float32),
-        "polynomials": ((frames * PLANES * area,), np.float32),
-        # first the frames' two passes of smoothing, later the pairs' equations
-        "scratch": ((max(2 * frames, PLANES * pairs) * area,), np.float32),
-    }
-
-
-class FarnebackBatch:
-    """The arrays and launches of up to `pairs` pairs of one size: fill `frames`, call `run`, read `flow`.
-
-    Pair n goes from frame n to frame n + apart. Each frame is smoothed and expanded once, for both of its pairs.
-    Nothing is allocated, copied to the host or waited for in `run`, so that its launches can be recorded.
+    A slot keeps a frame's polynomials on every level. `work` allocates nothing and waits for nothing.
     """
-
-    frames: DeviceArray
-    """(F, H, W) uint8 or float32 grey levels from 0 to 255."""
-    flow: DeviceArray
-    """(N, 2, H, W) float32, pixels: u, v."""
 
     def __init__(
         self,
         backend: Backend,
+        parameters: FarnebackParameters,
+        height: int,
+        width: int,
         frames: int,
         pairs: int,
-        apart: int,
-        shape: tuple[int, int],
-        dtype: DTypeLike,
-        parameters: FarnebackParameters,
     ) -> None:
+        super().__init__(backend, height, width, frames, pairs)
         self._parameters = parameters
-        self._pairs = pairs
-        self._apart = apart
         self._module = backend.module("farneback.cu")
-        self._levels = pyramid_levels(*shape, parameters)
-        arrays = {
-            name: backend.empty(*array)
-            for name, array in _shapes(frames, pairs, *shape, dtype, parameters).items()
-        }
-        self.frames, self.flow = arrays["frames"], arrays["flow"]
-        self._coarser_flow = arrays["coarser_flow"]
-        self._polynomials, self._scratch = arrays["polynomials"], arrays["scratch"]
-        self._backend = backend
+        self._levels = pyramid_levels(height, width, parameters)
+        self._polynomials = [
+            backend.empty(frames * PLANES * level.height * level.width, np.float32) for level in self._levels
+        ]
+        # first the frames' two passes of smoothing, later the pairs' equations
+        self._scratch = backend.empty(max(2 * frames, PLANES * pairs) * height * width, np.float32)
+        self._coarser_flow = backend.empty(
+            sum(2 * pairs * level.height * level.width for level in self._levels[1:2]), np.float32
+        )
         self._upload_tables()
 
     def _upload_tables(self) -> None:
@@ -165,53 +135,55 @@ class FarnebackBatch:
             *(smoothing_taps(level.sigma) for level in self._levels),
         ]
         whole = np.concatenate(tables)
-        device = self._backend.empty(whole.shape, whole.dtype)
-        self._backend.upload(whole, device)
+        device = self.backend.empty(whole.shape, whole.dtype)
+        self.backend.upload(whole, device)
         ends = np.cumsum([len(table) for table in tables]).tolist()
         self._weights, *self._taps = (
             device[end - len(table) : end] for end, table in zip(ends, tables, strict=True)
         )
 
-    def run(self) -> None:
-        """Queue the estimation of all pairs."""
+    def work(self, staged: DeviceArray) -> None:
+        """Queue all launches: polynomials of the staged frames, then the pairs' flow, coarse to fine."""
+        for index in range(len(self._levels)):
+            self._expand(staged, index)
         # the levels take turns with two buffers, so that the finest level's is `flow`
         flow, previous = self.flow.reshape(-1), self._coarser_flow
         if len(self._levels) % 2 == 0:
             flow, previous = previous, flow
         for index in reversed(range(len(self._levels))):
             level = self._levels[index]
-            self._expand_frames(level, self._taps[index])
             if index + 1 < len(self._levels):
                 self._enlarge(previous, self._levels[index + 1], flow, level)
             else:
-                self._backend.clear(flow[: self._pairs * 2 * level.height * level.width])
+                self.backend.clear(flow[: 2 * self.pairs * level.height * level.width])
             for _ in range(self._parameters.iterations):
-                self._iterate(flow, level)
+                self._iterate(flow, index)
             flow, previous = previous, flow
 
-    def _expand_frames(self, level: Level, taps: DeviceArray) -> None:
-        """Fit polynomials to every frame on a level."""
-        frames, height, width = self.frames.shape
-        rows, image = self._scratch, self._scratch[frames * height * level.width :]
-        arguments = (width, height, level.width, np.float64(width / level.width), taps, len(taps) // 2)
-        kernel = f"smooth_rows_{self.frames.dtype.name}"
-        self._launch(kernel, (level.width, height, frames), (self.frames, rows, *arguments))
-        arguments = (
-            height,
-            level.width,
-            level.height,
-            np.float64(height / level.height),
-            taps,
-            len(taps) // 2,
+    def _expand(self, staged: DeviceArray, index: int) -> None:
+        """Fit polynomials to the staged frames on a level and put them into their slots."""
+        level, taps = self._levels[index], self._taps[index]
+        rows, image = self._scratch, self._scratch[self.frames * self.height * level.width :]
+        scale_x, scale_y = np.float64(self.width / level.width), np.float64(self.height / level.height)
+        radius = len(taps) // 2
+        self._launch(
+            f"smooth_rows_{staged.dtype.name}",
+            (level.width, self.height, self.frames),
+            (staged, self.slots, rows, self.width, self.height, level.width, scale_x, taps, radius),
         )
-        self._launch("smooth_columns", (level.width, level.height, frames), (rows, image, *arguments))
+        self._launch(
+            "smooth_columns",
+            (level.width, level.height, self.frames),
+            (rows, self.slots, image, self.height, level.width, level.height, scale_y, taps, radius),
+        )
         radius = self._parameters.poly_n
         blocks = RowBlocks.cover(level, radius, MOMENTS)
+        size = (level.width, level.height)
         self._module.launch(
             "expand",
-            (*blocks.grid, frames),
+            (*blocks.grid, self.frames),
             blocks.block,
-            (image, self._polynomials, level.width, level.height, self._weights, radius, blocks.outputs),
+            (image, self.slots, self._polynomials[index], *size, self._weights, radius, blocks.outputs),
             blocks.shared,
         )
 
@@ -221,31 +193,31 @@ class FarnebackBatch:
         sizes = (coarser.width, coarser.height, level.width, level.height)
         self._launch(
             "enlarge_flow",
-            (level.width, level.height, 2 * self._pairs),
-            (coarse, fine, *sizes, *scales, 1 / self._parameters.pyr_scale),
+            (level.width, level.height, 2 * self.pairs),
+            (coarse, self.first, fine, *sizes, *scales, 1 / self._parameters.pyr_scale),
         )
 
-    def _iterate(self, flow: DeviceArray, level: Level) -> None:
+    def _iterate(self, flow: DeviceArray, index: int) -> None:
         """Form all equations at the present flow, average them over the window, solve them."""
+        level = self._levels[index]
         radius = self._parameters.winsize // 2
         blocks = RowBlocks.cover(level, radius, PLANES)
         size = (level.width, level.height)
+        frames = (self._polynomials[index], self.first, self.second)
         self._module.launch(
             "sum_equations_along_rows",
-            (*blocks.grid, self._pairs),
+            (*blocks.grid, self.pairs),
             blocks.block,
-            (self._polynomials, flow, self._scratch, *size, self._apart, radius, blocks.outputs),
+            (*frames, flow, self._scratch, *size, radius, blocks.outputs),
             blocks.shared,
-        )
-        strips = (
-            blocks_for(level.width, STRIPS[0]),
-            blocks_for(level.height, STRIPS[1] * STRIP),
-            self._pairs,
         )
         # the means' determinant takes REGULARISATION; the sums are winsize^2 times as large
         regularisation = REGULARISATION * self._parameters.winsize**4
         self._module.launch(
-            "solve_along_columns", strips, STRIPS, (self._scratch, flow, *size, radius, STRIP, regularisation)
+            "solve_along_columns",
+            (blocks_for(level.width, STRIPS[0]), blocks_for(level.height, STRIPS[1] * STRIP), self.pairs),
+            STRIPS,
+            (self._scratch, self.first, flow, *size, radius, STRIP, regularisation),
         )
 
     def _launch(self, name: str, size: Size, arguments: tuple[object, ...]) -> None:
@@ -253,3 +225,34 @@ class FarnebackBatch:
         width, height, count = size
         grid = (blocks_for(width, TILE[0]), blocks_for(height, TILE[1]), count)
         self._module.launch(name, grid, TILE, arguments)
+
+
+class Farneback(CudaMethod):
+    """Farneback's flow on one GPU, as OpenCV's calcOpticalFlowFarneback estimates it on the CPU.
+
+    Only where winsize is 1 do they differ: OpenCV then adds the first row and column to every window.
+    """
+
+    name = "farneback"
+    parameters_type = FarnebackParameters
+
+    def __init__(self, parameters: FarnebackParameters, backend: Backend) -> None:
+        super().__init__(backend)
+        self.parameters: FarnebackParameters = parameters
+        self.backend = "cuda"
+
+    def _make_workspace(self, height: int, width: int, frames: int, pairs: int) -> Workspace:
+        return FarnebackWorkspace(self.device, self.parameters, height, width, frames, pairs)
+
+    def _bytes(self, height: int, width: int) -> tuple[int, int]:
+        """Return the bytes that a frame and that a pair take in a workspace.
+
+        The scratch counts with the pairs: there are at most twice as many frames, and two floats a pixel for each of
+        these are less than a pair's five.
+        """
+        areas = [level.height * level.width for level in pyramid_levels(height, width, self.parameters)]
+        staged = np.dtype(np.uint8).itemsize + np.dtype(np.float32).itemsize
+        float_bytes = np.dtype(np.float32).itemsize
+        frame = areas[0] * staged + sum(areas) * PLANES * float_bytes
+        pair = (areas[0] * (PLANES + 2) + 2 * sum(areas[1:2])) * float_bytes
+        return frame, pair

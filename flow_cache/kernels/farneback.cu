@@ -4,27 +4,29 @@
    calcOpticalFlowFarneback (box window). On every level of a pyramid, coarse to fine:
 
      smooth_rows, smooth_columns   every frame: Gaussian of the full-size frame, sampled at the level's size
-     expand                        every frame: f(x) ~ x'Ax + b'x + c around every pixel            (section 2)
+     expand                        every frame: f(x) ~ x'Ax + b'x + c around every pixel
      enlarge_flow                  every pair: the coarser level's flow as the start
      then per iteration
-     sum_equations_along_rows      every pair: A = (A1 + A2~) / 2, db = (b1 - b2~) / 2 + A d~       (equation 8),
-                                   G = A'A, h = A'db, both summed over the window's width
-     solve_along_columns           every pair: both summed over the window's height; d = G^-1 h     (equation 12)
+     sum_equations_along_rows      every pair: A = (A1 + A2~) / 2, db = (b1 - b2~) / 2 + A d~, where ~ is taken at
+                                   the present displacement d~; G = A'A, h = A'db, summed over the window's width
+     solve_along_columns           every pair: both summed over the window's height; d = G^-1 h
 
    Arrays are C-contiguous float32, the last axis along a row; frames may be uint8.
      frames        (F, H, W)     grey levels
      image         (F, h, w)     a level's image
-     polynomials   (F, 5, h, w)  b_y, b_x, a_yy, a_xx, a_xy, the coefficients of y, x, y^2, x^2, x y
+     polynomials   (S, 5, h, w)  b_y, b_x, a_yy, a_xx, a_xy, the coefficients of y, x, y^2, x^2, x y
      sums          (N, 5, h, w)  g_yy, g_xy, g_xx, h_y, h_x
      flow          (N, 2, h, w)  u, v in pixels of the level
-   Pair n goes from frame n to frame n + apart. No value depends on another pair, nor on how many there are, and every
-   sum is taken in a fixed order.
+   Frame f is kept in slot slots[f] of the polynomials, and pair n goes from slot first[n] to slot second[n]; where the
+   slot is negative there is nothing to do. No value depends on another pair, nor on how many there are, and every sum
+   is taken in a fixed order.
 
    Two kernels need a row's neighbourhood. There a block takes `outputs` neighbouring pixels of blockDim.y rows: it
    computes an intermediate for these and for `radius` more at both ends into shared memory, then filters that. */
 
-#define PLANES 5
-#define RIM 5 /* pixels next to the frame's edge that are trusted less */
+#define PLANES 5  /* of a polynomial without its constant, and of the symmetric equations */
+#define MOMENTS 4 /* that `expand` keeps of a column */
+#define RIM 5     /* pixels next to the frame's edge that are trusted less */
 
 /* Where pixel `target` of a resized axis lies in the source: between low and low + 1, nearer to low + 1 the larger
    the fraction. Pixel centres are at halves; places beyond the outermost centres are moved onto them. */
@@ -73,40 +75,40 @@ __device__ __forceinline__ float filter_at(
    Grid (level_width / bx, height / by, F), block (bx, by). */
 template <typename Level>
 __device__ __forceinline__ void smooth_rows(
-    const Level *frames, float *rows, int width, int height, int level_width, double scale, const float *taps,
-    int radius)
+    const Level *frames, const int *slots, float *rows, int width, int height, int level_width, double scale,
+    const float *taps, int radius)
 {
     const int x = blockIdx.x * blockDim.x + threadIdx.x;
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
-    if (x >= level_width || y >= height)
+    if (x >= level_width || y >= height || slots[blockIdx.z] < 0)
         return;
     const size_t row = (size_t)blockIdx.z * height + y;
     rows[row * level_width + x] = filter_at(frames + row * width, 1, width, x, scale, taps, radius);
 }
 
 extern "C" __global__ void smooth_rows_uint8(
-    const unsigned char *__restrict__ frames, float *__restrict__ rows, int width, int height, int level_width,
-    double scale, const float *__restrict__ taps, int radius)
+    const unsigned char *__restrict__ frames, const int *__restrict__ slots, float *__restrict__ rows, int width,
+    int height, int level_width, double scale, const float *__restrict__ taps, int radius)
 {
-    smooth_rows(frames, rows, width, height, level_width, scale, taps, radius);
+    smooth_rows(frames, slots, rows, width, height, level_width, scale, taps, radius);
 }
 
 extern "C" __global__ void smooth_rows_float32(
-    const float *__restrict__ frames, float *__restrict__ rows, int width, int height, int level_width, double
-    scale, const float *__restrict__ taps, int radius)
+    const float *__restrict__ frames, const int *__restrict__ slots, float *__restrict__ rows, int width, int height,
+    int level_width, double scale, const float *__restrict__ taps, int radius)
 {
-    smooth_rows(frames, rows, width, height, level_width, scale, taps, radius);
+    smooth_rows(frames, slots, rows, width, height, level_width, scale, taps, radius);
 }
 
 /* Filter rows (F, height, level_width) along the columns into image (F, level_height, level_width).
    scale = height / level_height. Grid (level_width / bx, level_height / by, F), block (bx, by). */
 extern "C" __global__ void smooth_columns(
-    const float *__restrict__ rows, float *__restrict__ image, int height, int level_width, int level_height, double
-    scale, const float *__restrict__ taps, int radius)
+    const float *__restrict__ rows, const int *__restrict__ slots, float *__restrict__ image, int height,
+    int level_width, int level_height, double scale, const float *__restrict__ taps, int radius)
 {
     const int x = blockIdx.x * blockDim.x + threadIdx.x;
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
-    if (x >= level_width || y >= level_height)
+    if (x >= level_width || y >= level_height || slots[blockIdx.z] < 0)
         return;
     const float *column = rows + (size_t)blockIdx.z * height * level_width + x;
     image[((size_t)blockIdx.z * level_height + y) * level_width + x] =
@@ -120,17 +122,20 @@ extern "C" __global__ void smooth_columns(
    constant, and float32 loses nothing where large moments would cancel.
    Grid (width / outputs, height / by, F), block (bx, by), shared by * 4 * (outputs + 2 * radius) floats. */
 extern "C" __global__ void expand(
-    const float *__restrict__ image, float *__restrict__ polynomials, int width, int height, const float
-    *__restrict__ weights, int radius, int outputs)
+    const float *__restrict__ image, const int *__restrict__ slots, float *__restrict__ polynomials, int width,
+    int height, const float *__restrict__ weights, int radius, int outputs)
 {
     extern __shared__ float shared[];
     const int span = outputs + 2 * radius;
-    float *moments = shared + threadIdx.y * 4 * span; /* level, then sums along y of g, g k, g k^2 times (f - level) */
+    float *moments = shared + threadIdx.y * MOMENTS * span; /* level; sums along y of g, g k, g k^2 times (f - level) */
     const float *g = weights, *g1 = g + radius + 1, *g2 = g1 + radius + 1, *inverse = g2 + radius + 1;
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
     const int start = blockIdx.x * outputs;
     const size_t area = (size_t)height * width;
+    const int slot = slots[blockIdx.z];
 
+    if (slot < 0)
+        return;
     if (y < height) {
         for (int i = threadIdx.x; i < span; i += blockDim.x) {
             const float *column = image + blockIdx.z * area + clamp(start - radius + i, width);
@@ -167,7 +172,7 @@ extern "C" __global__ void expand(
             y2 += g[k] * (m2[k] + m2[-k]);
             xy += g1[k] * (m1[k] - m1[-k]);
         }
-        float *out = polynomials + blockIdx.z * PLANES * area + (size_t)y * width + start + i;
+        float *out = polynomials + slot * PLANES * area + (size_t)y * width + start + i;
         out[0] = y1 * inverse[0];
         out[area] = x1 * inverse[0];
         out[2 * area] = (y2 - inverse[3] * y0) * inverse[1];
@@ -179,12 +184,12 @@ extern "C" __global__ void expand(
 /* Sample coarse (P, coarse_height, coarse_width) linearly at fine (P, height, width), multiplied by gain.
    P counts planes: two a pair. Grid (width / bx, height / by, P), block (bx, by). */
 extern "C" __global__ void enlarge_flow(
-    const float *__restrict__ coarse, float *__restrict__ fine, int coarse_width, int coarse_height, int width, int
-    height, double scale_x, double scale_y, float gain)
+    const float *__restrict__ coarse, const int *__restrict__ first, float *__restrict__ fine, int coarse_width,
+    int coarse_height, int width, int height, double scale_x, double scale_y, float gain)
 {
     const int x = blockIdx.x * blockDim.x + threadIdx.x;
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
-    if (x >= width || y >= height)
+    if (x >= width || y >= height || first[blockIdx.z / 2] < 0)
         return;
     int left, top;
     float fx, fy;
@@ -209,24 +214,24 @@ __device__ __forceinline__ float trust_between(int i, int size)
     return trust_at(i) * trust_at(size - 1 - i);
 }
 
-/* Form the normal equations of pixel (x, y) for the displacement (u, v), each plane `stride` floats after the last.
-   first and second are the polynomials of both frames. */
+/* Form the normal equations of pixel (x, y) for the displacement (u, v) from the polynomials r0 and r1 of both frames.
+   Each plane of `out` is `stride` floats after the last. */
 __device__ __forceinline__ void form_equations(
-    const float *first, const float *second, float u, float v, int x, int y, int width, int height, float *out,
+    const float *r0, const float *r1, float u, float v, int x, int y, int width, int height, float *out,
     int stride)
 {
     const size_t area = (size_t)height * width;
     const size_t here = (size_t)y * width + x;
     const float px = x + u, py = y + v;
     const float left = floorf(px), top = floorf(py);
-    float b_y = first[here], b_x = first[here + area];
-    float a_yy = first[here + 2 * area], a_xx = first[here + 3 * area], a_xy = first[here + 4 * area];
+    float b_y = r0[here], b_x = r0[here + area];
+    float a_yy = r0[here + 2 * area], a_xx = r0[here + 3 * area], a_xy = r0[here + 4 * area];
 
     /* written so that an unusable displacement (NaN) fails the comparison */
     if (left >= 0.0f && left < width - 1 && top >= 0.0f && top < height - 1) {
         const float fx = px - left, fy = py - top;
         const float w00 = (1.0f - fx) * (1.0f - fy), w01 = fx * (1.0f - fy), w10 = (1.0f - fx) * fy, w11 = fx * fy;
-        const float *at = second + (size_t)(int)top * width + (int)left;
+        const float *at = r1 + (size_t)(int)top * width + (int)left;
         float sampled[PLANES];
 #pragma unroll
         for (int plane = 0; plane < PLANES; ++plane) {
@@ -263,8 +268,8 @@ __device__ __forceinline__ void form_equations(
    One kernel and not two: the equations themselves, 20 bytes a pixel to write and to read again, stay on the chip.
    Grid (width / outputs, height / by, N), block (bx, by), shared by * 5 * (outputs + 2 * radius) floats. */
 extern "C" __global__ void sum_equations_along_rows(
-    const float *__restrict__ polynomials, const float *__restrict__ flow, float *__restrict__ sums, int width, int
-    height, int apart, int radius, int outputs)
+    const float *__restrict__ polynomials, const int *__restrict__ first, const int *__restrict__ second,
+    const float *__restrict__ flow, float *__restrict__ sums, int width, int height, int radius, int outputs)
 {
     extern __shared__ float shared[];
     const int span = outputs + 2 * radius;
@@ -272,14 +277,16 @@ extern "C" __global__ void sum_equations_along_rows(
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
     const int start = blockIdx.x * outputs;
     const size_t area = (size_t)height * width;
+    const int from = first[blockIdx.z], to = second[blockIdx.z];
 
+    if (from < 0)
+        return;
     if (y < height) {
-        const float *first = polynomials + blockIdx.z * PLANES * area;
-        const float *second = first + apart * PLANES * area;
+        const float *r0 = polynomials + from * PLANES * area, *r1 = polynomials + to * PLANES * area;
         const float *u = flow + blockIdx.z * 2 * area + (size_t)y * width;
         for (int i = threadIdx.x; i < span; i += blockDim.x) {
             const int x = clamp(start - radius + i, width);
-            form_equations(first, second, u[x], u[x + area], x, y, width, height, equations + i, span);
+            form_equations(r0, r1, u[x], u[x + area], x, y, width, height, equations + i, span);
         }
     }
     __syncthreads();
@@ -327,12 +334,12 @@ __device__ __forceinline__ float difference_of_products(Sum a, Sum b, Sum c, Sum
    A thread walks down `rows` pixels of one column with running sums. regularisation: for the sums' determinant.
    Grid (width / bx, height / (by * rows), N), block (bx, by). */
 extern "C" __global__ void solve_along_columns(
-    const float *__restrict__ sums, float *__restrict__ flow, int width, int height, int radius, int rows,
-    float regularisation)
+    const float *__restrict__ sums, const int *__restrict__ first, float *__restrict__ flow, int width, int height,
+    int radius, int rows, float regularisation)
 {
     const int x = blockIdx.x * blockDim.x + threadIdx.x;
     const int top = (blockIdx.y * blockDim.y + threadIdx.y) * rows;
-    if (x >= width || top >= height)
+    if (x >= width || top >= height || first[blockIdx.z] < 0)
         return;
     const size_t area = (size_t)height * width;
     const float *column = sums + blockIdx.z * PLANES * area + x;

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow_cache.cuda.farneback import FarnebackBatch, batch_bytes
+from flow_cache.cuda.farneback import Farneback
 from flow_cache.methods import get_method
 from flow_cache.methods.farneback import FarnebackParameters
 
@@ -28,23 +28,20 @@ def device(request):
     return CupyBackend(0)
 
 
-def estimate(device, frames, parameters, apart=1) -> np.ndarray:
-    """Flow from each frame to the one `apart` later, all in one batch."""
-    pairs = len(frames) - apart
-    with device.active():
-        batch = FarnebackBatch(device, len(frames), pairs, apart, frames.shape[1:], frames.dtype, parameters)
-        device.upload(frames, batch.frames)
-        batch.run()
-        return device.download(batch.flow)
+def estimate(device, frames, parameters, step=1, batch=None) -> np.ndarray:
+    """Flow of a stack by the engine; batch: pairs at the same time."""
+    method = Farneback(parameters, device)
+    method.batch = batch
+    return method(frames, step)
 
 
-def opencv(frames, parameters, apart=1) -> np.ndarray:
-    return get_method("farneback", device="cpu", **parameters.as_dict())(frames, apart)
+def opencv(frames, parameters, step=1) -> np.ndarray:
+    return get_method("farneback", device="cpu", **parameters.as_dict())(frames, step)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(
-    ("height", "width", "dtype", "apart"),
+    ("height", "width", "dtype", "step"),
     [
         (64, 80, np.uint8, 1),
         (64, 80, np.float32, 2),
@@ -54,11 +51,11 @@ def opencv(frames, parameters, apart=1) -> np.ndarray:
         (33, 300, np.uint8, 1),  # more than one block along a row
     ],
 )
-def test_agrees_with_opencv(device, stack, preset, height, width, dtype, apart):
-    frames = stack(2 + apart, height, width, 1.7, -0.6).astype(dtype)
+def test_agrees_with_opencv(device, stack, preset, height, width, dtype, step):
+    frames = stack(2 + step, height, width, 1.7, -0.6).astype(dtype)
     distance = np.hypot(
         *np.moveaxis(
-            estimate(device, frames, PRESETS[preset], apart) - opencv(frames, PRESETS[preset], apart), 1, 0
+            estimate(device, frames, PRESETS[preset], step) - opencv(frames, PRESETS[preset], step), 1, 0
         )
     )
     assert distance.mean() < 1e-4
@@ -118,13 +115,24 @@ def test_a_window_of_one_pixel_agrees_with_the_reference(device, farneback_refer
     assert np.median(np.abs(error)) < 1e-5
 
 
-def test_a_pair_does_not_depend_on_its_batch(device, stack):
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_pair_does_not_depend_on_its_batch(device, stack, step):
     frames = stack(9, 40, 50, 0.8, -0.5)
-    whole = estimate(device, frames, FEW)
-    for first, last in ((0, 1), (3, 4), (2, 7), (7, 8)):
-        assert np.array_equal(estimate(device, frames[first : last + 1], FEW), whole[first:last])
-    ends = np.concatenate([frames[:-1], frames[1:]])
-    assert np.array_equal(estimate(device, ends, FEW, apart=8), whole)
+    whole = estimate(device, frames, FEW, step)
+    for batch in (1, 3, 4, 64):
+        assert np.array_equal(estimate(device, frames, FEW, step, batch), whole)
+    method = Farneback(FEW, device)
+    assert np.array_equal(method.pairs(frames[:-step], frames[step:]), whole)
+    assert np.array_equal(method(frames[2 : 4 + step], step), whole[2:4])
+
+
+def test_a_batch_leaves_nothing_behind_for_the_next(device, stack):
+    method = Farneback(FEW, device)
+    frames = stack(4, 40, 50, 0.8, -0.5)
+    expected = method(frames)
+    method(255 - frames[::-1])
+    method(frames.astype(np.float32))
+    assert np.array_equal(method(frames), expected)
 
 
 @pytest.mark.parametrize("axis", [-1, -2])
@@ -169,14 +177,17 @@ def test_launches_do_not_grow_with_the_batch(emulated, stack):
     assert counts == [2 * (3 + 2 * FEW.iterations) + 1] * 2
 
 
-def test_bytes_of_a_batch_are_known_beforehand(emulated, emulation):
+def test_bytes_are_known_beforehand(emulated, emulation, stack):
     device = emulated()
+    method = Farneback(FEW, device)
     before = device.free_memory()
-    batch = FarnebackBatch(device, 6, 5, 1, (97, 131), np.uint8, FEW)
+    for dtype in (np.uint8, np.float32):
+        method(stack(6, 97, 131, 0.8, -0.5).astype(dtype))
     taken = before - device.free_memory() - 2 * emulation.GUARD * len(device.allocations())
-    expected = batch_bytes(6, 5, 97, 131, np.uint8, FEW)
-    assert expected <= taken <= expected + 4096  # the filters themselves are not counted
-    del batch
+    ((_, _, frames, pairs),) = method._workspaces
+    frame_bytes, pair_bytes = method._bytes(97, 131)
+    expected = frames * frame_bytes + pairs * pair_bytes
+    assert expected <= taken <= expected + 4096  # the filters and slots are not counted
 
 
 @pytest.mark.real_data

@@ -190,6 +190,27 @@ def test_bytes_are_known_beforehand(emulated, emulation, stack):
     assert expected <= taken <= expected + 4096  # the filters and slots are not counted
 
 
+def test_a_large_pair_fits_small_devices(emulated):
+    """One pair of 1920x1080 within 256 MiB."""
+    frame_bytes, pair_bytes = Farneback(PRESETS["default"], emulated())._bytes(1080, 1920)
+    assert 2 * frame_bytes + pair_bytes < 256 * 2**20
+
+
+def test_the_work_neither_allocates_nor_copies_nor_waits(emulated, stack, monkeypatch):
+    """So that it can be recorded in a graph, and the host never holds the device up."""
+    device = emulated()
+    method = Farneback(FEW, device)
+    frames = stack(4, 64, 70, 0.8, -0.5)
+    expected = method(frames)
+    (workspace,) = method._workspaces.values()
+    staged = workspace._staged[frames.dtype]
+    for name in ("empty", "upload", "download", "adopt", "free_memory"):
+        monkeypatch.setattr(device, name, lambda *_: pytest.fail("the work called the host"))
+    workspace.flow[...] = np.nan
+    workspace.work(staged)
+    assert np.array_equal(workspace.flow[: len(expected)], expected)
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("preset", PRESETS)
 def test_agrees_with_opencv_on_a_real_pair(device, real_data, preset):

@@ -66,8 +66,8 @@ class Backend(ABC):
         """Set all bytes of an array to 0."""
 
     @abstractmethod
-    def upload(self, host: NDArray[Any], target: DeviceArray) -> None:
-        """Copy a host array into a device array of the same shape and dtype."""
+    def upload(self, source: NDArray[Any] | DeviceArray, target: DeviceArray) -> None:
+        """Copy an array, of the host or the device, into a device array of the same shape and dtype."""
 
     @abstractmethod
     def download(self, array: DeviceArray) -> NDArray[Any]:
@@ -83,6 +83,14 @@ class Backend(ABC):
     @abstractmethod
     def free_memory(self) -> int:
         """Return the bytes that can still be allocated."""
+
+    @abstractmethod
+    def mark(self) -> Any:
+        """Return a mark of what has been queued on the current stream up to now."""
+
+    @abstractmethod
+    def wait(self, mark: Any) -> None:
+        """Let what is queued on the current stream from now on wait for a mark (None = for nothing)."""
 
     @abstractmethod
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:

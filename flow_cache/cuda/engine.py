@@ -6,12 +6,11 @@ fall into different batches: it keeps its slot until both have been solved.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flow_cache.cuda.backend import Backend, DeviceArray, DeviceMemoryError, blocks_for
 from flow_cache.errors import ArgumentError, DeviceError
@@ -22,7 +21,7 @@ BATCH_PIXELS = 24_000_000  # a batch of this many keeps the largest GPU busy; mo
 KEPT_WORKSPACES = 4
 
 
-class Workspace:
+class Workspace(ABC):
     """Arrays for pairs of frames of one size, and the work on them. Kept between calls, so that it can be recorded.
 
     slots: int32, where each staged frame goes; first, second: int32, the slots of each pair; -1 = none.
@@ -75,6 +74,8 @@ class CudaMethod(FlowMethod):
     def __init__(self, backend: Backend) -> None:
         self.device = backend
         self._workspaces: dict[tuple[int, int, int, int], Workspace] = {}
+        self._most = BATCH_PIXELS  # pairs of a batch, once more of them did not fit
+        self._last_use: Any = None
 
     @abstractmethod
     def _make_workspace(self, height: int, width: int, frames: int, pairs: int) -> Workspace:
@@ -88,14 +89,16 @@ class CudaMethod(FlowMethod):
         """Estimate the flow that carries frame t to frame t + step.
 
         frames: (T, H, W) grey levels from 0 to 255, uint8 or float32: a NumPy array, or any array on this device with
-        DLPack or __cuda_array_interface__ (torch, CuPy). Returns (T - step, 2, H, W) float32, pixels per step, where the
-        frames were: a NumPy array, or a CuPy array. Work is queued on the current stream. Raises ArgumentError as the
-        CPU estimators do, DeviceError where the device's memory does not suffice.
+        DLPack or __cuda_array_interface__ (torch, CuPy). Returns (T - step, 2, H, W) float32, pixels per step, where
+        the frames were: a NumPy array, or a CuPy array. Work is queued on the current stream. Raises ArgumentError as
+        the CPU estimators do, DeviceError where the device's memory does not suffice.
         """
         with self.device.active():
             stack, on_device = self._checked(frames)
             _check_count(len(stack), step)
-            return self._collect(stack.shape, len(stack) - step, on_device, self._stack_batches(stack, step))
+            return self._solve(
+                stack.shape, len(stack) - step, on_device, lambda: self._stack_batches(stack, step)
+            )
 
     def pairs(self, first: Any, second: Any) -> Any:
         """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) stacks of one dtype and place."""
@@ -106,8 +109,10 @@ class CudaMethod(FlowMethod):
             if one.dtype != two.dtype:
                 raise ArgumentError(f"pairs must have one dtype, got {one.dtype} and {two.dtype}")
             if on_device != also:
-                raise ArgumentError("pairs must be in one place, got one stack on the device and one on the host")
-            return self._collect(one.shape, len(one), on_device, self._pair_batches(one, two))
+                raise ArgumentError(
+                    "pairs must be in one place, got one stack on the device and one on the host"
+                )
+            return self._solve(one.shape, len(one), on_device, lambda: self._pair_batches(one, two))
 
     def quantized(self, frames: Any, bound: float, step: int = 1) -> tuple[Any, int]:
         """Estimate the flow of a stack and quantise it on the device: bytes as `quantize` makes them, and the clipped.
@@ -119,8 +124,8 @@ class CudaMethod(FlowMethod):
             stack, on_device = self._checked(frames)
             _check_count(len(stack), step)
             quantizer = _Quantizer(self.device, bound)
-            levels = self._collect(
-                stack.shape, len(stack) - step, on_device, self._stack_batches(stack, step), quantizer
+            levels = self._solve(
+                stack.shape, len(stack) - step, on_device, lambda: self._stack_batches(stack, step), quantizer
             )
             return levels, quantizer.clipped()
 
@@ -136,14 +141,18 @@ class CudaMethod(FlowMethod):
         if own.ndim != 3:
             raise ArgumentError(f"frames must be a stack (T, H, W) of grey frames, got shape {own.shape}")
         if own.dtype not in (np.uint8, np.float32):
-            raise ArgumentError(f"frames must be uint8 or float32 grey levels 0 to 255, got dtype {own.dtype}")
+            raise ArgumentError(
+                f"frames must be uint8 or float32 grey levels 0 to 255, got dtype {own.dtype}"
+            )
         if min(own.shape[1:]) < MIN_SIDE:
             height, width = own.shape[1:]
             raise ArgumentError(f"frames must be at least {MIN_SIDE}x{MIN_SIDE} pixels, got {width}x{height}")
         if own.dtype == np.float32 and own.size:
             low, high = check_levels(self.device, own)
             if not (low >= 0 and high <= 255):
-                raise ArgumentError(f"float frames must be grey levels 0 to 255; they hold {low} to {high} or a NaN")
+                raise ArgumentError(
+                    f"float frames must be grey levels 0 to 255; they hold {low} to {high} or a NaN"
+                )
             if 0 < high <= 1:
                 raise ArgumentError(
                     "float frames must be grey levels 0 to 255, but none exceeds 1; multiply them by 255"
@@ -153,15 +162,14 @@ class CudaMethod(FlowMethod):
     def _stack_batches(self, stack: Any, step: int) -> Iterator[tuple[Workspace, int, int]]:
         """Solve a stack batch by batch; yields the workspace and its first pair and count."""
         count = len(stack) - step
-        height, width = stack.shape[1:]
-        workspace = self._workspace(height, width, count, step)
-        if workspace is None:  # the frames of the first pairs of a batch would not fit beside its own
+        workspace = self._workspace(stack, count, step)
+        if workspace is None:  # few frames of a batch would serve two of its pairs
             yield from self._pair_batches(stack[:-step], stack[step:])
             return
-        places = workspace.frames
+        places, most = workspace.frames, workspace.pairs
         staged = 0
-        for start in range(0, count, workspace.pairs):
-            n = min(workspace.pairs, count - start)
+        for start in range(0, count, most):
+            n = min(most, count - start)
             end = start + n + step
             workspace.run(
                 [stack[staged:end]],
@@ -173,86 +181,91 @@ class CudaMethod(FlowMethod):
             yield workspace, start, n
 
     def _pair_batches(self, first: Any, second: Any) -> Iterator[tuple[Workspace, int, int]]:
-        height, width = first.shape[1:]
-        workspace = self._workspace(height, width, len(first), None) if len(first) else None
-        for start in range(0, len(first), workspace.pairs if workspace else 1):
-            assert workspace is not None
-            n = min(workspace.pairs, len(first) - start)
+        workspace = self._workspace(first, len(first), None) if len(first) else None
+        if workspace is None:
+            return
+        most = workspace.pairs
+        for start in range(0, len(first), most):
+            n = min(most, len(first) - start)
             parts = [first[start : start + n], second[start : start + n]]
             workspace.run(parts, list(range(2 * n)), list(range(n)), list(range(n, 2 * n)))
             yield workspace, start, n
 
-    def _collect(
+    def _solve(
         self,
         shape: tuple[int, ...],
         count: int,
         on_device: bool,
-        batches: Iterator[tuple[Workspace, int, int]],
+        batches: Callable[[], Iterator[tuple[Workspace, int, int]]],
         quantizer: _Quantizer | None = None,
     ) -> Any:
-        """Gather what the batches make, on the device or on the host."""
+        """Gather what the batches make, on the device or on the host; with smaller ones if memory runs out."""
         whole = (count, 2, *shape[1:])
         dtype = np.uint8 if quantizer else np.float32
+        self._most = max(1, count)
+        self.device.wait(self._last_use)  # another stream may still be at work in the workspaces
         result = self.device.empty(whole, dtype) if on_device else np.empty(whole, dtype)
-        for workspace, start, n in batches:
-            made = workspace.flow[:n]
-            if quantizer:
-                made = quantizer(made)
-            if on_device:
-                self.device.upload(made, result[start : start + n])
-            else:
-                result[start : start + n] = self.device.download(made)
-        return result
-
-    def _workspace(self, height: int, width: int, count: int, step: int | None) -> Workspace | None:
-        """Return a workspace for a batch of up to `count` pairs; step None: of pairs that share no frame.
-
-        None where `step` frames more than the batch's pairs are too many. Raises DeviceError if not even one pair fits.
-        """
-        pairs = self._batch(height, width, count, step)
         while True:
-            if step is not None and step > pairs:
-                return None
-            frames = 2 * pairs if step is None else pairs + step
-            key = (height, width, frames, pairs)
             try:
-                if key not in self._workspaces:
-                    while len(self._workspaces) >= KEPT_WORKSPACES:
-                        del self._workspaces[next(iter(self._workspaces))]
-                    self._workspaces[key] = self._make_workspace(*key)
-                return self._workspaces[key]
+                for workspace, start, n in batches():
+                    made = workspace.flow[:n]
+                    if quantizer:
+                        made = quantizer(made)
+                    if on_device:
+                        self.device.upload(made, result[start : start + n])
+                    else:
+                        result[start : start + n] = self.device.download(made)
+                break
             except DeviceMemoryError as error:
                 self._workspaces.clear()
-                if pairs == 1:
-                    raise DeviceError(self._too_large(height, width)) from error
-                pairs //= 2
+                if self._most == 1:
+                    raise DeviceError(self._too_large(*shape[1:])) from error
+                self._most //= 2
+                if quantizer:
+                    quantizer.reset()
+        self._last_use = self.device.mark()
+        return result
+
+    def _workspace(self, stack: Any, count: int, step: int | None) -> Workspace | None:
+        """Return a workspace for a batch of up to `count` pairs; step None: of pairs that share no frame.
+
+        None where `step` frames more than the batch's pairs would be the larger part of it.
+        """
+        height, width = stack.shape[1:]
+        pairs = self._most = self._batch(height, width, count, step)
+        if step is not None and step > pairs:
+            return None
+        size = (height, width, 2 * pairs if step is None else pairs + step, pairs)
+        if size not in self._workspaces:
+            while len(self._workspaces) >= KEPT_WORKSPACES:
+                del self._workspaces[next(iter(self._workspaces))]
+            self._workspaces[size] = self._make_workspace(*size)
+        return self._workspaces[size]
 
     def _batch(self, height: int, width: int, count: int, step: int | None) -> int:
         """Choose how many pairs to work on at the same time: a power of two, or what the memory holds."""
         if self.batch is not None:
-            return min(self.batch, count)
+            return min(self.batch, self._most)
         wanted = max(4, BATCH_PIXELS // (height * width))
-        pairs = min(wanted, 1 << (count - 1).bit_length())
+        pairs = min(wanted, 1 << (min(count, self._most) - 1).bit_length())
+        if self._most < count:
+            pairs = min(pairs, self._most)
         frame_bytes, pair_bytes = self._bytes(height, width)
-        shared = 2 * frame_bytes if step is None else frame_bytes
-        kept = sum(self._size(workspace) for workspace in self._workspaces.values())
+        kept = sum(self._used(size) for size in self._workspaces)
         budget = int((self.device.free_memory() + kept) * self.memory_fraction)
-        fits = (budget - (step or 0) * frame_bytes) // (pair_bytes + shared)
-        if fits < 1 and step is not None:
-            fits = budget // (pair_bytes + 2 * frame_bytes)
-        if fits < 1 and self.device.free_memory() + kept < pair_bytes + 2 * frame_bytes:
-            raise DeviceError(self._too_large(height, width))
+        fits = (budget - (step or 0) * frame_bytes) // (pair_bytes + (2 if step is None else 1) * frame_bytes)
         return max(1, min(pairs, fits))
 
-    def _size(self, workspace: Workspace) -> int:
-        frame_bytes, pair_bytes = self._bytes(workspace.height, workspace.width)
-        return workspace.frames * frame_bytes + workspace.pairs * pair_bytes
+    def _used(self, size: tuple[int, int, int, int]) -> int:
+        height, width, frames, pairs = size
+        frame_bytes, pair_bytes = self._bytes(height, width)
+        return frames * frame_bytes + pairs * pair_bytes
 
     def _too_large(self, height: int, width: int) -> str:
         frame_bytes, pair_bytes = self._bytes(height, width)
         needed, free = (pair_bytes + 2 * frame_bytes) / 2**20, self.device.free_memory() / 2**20
         return (
-            f"a pair of {width}x{height} frames needs {needed:.0f} MiB of device memory, but {free:.0f} MiB are free; "
+            f"a pair of {width}x{height} frames needs {needed:.1f} MiB of device memory, {free:.1f} MiB are free; "
             "free some, make the frames smaller, or use device='cpu'"
         )
 
@@ -264,7 +277,11 @@ class _Quantizer:
         self._device = device
         self._bound = bound
         self._counts = device.empty(2, np.uint64)  # clipped, NaN
-        device.clear(self._counts)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self._device.clear(self._counts)
 
     def __call__(self, flow: DeviceArray) -> DeviceArray:
         levels = self._device.empty(flow.shape, np.uint8)

@@ -1,7 +1,7 @@
 """TV-L1 on CUDA: the launches of `tvl1_pyramid.cu`, `tvl1_warp.cu`, `tvl1_median.cu` and `tvl1_iterate.cu`.
 
-The results are those of the CPU estimator (`flow_cache.methods.tvl1`) but for roundings. The host queues the same launches
-for every batch, whatever the frames: a pair that has converged just has no more work in them.
+The results are those of the CPU estimator (`flow_cache.methods.tvl1`) but for roundings. The host queues the same
+launches for every batch, whatever the frames: a pair that has converged just has no more work in them.
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ class TVL1Workspace(Workspace):
             grid = self._grid(plan.width, plan.height, self.frames)
             if finer is None:
                 name = "grey_from_bytes" if staged.dtype == np.uint8 else "grey_from_floats"
-                self._pyramid.launch(
-                    name, grid, BLOCK, (staged, self.slots, level, plan.height, plan.width)
-                )
+                self._pyramid.launch(name, grid, BLOCK, (staged, self.slots, level, plan.height, plan.width))
             else:
                 above, source = finer
                 scale = np.float64(1 / p.scale_step)

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from flow_cache.cores import available_cores
+from flow_cache.device import check_device, open_device
 from flow_cache.errors import ArgumentError
 from flow_cache.methods.base import FlowMethod, Parameters
 
@@ -14,6 +15,12 @@ from flow_cache.methods.base import FlowMethod, Parameters
 _METHODS = {
     "tvl1": ("flow_cache.methods.tvl1", "TVL1"),
     "farneback": ("flow_cache.methods.farneback", "Farneback"),
+}
+
+# the ones that have kernels of ours, on CUDA
+_ON_CUDA = {
+    "tvl1": ("flow_cache.cuda.tvl1", "TVL1"),
+    "farneback": ("flow_cache.cuda.farneback", "Farneback"),
 }
 
 __all__ = ["FlowMethod", "Parameters", "get_method", "method_names", "preset_names"]
@@ -33,12 +40,16 @@ def preset_names(name: str) -> tuple[str, ...]:
 def get_method(name: str, device: str = "cpu", *, threads: int = 1, **parameters: Any) -> FlowMethod:
     """Return an estimator: a callable from grey frames (T, H, W) to flow (T - step, 2, H, W) float32.
 
+    device: cpu, cuda, cuda:N, or auto (a GPU where there is a usable one, else the CPU). On a GPU, frames may also be
+    arrays that are there already (torch, CuPy), and so is then the flow; see `flow_cache.cuda.engine.CudaMethod`.
     threads: pairs that are worked on at the same time; 0 = as many as this process has cores. The result is the same.
     parameters: `preset` and any of the estimator's own, which replace the preset's. Raises ArgumentError for
-    an unknown name, device, preset or parameter, and for values outside their range.
+    an unknown name, device, preset or parameter, and for values outside their range; DeviceError where a GPU is asked
+    for that cannot be used.
     """
     method = _load(name)
-    if device not in method.devices:
+    check_device(device)
+    if name not in _ON_CUDA and device not in method.devices:
         raise ArgumentError(
             f"method {name} runs on {', '.join(method.devices)} only in this build, got device {device!r}"
         )
@@ -48,13 +59,14 @@ def get_method(name: str, device: str = "cpu", *, threads: int = 1, **parameters
         values = method.parameters_type.build(**parameters)
     except ArgumentError as error:
         raise ArgumentError(f"method {name}: {error}") from error
-    estimator: FlowMethod = method(values)
+    gpu = open_device(device) if name in _ON_CUDA else None
+    estimator: FlowMethod = _load(name, _ON_CUDA)(values, gpu) if gpu is not None else method(values)
     estimator.threads = threads or available_cores()
     return estimator
 
 
-def _load(name: str) -> Any:
-    if name not in _METHODS:
-        raise ArgumentError(f"unknown method {name!r}; choose one of {', '.join(_METHODS)}")
-    module, attribute = _METHODS[name]
+def _load(name: str, homes: dict[str, tuple[str, str]] = _METHODS) -> Any:
+    if name not in homes:
+        raise ArgumentError(f"unknown method {name!r}; choose one of {', '.join(homes)}")
+    module, attribute = homes[name]
     return getattr(importlib.import_module(module), attribute)

@@ -186,10 +186,10 @@ class EmulatedBackend(Backend):
     def clear(self, array):
         array.view(np.uint8)[...] = 0
 
-    def upload(self, host, target):
-        assert host.shape == target.shape, (host.shape, target.shape)
-        assert host.dtype == target.dtype, (host.dtype, target.dtype)
-        target[...] = host
+    def upload(self, source, target):
+        assert source.shape == target.shape, (source.shape, target.shape)
+        assert source.dtype == target.dtype, (source.dtype, target.dtype)
+        target[...] = source
 
     def download(self, array):
         if array.dtype == np.float32 and (np.ascontiguousarray(array).view(np.uint32) == POISON).any():
@@ -201,6 +201,12 @@ class EmulatedBackend(Backend):
 
     def free_memory(self):
         return self.limit - sum(self._live.values())
+
+    def mark(self):
+        return None
+
+    def wait(self, mark):
+        pass
 
     def recorded(self, work):
         return work

@@ -18,8 +18,9 @@ SMALLEST_LEVEL = 32  # pixels: a level with a shorter side is not built
 REGULARISATION = (
     1e-3  # added to the determinant of a pixel's averaged equations; for grey levels from 0 to 255
 )
-PLANES = 5  # of a polynomial, and of a pixel's equations
-MOMENTS = 4  # what `expand` keeps of a pixel's column
+FLOAT_BYTES = 4
+MOMENTS = 4  # floats that `expand` keeps in shared memory for a pixel
+EQUATIONS = 10  # and `sum_equations_along_rows`
 THREADS = 256  # of a block
 TILE = (32, 8, 1)  # threads of a block where every pixel stands alone
 STRIPS = (32, 4, 1)  # threads of a block that walk down columns
@@ -34,6 +35,20 @@ class Level:
     width: int
     sigma: float
     """Standard deviation, in pixels of the frame, of the smoothing before it is sampled."""
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+    @property
+    def sheet(self) -> int:
+        """Floats of five values a pixel, as the kernels lay them out."""
+        return 5 * padded(self.area)
+
+
+def padded(count: int) -> int:
+    """Round a count of floats up to a whole number of float4."""
+    return 4 * blocks_for(count, 4)
 
 
 def pyramid_levels(height: int, width: int, parameters: FarnebackParameters) -> list[Level]:
@@ -82,10 +97,12 @@ class RowBlocks:
     shared: int
 
     @classmethod
-    def cover(cls, level: Level, radius: int, planes: int) -> RowBlocks:
-        """Cut rows evenly, so that a block's threads take one pixel each where the radius leaves them enough to do."""
-        room = THREADS - 2 * radius
-        segments = blocks_for(level.width, room if room >= THREADS // 2 else THREADS)
+    def cover(cls, level: Level, radius: int, floats: int) -> RowBlocks:
+        """Cut rows evenly, so that a block's threads take one pixel each where the radius leaves them enough to do.
+
+        floats: of shared memory for a pixel.
+        """
+        segments = blocks_for(level.width, max(THREADS - 2 * radius, THREADS // 2))
         outputs = blocks_for(level.width, segments)
         span = outputs + 2 * radius
         columns = min(THREADS, 32 * blocks_for(span, 32))
@@ -94,7 +111,7 @@ class RowBlocks:
             outputs,
             (segments, blocks_for(level.height, rows)),
             (columns, rows, 1),
-            rows * planes * span * np.dtype(np.float32).itemsize,
+            rows * floats * padded(span) * FLOAT_BYTES,
         )
 
 
@@ -117,13 +134,12 @@ class FarnebackWorkspace(Workspace):
         self._parameters = parameters
         self._module = backend.module("farneback.cu")
         self._levels = pyramid_levels(height, width, parameters)
-        self._polynomials = [
-            backend.empty(frames * PLANES * level.height * level.width, np.float32) for level in self._levels
-        ]
+        self._polynomials = [backend.empty(frames * level.sheet, np.float32) for level in self._levels]
         # first the frames' two passes of smoothing, later the pairs' equations
-        self._scratch = backend.empty(max(2 * frames, PLANES * pairs) * height * width, np.float32)
+        whole = self._levels[0]
+        self._scratch = backend.empty(max(2 * frames * whole.area, pairs * whole.sheet), np.float32)
         self._coarser_flow = backend.empty(
-            sum(2 * pairs * level.height * level.width for level in self._levels[1:2]), np.float32
+            2 * pairs * sum(level.area for level in self._levels[1:2]), np.float32
         )
         self._upload_tables()
 
@@ -155,7 +171,7 @@ class FarnebackWorkspace(Workspace):
             if index + 1 < len(self._levels):
                 self._enlarge(previous, self._levels[index + 1], flow, level)
             else:
-                self.backend.clear(flow[: 2 * self.pairs * level.height * level.width])
+                self.backend.clear(flow[: 2 * self.pairs * level.area])
             for _ in range(self._parameters.iterations):
                 self._iterate(flow, index)
             flow, previous = previous, flow
@@ -201,7 +217,7 @@ class FarnebackWorkspace(Workspace):
         """Form all equations at the present flow, average them over the window, solve them."""
         level = self._levels[index]
         radius = self._parameters.winsize // 2
-        blocks = RowBlocks.cover(level, radius, PLANES)
+        blocks = RowBlocks.cover(level, radius, EQUATIONS)
         size = (level.width, level.height)
         frames = (self._polynomials[index], self.first, self.second)
         self._module.launch(
@@ -250,9 +266,8 @@ class Farneback(CudaMethod):
         The scratch counts with the pairs: there are at most twice as many frames, and two floats a pixel for each of
         these are less than a pair's five.
         """
-        areas = [level.height * level.width for level in pyramid_levels(height, width, self.parameters)]
-        staged = np.dtype(np.uint8).itemsize + np.dtype(np.float32).itemsize
-        float_bytes = np.dtype(np.float32).itemsize
-        frame = areas[0] * staged + sum(areas) * PLANES * float_bytes
-        pair = (areas[0] * (PLANES + 2) + 2 * sum(areas[1:2])) * float_bytes
-        return frame, pair
+        levels = pyramid_levels(height, width, self.parameters)
+        staged = (1 + FLOAT_BYTES) * levels[0].area  # as bytes, as floats, or both in turn
+        frame = sum(level.sheet for level in levels)
+        pair = levels[0].sheet + 2 * sum(level.area for level in levels[:2])
+        return staged + frame * FLOAT_BYTES, pair * FLOAT_BYTES

@@ -14,9 +14,11 @@
    Arrays are C-contiguous float32, the last axis along a row; frames may be uint8.
      frames        (F, H, W)     grey levels
      image         (F, h, w)     a level's image
-     polynomials   (S, 5, h, w)  b_y, b_x, a_yy, a_xx, a_xy, the coefficients of y, x, y^2, x^2, x y
-     sums          (N, 5, h, w)  g_yy, g_xy, g_xx, h_y, h_x
+     polynomials   S sheets      b_y, b_x, a_yy, a_xx, a_xy, the coefficients of y, x, y^2, x^2, x y
+     sums          N sheets      g_yy, g_xy, g_xx, h_y, h_x
      flow          (N, 2, h, w)  u, v in pixels of the level
+   A sheet holds five values a pixel: (h w) float4 with four of them, rounded up to a whole number of four float4, then
+   (h w) floats with the fifth. So five values are two loads.
    Frame f is kept in slot slots[f] of the polynomials, and pair n goes from slot first[n] to slot second[n]; where the
    slot is negative there is nothing to do. No value depends on another pair, nor on how many there are, and every sum
    is taken in a fixed order.
@@ -24,9 +26,36 @@
    Two kernels need a row's neighbourhood. There a block takes `outputs` neighbouring pixels of blockDim.y rows: it
    computes an intermediate for these and for `radius` more at both ends into shared memory, then filters that. */
 
-#define PLANES 5  /* of a polynomial without its constant, and of the symmetric equations */
-#define MOMENTS 4 /* that `expand` keeps of a column */
-#define RIM 5     /* pixels next to the frame's edge that are trusted less */
+#define RIM 5 /* pixels next to the frame's edge that are trusted less */
+
+struct Five {
+    float v[5];
+};
+
+/* The pixels of a sheet with room for those of `count`. */
+__device__ __forceinline__ size_t padded(size_t count)
+{
+    return (count + 3) / 4 * 4;
+}
+
+__device__ __forceinline__ Five load(const float *sheet, size_t room, size_t i)
+{
+    const float4 four = reinterpret_cast<const float4 *>(sheet)[i];
+    return {{four.x, four.y, four.z, four.w, sheet[4 * room + i]}};
+}
+
+__device__ __forceinline__ void store(float *sheet, size_t room, size_t i, const Five &five)
+{
+    reinterpret_cast<float4 *>(sheet)[i] = make_float4(five.v[0], five.v[1], five.v[2], five.v[3]);
+    sheet[4 * room + i] = five.v[4];
+}
+
+__device__ __forceinline__ void add(Five *sum, const Five &five, float weight = 1.0f)
+{
+#pragma unroll
+    for (int i = 0; i < 5; ++i)
+        sum->v[i] += weight * five.v[i];
+}
 
 /* Where pixel `target` of a resized axis lies in the source: between low and low + 1, nearer to low + 1 the larger
    the fraction. Pixel centres are at halves; places beyond the outermost centres are moved onto them. */
@@ -120,14 +149,14 @@ extern "C" __global__ void smooth_columns(
    mi is the sum of g k^i. Borders are replicated.
    A pixel's own level is taken off its neighbourhood first, in each direction: the fit is the same without the
    constant, and float32 loses nothing where large moments would cancel.
-   Grid (width / outputs, height / by, F), block (bx, by), shared by * 4 * (outputs + 2 * radius) floats. */
+   Grid (width / outputs, height / by, F), block (bx, by), shared by * (outputs + 2 * radius) float4. */
 extern "C" __global__ void expand(
     const float *__restrict__ image, const int *__restrict__ slots, float *__restrict__ polynomials, int width,
     int height, const float *__restrict__ weights, int radius, int outputs)
 {
-    extern __shared__ float shared[];
+    extern __shared__ float4 moments[]; /* x: level; y, z, w: sums along the column of g, g k, g k^2 times f - level */
     const int span = outputs + 2 * radius;
-    float *moments = shared + threadIdx.y * MOMENTS * span; /* level; sums along y of g, g k, g k^2 times (f - level) */
+    float4 *own = moments + threadIdx.y * span;
     const float *g = weights, *g1 = g + radius + 1, *g2 = g1 + radius + 1, *inverse = g2 + radius + 1;
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
     const int start = blockIdx.x * outputs;
@@ -148,36 +177,32 @@ extern "C" __global__ void expand(
                 m1 += g1[k] * (below - above);
                 m2 += g2[k] * (below + above);
             }
-            moments[i] = level;
-            moments[i + span] = m0;
-            moments[i + 2 * span] = m1;
-            moments[i + 3 * span] = m2;
+            own[i] = make_float4(level, m0, m1, m2);
         }
     }
     __syncthreads();
     if (y >= height)
         return;
 
+    float *sheet = polynomials + slot * 5 * padded(area);
     for (int i = threadIdx.x; i < outputs && start + i < width; i += blockDim.x) {
-        const float *m0 = moments + i + radius, *m1 = m0 + 2 * span, *m2 = m0 + 3 * span;
-        const float own = m0[0] + m0[span];
-        float x0 = 0.0f, x1 = 0.0f, x2 = 0.0f, y0 = g[0] * m0[span], y1 = g[0] * m1[0], y2 = g[0] * m2[0], xy = 0.0f;
+        const float4 *at = own + i + radius;
+        const float mean = at->x + at->y;
+        float x0 = 0.0f, x1 = 0.0f, x2 = 0.0f, y0 = g[0] * at->y, y1 = g[0] * at->z, y2 = g[0] * at->w, xy = 0.0f;
         for (int k = 1; k <= radius; ++k) {
-            const float left = m0[-k] + m0[span - k] - own, right = m0[k] + m0[span + k] - own;
-            x0 += g[k] * (right + left);
-            x1 += g1[k] * (right - left);
-            x2 += g2[k] * (right + left);
-            y0 += g[k] * (m0[span + k] + m0[span - k]);
-            y1 += g[k] * (m1[k] + m1[-k]);
-            y2 += g[k] * (m2[k] + m2[-k]);
-            xy += g1[k] * (m1[k] - m1[-k]);
+            const float4 left = at[-k], right = at[k];
+            const float to_left = left.x + left.y - mean, to_right = right.x + right.y - mean;
+            x0 += g[k] * (to_right + to_left);
+            x1 += g1[k] * (to_right - to_left);
+            x2 += g2[k] * (to_right + to_left);
+            y0 += g[k] * (right.y + left.y);
+            y1 += g[k] * (right.z + left.z);
+            y2 += g[k] * (right.w + left.w);
+            xy += g1[k] * (right.z - left.z);
         }
-        float *out = polynomials + slot * PLANES * area + (size_t)y * width + start + i;
-        out[0] = y1 * inverse[0];
-        out[area] = x1 * inverse[0];
-        out[2 * area] = (y2 - inverse[3] * y0) * inverse[1];
-        out[3 * area] = (x2 - inverse[3] * x0) * inverse[1];
-        out[4 * area] = xy * inverse[2];
+        const float a_yy = (y2 - inverse[3] * y0) * inverse[1], a_xx = (x2 - inverse[3] * x0) * inverse[1];
+        store(sheet, padded(area), (size_t)y * width + start + i,
+              {{y1 * inverse[0], x1 * inverse[0], a_yy, a_xx, xy * inverse[2]}});
     }
 }
 
@@ -214,35 +239,30 @@ __device__ __forceinline__ float trust_between(int i, int size)
     return trust_at(i) * trust_at(size - 1 - i);
 }
 
-/* Form the normal equations of pixel (x, y) for the displacement (u, v) from the polynomials r0 and r1 of both frames.
-   Each plane of `out` is `stride` floats after the last. */
-__device__ __forceinline__ void form_equations(
-    const float *r0, const float *r1, float u, float v, int x, int y, int width, int height, float *out,
-    int stride)
+/* Form the normal equations of pixel (x, y) for the displacement (u, v) from both frames' polynomials. */
+__device__ __forceinline__ Five form_equations(
+    const float *from, const float *to, float u, float v, int x, int y, int width, int height)
 {
-    const size_t area = (size_t)height * width;
-    const size_t here = (size_t)y * width + x;
+    const size_t room = padded((size_t)height * width);
     const float px = x + u, py = y + v;
     const float left = floorf(px), top = floorf(py);
-    float b_y = r0[here], b_x = r0[here + area];
-    float a_yy = r0[here + 2 * area], a_xx = r0[here + 3 * area], a_xy = r0[here + 4 * area];
+    const Five here = load(from, room, (size_t)y * width + x);
+    float b_y = here.v[0], b_x = here.v[1], a_yy = here.v[2], a_xx = here.v[3], a_xy = here.v[4];
 
     /* written so that an unusable displacement (NaN) fails the comparison */
     if (left >= 0.0f && left < width - 1 && top >= 0.0f && top < height - 1) {
         const float fx = px - left, fy = py - top;
-        const float w00 = (1.0f - fx) * (1.0f - fy), w01 = fx * (1.0f - fy), w10 = (1.0f - fx) * fy, w11 = fx * fy;
-        const float *at = r1 + (size_t)(int)top * width + (int)left;
-        float sampled[PLANES];
-#pragma unroll
-        for (int plane = 0; plane < PLANES; ++plane) {
-            const float *p = at + plane * area;
-            sampled[plane] = w00 * p[0] + w01 * p[1] + w10 * p[width] + w11 * p[width + 1];
-        }
-        b_y -= sampled[0];
-        b_x -= sampled[1];
-        a_yy = 0.5f * (a_yy + sampled[2]);
-        a_xx = 0.5f * (a_xx + sampled[3]);
-        a_xy = 0.5f * (a_xy + sampled[4]);
+        const size_t at = (size_t)(int)top * width + (int)left;
+        Five there = {};
+        add(&there, load(to, room, at), (1.0f - fx) * (1.0f - fy));
+        add(&there, load(to, room, at + 1), fx * (1.0f - fy));
+        add(&there, load(to, room, at + width), (1.0f - fx) * fy);
+        add(&there, load(to, room, at + width + 1), fx * fy);
+        b_y -= there.v[0];
+        b_x -= there.v[1];
+        a_yy = 0.5f * (a_yy + there.v[2]);
+        a_xx = 0.5f * (a_xx + there.v[3]);
+        a_xy = 0.5f * (a_xy + there.v[4]);
     }
     a_xy *= 0.5f; /* the coefficient of x y is twice the matrix's entry */
     b_y = 0.5f * b_y + a_yy * v + a_xy * u;
@@ -257,36 +277,43 @@ __device__ __forceinline__ void form_equations(
         a_xx *= trust;
         a_xy *= trust;
     }
-    out[0] = a_yy * a_yy + a_xy * a_xy;
-    out[stride] = (a_yy + a_xx) * a_xy;
-    out[2 * stride] = a_xx * a_xx + a_xy * a_xy;
-    out[3 * stride] = a_yy * b_y + a_xy * b_x;
-    out[4 * stride] = a_xy * b_y + a_xx * b_x;
+    return {{a_yy * a_yy + a_xy * a_xy, (a_yy + a_xx) * a_xy, a_xx * a_xx + a_xy * a_xy, a_yy * b_y + a_xy * b_x,
+             a_xy * b_y + a_xx * b_x}};
 }
 
 /* Form every pixel's normal equations at the present flow and sum them over 2 * radius + 1 columns, borders replicated.
    One kernel and not two: the equations themselves, 20 bytes a pixel to write and to read again, stay on the chip.
-   Grid (width / outputs, height / by, N), block (bx, by), shared by * 5 * (outputs + 2 * radius) floats. */
+   They are summed by fours first, so that a window of 13 takes 8 accesses to shared memory and not 14.
+   Grid (width / outputs, height / by, N), block (bx, by), shared by * 10 * padded(outputs + 2 * radius) floats. */
 extern "C" __global__ void sum_equations_along_rows(
     const float *__restrict__ polynomials, const int *__restrict__ first, const int *__restrict__ second,
     const float *__restrict__ flow, float *__restrict__ sums, int width, int height, int radius, int outputs)
 {
-    extern __shared__ float shared[];
-    const int span = outputs + 2 * radius;
-    float *equations = shared + threadIdx.y * PLANES * span;
+    extern __shared__ float4 shared[];
+    const int span = outputs + 2 * radius, room = padded(span);
+    float *equations = reinterpret_cast<float *>(shared) + threadIdx.y * 10 * room, *fours = equations + 5 * room;
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
     const int start = blockIdx.x * outputs;
-    const size_t area = (size_t)height * width;
+    const size_t area = (size_t)height * width, sheet = 5 * padded(area);
     const int from = first[blockIdx.z], to = second[blockIdx.z];
 
     if (from < 0)
         return;
     if (y < height) {
-        const float *r0 = polynomials + from * PLANES * area, *r1 = polynomials + to * PLANES * area;
-        const float *u = flow + blockIdx.z * 2 * area + (size_t)y * width;
+        const float *u = flow + blockIdx.z * 2 * area + (size_t)y * width, *v = u + area;
         for (int i = threadIdx.x; i < span; i += blockDim.x) {
             const int x = clamp(start - radius + i, width);
-            form_equations(r0, r1, u[x], u[x + area], x, y, width, height, equations + i, span);
+            store(equations, room, i, form_equations(
+                polynomials + from * sheet, polynomials + to * sheet, u[x], v[x], x, y, width, height));
+        }
+    }
+    __syncthreads();
+    if (y < height) {
+        for (int i = threadIdx.x; i < span - 3; i += blockDim.x) {
+            Five sum = load(equations, room, i);
+            for (int k = 1; k < 4; ++k)
+                add(&sum, load(equations, room, i + k));
+            store(fours, room, i, sum);
         }
     }
     __syncthreads();
@@ -294,16 +321,14 @@ extern "C" __global__ void sum_equations_along_rows(
         return;
 
     for (int i = threadIdx.x; i < outputs && start + i < width; i += blockDim.x) {
-        float sum[PLANES] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-        for (int k = i; k <= i + 2 * radius; ++k) {
-#pragma unroll
-            for (int plane = 0; plane < PLANES; ++plane)
-                sum[plane] += equations[plane * span + k];
-        }
-        float *out = sums + blockIdx.z * PLANES * area + (size_t)y * width + start + i;
-#pragma unroll
-        for (int plane = 0; plane < PLANES; ++plane)
-            out[plane * area] = sum[plane];
+        const int end = i + 2 * radius + 1;
+        int k = i;
+        Five sum = {};
+        for (; k + 4 <= end; k += 4)
+            add(&sum, load(fours, room, k));
+        for (; k < end; ++k)
+            add(&sum, load(equations, room, k));
+        store(sums + blockIdx.z * sheet, padded(area), (size_t)y * width + start + i, sum);
     }
 }
 
@@ -341,30 +366,30 @@ extern "C" __global__ void solve_along_columns(
     const int top = (blockIdx.y * blockDim.y + threadIdx.y) * rows;
     if (x >= width || top >= height || first[blockIdx.z] < 0)
         return;
-    const size_t area = (size_t)height * width;
-    const float *column = sums + blockIdx.z * PLANES * area + x;
+    const size_t area = (size_t)height * width, room = padded(area);
+    const float *sheet = sums + blockIdx.z * 5 * room;
     float *out = flow + blockIdx.z * 2 * area + x;
 
-    Sum window[PLANES] = {};
+    Sum window[5] = {};
     for (int k = top - radius; k < top + radius; ++k) {
-        const float *row = column + (size_t)clamp(k, height) * width;
+        const Five entering = load(sheet, room, (size_t)clamp(k, height) * width + x);
 #pragma unroll
-        for (int plane = 0; plane < PLANES; ++plane)
-            add(&window[plane], row[plane * area]);
+        for (int i = 0; i < 5; ++i)
+            add(&window[i], entering.v[i]);
     }
 #pragma unroll 4
     for (int y = top; y < min(top + rows, height); ++y) {
-        const float *entering = column + (size_t)clamp(y + radius, height) * width;
-        const float *leaving = column + (size_t)clamp(y - radius, height) * width;
+        const Five entering = load(sheet, room, (size_t)clamp(y + radius, height) * width + x);
+        const Five leaving = load(sheet, room, (size_t)clamp(y - radius, height) * width + x);
 #pragma unroll
-        for (int plane = 0; plane < PLANES; ++plane)
-            add(&window[plane], entering[plane * area]);
+        for (int i = 0; i < 5; ++i)
+            add(&window[i], entering.v[i]);
         const Sum g_yy = window[0], g_xy = window[1], g_xx = window[2], h_y = window[3], h_x = window[4];
         const float determinant = difference_of_products(g_yy, g_xx, g_xy, g_xy) + regularisation;
         out[(size_t)y * width] = difference_of_products(g_yy, h_x, g_xy, h_y) / determinant;
         out[(size_t)y * width + area] = difference_of_products(g_xx, h_y, g_xy, h_x) / determinant;
 #pragma unroll
-        for (int plane = 0; plane < PLANES; ++plane)
-            add(&window[plane], -leaving[plane * area]);
+        for (int i = 0; i < 5; ++i)
+            add(&window[i], -leaving.v[i]);
     }
 }

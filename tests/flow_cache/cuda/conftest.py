@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+from flow_cache.device import open_device
+from flow_cache.errors import DeviceError
 
 
 def _load(path: str):
@@ -39,3 +43,25 @@ def emulation():
 def emulated(emulation):
     """Maker of emulated devices: emulated(seed=0, limit=bytes)."""
     return emulation.EmulatedBackend
+
+
+@pytest.fixture
+def gpu():
+    """The first GPU."""
+    return _gpu()
+
+
+def _gpu():
+    """Open the first GPU; where there is none, skip, or fail if FLOW_CACHE_REQUIRE_GPU is set."""
+    try:
+        return open_device("cuda")
+    except DeviceError as error:
+        if os.environ.get("FLOW_CACHE_REQUIRE_GPU"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    """A device to run the same test on: the emulated one, then a GPU."""
+    return request.getfixturevalue("emulated")() if request.param == "emulated" else _gpu()

@@ -16,18 +16,6 @@ PRESETS = FarnebackParameters.presets
 FEW = FarnebackParameters.build("opencv", levels=2, iterations=2)
 
 
-@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
-def device(request):
-    if request.param == "emulated":
-        return request.getfixturevalue("emulated")()
-    cupy = pytest.importorskip("cupy")
-    if not cupy.is_available():
-        pytest.skip("no CUDA device here")
-    from flow_cache.cuda.cupy_backend import CupyBackend
-
-    return CupyBackend(0)
-
-
 def estimate(device, frames, parameters, step=1, batch=None) -> np.ndarray:
     """Flow of a stack by the engine; batch: pairs at the same time."""
     method = Farneback(parameters, device)
@@ -188,6 +176,17 @@ def test_bytes_are_known_beforehand(emulated, emulation, stack):
     frame_bytes, pair_bytes = method._bytes(97, 131)
     expected = frames * frame_bytes + pairs * pair_bytes
     assert expected <= taken <= expected + 4096  # the filters and slots are not counted
+
+
+def test_it_is_what_get_method_gives_for_a_gpu(emulated, stack, monkeypatch):
+    monkeypatch.setattr(
+        "flow_cache.methods.open_device", lambda device: emulated() if device == "cuda" else None
+    )
+    frames = stack(3, 40, 50, 0.8, -0.5)
+    method = get_method("farneback", device="cuda", preset="opencv", winsize=9)
+    assert method.backend == "cuda"
+    expected = get_method("farneback", preset="opencv", winsize=9)(frames)
+    assert np.abs(method(frames) - expected).mean() < 1e-4
 
 
 def test_a_large_pair_fits_small_devices(emulated):

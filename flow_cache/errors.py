@@ -14,6 +14,10 @@ class ArgumentError(FlowCacheError):
     """An argument cannot be used; nothing has been done (exit status 2 on the command line)."""
 
 
+class DeviceError(FlowCacheError):
+    """A device that was asked for cannot be used, or has not the memory that the work needs."""
+
+
 class CacheMismatchError(FlowCacheError):
     """An existing cache was made with other parameters than the ones asked for."""
 

@@ -34,6 +34,11 @@ def check_bound(bound: float) -> float:
     return float(bound)
 
 
+def quantize_scale(bound: float) -> np.float32:
+    """Return the grey levels per pixel, in the precision in which flow is multiplied by it."""
+    return np.float32(255.0 / (2.0 * bound))
+
+
 def quantize(flow: NDArray[np.floating[Any]], bound: float = DEFAULT_BOUND) -> NDArray[np.uint8]:
     """Quantise flow to grey levels.
 
@@ -44,7 +49,7 @@ def quantize(flow: NDArray[np.floating[Any]], bound: float = DEFAULT_BOUND) -> N
     source = _flat(flow)
     result = np.empty(flow.shape, np.uint8)
     target = result.reshape(-1)
-    scale = np.float32(255.0 / (2.0 * bound))
+    scale = quantize_scale(bound)
     buffer = np.empty(min(_BLOCK, source.size), np.float32)
     for start in range(0, source.size, _BLOCK):
         block = source[start : start + _BLOCK]

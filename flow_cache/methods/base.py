@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.errors import ArgumentError
+from flow_cache.quantize import count_clipped, quantize
 
 MIN_SIDE = 8  # smaller frames have no neighbourhood from which a motion could be told
 
@@ -92,6 +93,14 @@ class FlowMethod(ABC):
         """
         check_stack(frames, step)
         return self._estimate_stack(frames, step)
+
+    def quantized(self, frames: Grey, bound: float, step: int = 1) -> tuple[NDArray[np.uint8], int]:
+        """Estimate the flow of a stack and quantise it, on a GPU before it leaves that.
+
+        Returns (T - step, 2, H, W) uint8 as `flow_cache.quantize.quantize` makes it, and the count of clipped values.
+        """
+        flow = self(frames, step)
+        return quantize(flow, bound), count_clipped(flow, bound)
 
     def pairs(self, first: Grey, second: Grey) -> Flow:
         """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) stacks of one dtype."""

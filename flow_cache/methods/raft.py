@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.errors import ArgumentError
+from flow_cache.errors import ArgumentError, DeviceError
 from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters
 
 STRIDE = 8  # sides are multiples of it: correlations are between features of every eighth pixel
@@ -60,9 +60,7 @@ class Raft(FlowMethod):
 
     def __init__(self, parameters: RaftParameters, device: str = "cpu") -> None:
         torch = _torch()
-        if device != "cpu":
-            _check_gpu(torch, device)
-        self.device = device
+        self.device = device = _choose(torch, device)
         self.backend = f"torch-{device.partition(':')[0]}"
         self.parameters: RaftParameters
         self.parameters, self._model = _load(torch, parameters)
@@ -118,16 +116,22 @@ def _torch() -> Any:
     return torch
 
 
-def _check_gpu(torch: Any, device: str) -> None:
+def _choose(torch: Any, device: str) -> str:
+    """Return the device to work on; raises DeviceError where a GPU is asked for that torch cannot use."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
-        raise ArgumentError(
-            f"device {device!r} needs an NVIDIA GPU that torch {torch.__version__} can use, and finds none; "
-            "install a driver and a CUDA build of torch, or use device 'cpu'"
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    index = int(device.partition(":")[2] or 0)
+    if device == "cpu" or index < count:
+        return device
+    if count:
+        raise DeviceError(
+            f"there is no cuda:{index}; torch sees {count} device(s), cuda:0 to cuda:{count - 1}"
         )
-    number = device.partition(":")[2]
-    if ":" in device and not (number.isdecimal() and int(number) < count):
-        raise ArgumentError(f"device must be cuda or cuda:0 to cuda:{count - 1}, got {device!r}")
+    raise DeviceError(
+        f"device {device!r} needs an NVIDIA GPU that torch {torch.__version__} can use, and it finds none; "
+        "install a driver and a CUDA build of torch, or use device 'cpu'"
+    )
 
 
 def _load(torch: Any, parameters: RaftParameters) -> tuple[RaftParameters, Any]:

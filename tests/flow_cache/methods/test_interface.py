@@ -99,7 +99,10 @@ def test_names_and_presets() -> None:
     ("arguments", "message"),
     [
         ({"name": "raft-9"}, "unknown method 'raft-9'; choose one of tvl1, farneback, raft"),
-        ({"name": "tvl1", "device": "cuda"}, "tvl1 runs on cpu only in this build, got device 'cuda'"),
+        (
+            {"name": "tvl1", "device": "gpu"},
+            "device must be cpu, cuda, cuda:N (N = 0, 1, ...) or auto, got 'gpu'",
+        ),
         ({"name": "tvl1", "preset": "default"}, "unknown preset 'default'; choose one of opencv"),
         ({"name": "tvl1", "lambda": 1}, "unknown parameter 'lambda'; choose among preset, tau, lambda_"),
         ({"name": "tvl1", "tau": 0.5}, "tau must be above 0 and at most 0.25, got 0.5"),

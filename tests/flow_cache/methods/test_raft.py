@@ -14,7 +14,7 @@ import torch
 import torchvision.models
 from torchvision.models.optical_flow import raft_large, raft_small
 
-from flow_cache.errors import ArgumentError
+from flow_cache.errors import ArgumentError, DeviceError
 from flow_cache.methods import get_method
 
 
@@ -139,13 +139,14 @@ def test_unusable_parameters_are_refused(parameters, message):
 
 def test_a_gpu_that_is_not_there_is_refused(weights, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ArgumentError, match="device 'cuda' needs an NVIDIA GPU"):
+    with pytest.raises(DeviceError, match="device 'cuda' needs an NVIDIA GPU"):
         make(weights, device="cuda")
+    assert make(weights, device="auto").backend == "torch-cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for device in ("cuda:2", "cuda:", "cuda:one"):
-        with pytest.raises(ArgumentError, match=f"device must be cuda or cuda:0 to cuda:1, got '{device}'"):
-            make(weights, device=device)
+    with pytest.raises(DeviceError, match=r"there is no cuda:2; torch sees 2 device\(s\)"):
+        make(weights, device="cuda:2")
+    assert make(weights, device="auto").backend == "torch-cuda"
 
 
 @pytest.mark.gpu

@@ -1,0 +1,45 @@
+// Flow to grey levels on the device, as flow_cache/quantize.py does it on the host, bit for bit; and the range of floats.
+//
+//     q = clip(round_half_even(v * scale) + 128, 0, 255), scale = 255 / (2 bound) in single precision
+
+// counts[0] += values beyond +-bound, counts[1] += NaN. Block (256), any grid.
+extern "C" __global__ void quantize(const float* __restrict__ flow, unsigned char* __restrict__ levels, long long size,
+                                    float scale, float bound, unsigned long long* counts) {
+    int clipped = 0, nans = 0;
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < size; i += (long long)gridDim.x * blockDim.x) {
+        float value = flow[i];
+        clipped += fabsf(value) > bound;
+        nans += value != value;
+        levels[i] = (unsigned char)fminf(fmaxf(rintf(__fmul_rn(value, scale)) + 128.0f, 0.0f), 255.0f);
+    }
+    for (int bit = 16; bit > 0; bit /= 2) {
+        clipped += __shfl_xor_sync(0xffffffffu, clipped, bit);
+        nans += __shfl_xor_sync(0xffffffffu, nans, bit);
+    }
+    if (threadIdx.x % 32 == 0) {
+        if (clipped) atomicAdd(counts, (unsigned long long)clipped);
+        if (nans) atomicAdd(counts + 1, (unsigned long long)nans);
+    }
+}
+
+// Floats mapped to unsigned integers in the same order; NaN is above all. bits: the greatest of -v and of v, from 0.
+static __device__ __forceinline__ unsigned ordered(float value) {
+    unsigned bits = __float_as_uint(value);
+    return value != value ? 0xffffffffu : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+extern "C" __global__ void extremes(const float* __restrict__ values, long long size, unsigned* bits) {
+    unsigned low = 0, high = 0;
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < size; i += (long long)gridDim.x * blockDim.x) {
+        low = max(low, ordered(-values[i]));
+        high = max(high, ordered(values[i]));
+    }
+    for (int bit = 16; bit > 0; bit /= 2) {
+        low = max(low, __shfl_xor_sync(0xffffffffu, low, bit));
+        high = max(high, __shfl_xor_sync(0xffffffffu, high, bit));
+    }
+    if (threadIdx.x % 32 == 0) {
+        atomicMax(bits, low);
+        atomicMax(bits + 1, high);
+    }
+}

@@ -1,0 +1,322 @@
+// The iterations of TV-L1: thresholding and dual step, fused, up to ITERATIONS of them in one pass over memory.
+//
+//     u <- u - clamp(rho(u) / |g|^2, +-lambda theta) g + theta div p       (Zach, Pock, Bischof 2007, equations 11, 15)
+//     p <- (p + tau / theta grad u) / (1 + tau / theta |grad u|)           (equation 12; Chambolle 2004)
+//
+// with forward differences for grad and backward ones for div, p = 0 before the first pixel.
+//
+// A warp works for itself on an item: a strip of 128 columns (4 a lane) and a segment of rows, which it walks down. At
+// row y it loads the row, does iteration 1 of row y, 2 of y - 1, 3 of y - 2 and so on: since the primal step needs p of
+// the row above, and the dual step u of the row below, iteration t + 1 can follow one row behind iteration t. So the
+// rows between live in registers (u and p; `carried`) and shared memory (the data term, a ring of rows), neighbouring
+// columns come by shuffles, there is no barrier, and memory is read and written once for all iterations. Each iteration
+// spoils one more column at the sides of the strip, and one row at its ends: neighbours overlap by as many.
+//
+// Convergence is decided after every iteration, as OpenCV does: each item leaves the sums of squared change of each of
+// its iterations; the pair's last warp to arrive adds them, in a fixed order, and says what is next. If the pair should
+// have stopped before the last iteration of the pass, the next launch does that many again, from the state before.
+//
+// unknowns (pairs, 2 states, 6: u1 u2 p11 p12 p21 p22, height, stride), of which a pass reads one state and writes the
+// other; data (pairs, 3: gx gy rho_c, height, stride); filtered (pairs, 2, height, stride) replaces u in the first pass
+// after a median, null = there is none. All are 0 beyond the width, and stay so. stride: a multiple of 4.
+// Block (64): 2 warps; shared: ITERATIONS rows of 2 KiB a warp.
+#include "tvl1_work.cuh"
+#ifndef ITERATIONS
+#define ITERATIONS 6
+#endif
+#ifndef COLUMNS  // of a lane: 2 or 4
+#define COLUMNS 2
+#endif
+#if COLUMNS == 4
+#define VECTOR float4
+#else
+#define VECTOR float2
+#endif
+#define LANES 32
+#define WARPS 2
+#define HALO ((ITERATIONS + COLUMNS - 1) / COLUMNS * COLUMNS)  // columns shared with the next strip, on each side
+#define STRIP (COLUMNS * LANES)
+#define TINY_GRADIENT 1.1920929e-7f  // |grad|^2 below it counts as it
+#define ALL 0xffffffffu
+
+struct Few {  // neighbouring columns of a row
+    float v[COLUMNS];
+};
+struct Row {
+    Few u1, u2, p11, p12, p21, p22;
+};
+
+static __device__ __forceinline__ Few zeros() {
+    Few few;
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++) few.v[i] = 0.0f;
+    return few;
+}
+
+static __device__ __forceinline__ Few unpack(const VECTOR& vector) {
+#if COLUMNS == 4
+    return Few{{vector.x, vector.y, vector.z, vector.w}};
+#else
+    return Few{{vector.x, vector.y}};
+#endif
+}
+
+static __device__ __forceinline__ VECTOR pack(const Few& few) {
+#if COLUMNS == 4
+    return make_float4(few.v[0], few.v[1], few.v[2], few.v[COLUMNS - 1]);
+#else
+    return make_float2(few.v[0], few.v[1]);
+#endif
+}
+
+static __device__ __forceinline__ Few load(const float* address, bool inside) {
+    return inside ? unpack(*reinterpret_cast<const VECTOR*>(address)) : zeros();
+}
+
+static __device__ __forceinline__ void store(float* address, const Few& few) {
+    *reinterpret_cast<VECTOR*>(address) = pack(few);
+}
+
+struct Weights {
+    float theta, limit;
+};
+
+// One component's dual step at a row: its p from p, its flow u, that right of it and that below.
+static __device__ __forceinline__ void dual(const Few& u, float right, const Few& below, const Few& px,
+                                            const Few& py, const Few& taut_x, float taut_y, Few& qx, Few& qy) {
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++) {
+        float x = ((i < COLUMNS - 1 ? u.v[i + 1] : right) - u.v[i]) * taut_x.v[i];
+        float y = (below.v[i] - u.v[i]) * taut_y;
+        float scale = 1.0f / (1.0f + sqrtf(x * x + y * y));
+        qx.v[i] = (px.v[i] + x) * scale;
+        qy.v[i] = (py.v[i] + y) * scale;
+    }
+}
+
+// One iteration on the way down: the primal step of `here`, then the dual step of the row above, which is in `carried`.
+// Afterwards `carried` is the row of `here` (new u, old p), and `here` the row above (all new). Returns the lane's squared
+// change.
+static __device__ __forceinline__ float iteration(Row& here, Row& carried, const VECTOR* data, bool first_lane,
+                                                  const Weights& weights, const Few& taut_x, float taut_y) {
+    const Few gx = unpack(data[0]), gy = unpack(data[LANES]);
+    const Few rho = unpack(data[2 * LANES]), inverse = unpack(data[3 * LANES]);
+    float left1 = __shfl_up_sync(ALL, here.p11.v[COLUMNS - 1], 1), left2 = __shfl_up_sync(ALL, here.p21.v[COLUMNS - 1], 1);
+    if (first_lane) left1 = left2 = 0.0f;  // right where the image begins, and spoilt anyway elsewhere
+    float right1 = __shfl_down_sync(ALL, carried.u1.v[0], 1), right2 = __shfl_down_sync(ALL, carried.u2.v[0], 1);
+    Few new1, new2;
+    float changed = 0.0f;
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++) {
+        float a = here.u1.v[i], b = here.u2.v[i];
+        float d = (rho.v[i] + gx.v[i] * a + gy.v[i] * b) * inverse.v[i];
+        d = fminf(fmaxf(d, -weights.limit), weights.limit);
+        float div1 = (here.p11.v[i] - (i ? here.p11.v[i - 1] : left1)) + (here.p12.v[i] - carried.p12.v[i]);
+        float div2 = (here.p21.v[i] - (i ? here.p21.v[i - 1] : left2)) + (here.p22.v[i] - carried.p22.v[i]);
+        new1.v[i] = a - d * gx.v[i] + weights.theta * div1;
+        new2.v[i] = b - d * gy.v[i] + weights.theta * div2;
+        float change1 = new1.v[i] - a, change2 = new2.v[i] - b;
+        changed += change1 * change1;
+        changed += change2 * change2;
+    }
+    Row above;
+    dual(carried.u1, right1, new1, carried.p11, carried.p12, taut_x, taut_y, above.p11, above.p12);
+    dual(carried.u2, right2, new2, carried.p21, carried.p22, taut_x, taut_y, above.p21, above.p22);
+    above.u1 = carried.u1;
+    above.u2 = carried.u2;
+    carried.u1 = new1;
+    carried.u2 = new2;
+    carried.p11 = here.p11;
+    carried.p12 = here.p12;
+    carried.p21 = here.p21;
+    carried.p22 = here.p22;
+    here = above;
+    return changed;
+}
+
+// Say how many iterations to do in the next pass: as many as seem to be left, since a pass that ends too early costs
+// another one, and so does one that goes too far. `passes`: launches left in this outer iteration.
+static __device__ int plan(double change, double before, double threshold, int left, int passes) {
+    int least = max(1, left - (passes - 1) * ITERATIONS), most = min(ITERATIONS, left);
+    int wanted = most;
+    if (threshold > 0.0 && change < before && change > threshold) {
+        float needed = logf((float)(threshold / change)) / logf((float)(change / before));
+        if (needed < (float)most) wanted = (int)ceilf(needed);
+    }
+    return min(max(wanted, least), most);
+}
+
+// Decide, from the sums of squared change of a pair's pass, what it does next. Called by one whole warp.
+static __device__ void decide(const int* record, int* next, const double* memory, double* next_memory,
+                              const float* partials, int items, int lane, int outers, int inner, int passes,
+                              int first_passes, double threshold, int cuda_conventions) {
+    int source = record[SOURCE], phase = record[PHASE], outer = record[OUTER], done = record[DONE];
+    int count = record[COUNT];
+    int stop = -1;
+    double counter = memory[0], last = memory[1], before = 0.0;
+    if (phase == REDO) {
+        stop = count - 1;
+    } else {
+        for (int t = 0; t < count && stop < 0; t++) {
+            double change = 0.0;
+            for (int i = lane; i < items; i += LANES) change += (double)__ldcg(partials + t * items + i);
+            for (int bit = LANES / 2; bit > 0; bit /= 2) change += __shfl_xor_sync(ALL, change, bit);
+            // OpenCV's CUDA version looks on odd iterations only, and not before a counter has run down
+            bool look = threshold > 0.0 && (!cuda_conventions || ((done + t) % 2 == 1 && counter < threshold));
+            if (!look) counter -= threshold;
+            if (look && change <= threshold) stop = t;
+            if (look) counter = change;
+            before = last;
+            last = change;
+        }
+    }
+    if (lane) return;
+    next[ITERATED] = record[ITERATED] + count;
+    next[PASSES] = record[PASSES] + 1;
+    if (stop >= 0 && stop < count - 1) {  // taken too far
+        next[SOURCE] = source, next[PHASE] = REDO, next[OUTER] = outer, next[DONE] = done, next[COUNT] = stop + 1;
+        return;
+    }
+    done += count;
+    bool ended = done >= inner;
+    bool finished = stop >= 0 || (ended && (outer + 1 >= outers || (threshold > 0.0 && last <= threshold)));
+    next[SOURCE] = 1 - source;
+    next[PHASE] = finished ? FINISHED : ITERATE;
+    next[OUTER] = ended ? outer + 1 : outer;
+    next[DONE] = ended ? 0 : done;
+    next[COUNT] = ended ? min(inner, ITERATIONS) : plan(last, before, threshold, inner - done, passes);
+    next_memory[0] = ended ? 0.0 : counter;
+    next_memory[1] = last;
+}
+
+// Prepare the pairs for the iterations after a warp; pairs that are not there (first < 0) have finished.
+// control, memory: the copies that the last launch wrote, and the ones that the next one reads. Block (128).
+extern "C" __global__ void begin_warp(const int* __restrict__ first, int pairs, const int* control, int* next,
+                                      double* next_memory, int* arrived, int inner) {
+    int pair = blockIdx.x * blockDim.x + threadIdx.x;
+    if (pair >= pairs) return;
+    int source = control[CONTROL * pair + SOURCE];
+    int iterated = control[CONTROL * pair + ITERATED], passes = control[CONTROL * pair + PASSES];
+    int* record = next + CONTROL * pair;
+    record[SOURCE] = source;
+    record[PHASE] = first[pair] < 0 ? FINISHED : ITERATE;
+    record[OUTER] = record[DONE] = record[5] = 0;
+    record[COUNT] = min(inner, ITERATIONS);
+    record[ITERATED] = iterated;
+    record[PASSES] = passes;
+    next_memory[2 * pair] = next_memory[2 * pair + 1] = 0.0;
+    arrived[pair] = 0;
+}
+
+// A pass: `COUNT` iterations of each pair that is in its outer iteration `outer`, or has iterations to do again.
+// partials (pairs, ITERATIONS, items); passes: launches left in the outer iteration after this one; grid: any.
+extern "C" __global__ void __launch_bounds__(WARPS * LANES, 6)
+iterate(const int* __restrict__ control, const double* __restrict__ memory, int* next, double* next_memory,
+        int* arrived, float* partials, int pairs, int outer, int passes, float* unknowns,
+        const float* __restrict__ data, const float* __restrict__ filtered, int height, int width, int stride,
+        int strips, int segments, int rows, float theta, float limit, float taut, double threshold, int inner,
+        int outers, int cuda_conventions) {
+    __shared__ VECTOR rings[WARPS * ITERATIONS * 4 * LANES];
+    const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
+    const int items = strips * segments;
+    const size_t plane = (size_t)height * stride;
+    const Weights weights = {theta, limit};
+    VECTOR* ring = rings + warp * ITERATIONS * 4 * LANES + lane;
+    const int worker = blockIdx.x * WARPS + warp;
+    if (worker == 0) {  // pairs without work in this launch keep their records
+        for (int pair = lane; pair < pairs; pair += LANES)
+            if (!has_work(control, pair, pairs, outer, true)) {
+                for (int i = 0; i < CONTROL; i++) next[CONTROL * pair + i] = control[CONTROL * pair + i];
+                for (int i = 0; i < 2; i++) next_memory[2 * pair + i] = memory[2 * pair + i];
+            }
+    }
+    Search search = begin_search(control, pairs, outer, true, worker);
+    Work work;
+    while (find_work(search, control, pairs, outer, true, items, gridDim.x * WARPS, work)) {
+        const int* record = control + CONTROL * work.pair;
+        const int source = record[SOURCE], count = record[COUNT];
+        const int strip = work.item % strips, segment = work.item / strips;
+        const int begin = segment * rows, end = min(begin + rows, height);  // rows to be made
+        const int x = strip * (STRIP - 2 * HALO) + COLUMNS * lane;          // the lane's first column
+        const bool inside = x < stride;
+        const bool makes = inside && (strip == 0 || lane >= HALO / COLUMNS) && (strip == strips - 1 || lane < LANES - HALO / COLUMNS);
+        const float* from = unknowns + (size_t)(2 * work.pair + source) * 6 * plane + x;
+        float* to = unknowns + (size_t)(2 * work.pair + 1 - source) * 6 * plane + x;
+        const float* terms = data + (size_t)work.pair * 3 * plane + x;
+        const bool after_median = filtered && record[DONE] == 0;
+        const float* flow = after_median ? filtered + (size_t)work.pair * 2 * plane + x : from;
+        Few taut_x;
+#pragma unroll
+        for (int i = 0; i < COLUMNS; i++) taut_x.v[i] = x + i < width - 1 ? taut : 0.0f;
+        Row carried[ITERATIONS];
+        float changes[ITERATIONS];
+#pragma unroll
+        for (int t = 0; t < ITERATIONS; t++) {
+            carried[t] = Row{zeros(), zeros(), zeros(), zeros(), zeros(), zeros()};
+            changes[t] = 0.0f;
+        }
+        const int top = max(begin - count, 0);
+        int slot = 0;
+        for (int y = top; y < end + count; y++) {
+            const bool loads = inside && y < height;
+            const size_t place = (size_t)y * stride;
+            Row here;
+            here.u1 = load(flow + place, loads);
+            here.u2 = load(flow + plane + place, loads);
+            here.p11 = load(from + 2 * plane + place, loads);
+            here.p12 = load(from + 3 * plane + place, loads);
+            here.p21 = load(from + 4 * plane + place, loads);
+            here.p22 = load(from + 5 * plane + place, loads);
+            const Few gx = load(terms + place, loads), gy = load(terms + plane + place, loads);
+            const Few rho = load(terms + 2 * plane + place, loads);
+            VECTOR* now = ring + slot * 4 * LANES;
+            now[0] = pack(gx);
+            now[LANES] = pack(gy);
+            now[2 * LANES] = pack(rho);
+            Few inverse;
+#pragma unroll
+            for (int i = 0; i < COLUMNS; i++)
+                inverse.v[i] = 1.0f / fmaxf(gx.v[i] * gx.v[i] + gy.v[i] * gy.v[i], TINY_GRADIENT);
+            now[3 * LANES] = pack(inverse);
+            const int active = min(count, y - top + 1);
+#pragma unroll
+            for (int t = 0; t < ITERATIONS; t++) {
+                if (t >= active) break;
+                const int row = y - t;
+                const int of_row = slot >= t ? slot - t : slot - t + ITERATIONS;
+                const float changed = iteration(here, carried[t], ring + of_row * 4 * LANES, lane == 0, weights, taut_x,
+                                                row <= height - 1 ? taut : 0.0f);
+                if (row >= begin && row < end) changes[t] += changed;
+            }
+            const int made = y - count;  // the row that `here` is now, once all iterations are under way
+            if (active == count && made >= begin && makes) {
+                float* target = to + (size_t)made * stride;
+                store(target, here.u1);
+                store(target + plane, here.u2);
+                store(target + 2 * plane, here.p11);
+                store(target + 3 * plane, here.p12);
+                store(target + 4 * plane, here.p21);
+                store(target + 5 * plane, here.p22);
+            }
+            slot = slot + 1 == ITERATIONS ? 0 : slot + 1;
+        }
+        float* sums = partials + (size_t)work.pair * ITERATIONS * items;
+#pragma unroll
+        for (int t = 0; t < ITERATIONS; t++) {
+            float sum = makes ? changes[t] : 0.0f;
+            for (int bit = LANES / 2; bit > 0; bit /= 2) sum += __shfl_xor_sync(ALL, sum, bit);
+            if (lane == 0) sums[t * items + work.item] = sum;
+        }
+        int arrivals = 0;
+        if (lane == 0) {
+            __threadfence();
+            arrivals = atomicAdd(arrived + work.pair, 1) + 1;
+        }
+        if (__shfl_sync(ALL, arrivals, 0) == items) {
+            __threadfence();
+            if (lane == 0) arrived[work.pair] = 0;
+            decide(record, next + CONTROL * work.pair, memory + 2 * work.pair, next_memory + 2 * work.pair, sums, items,
+                   lane, outers, inner, passes, 0, threshold, cuda_conventions);
+        }
+    }
+}

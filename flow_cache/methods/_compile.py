@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 
 LANES = 16  # rows are padded to a multiple of this many floats: 64 bytes, a cache line
 
-# Sums may be regrouped and products fused. NaN and infinity keep their meaning, divisions and roots their precision.
-_ARITHMETIC = {"contract", "reassoc", "nsz"}
+# Sums may be regrouped, products fused, and estimates of 1 / x and 1 / sqrt(x), refined once, stand for quotients.
+# That is right to some 1e-6 or better. NaN keeps its meaning; infinity does not occur in finite frames.
+_ARITHMETIC = {"contract", "reassoc", "nsz", "arcp", "ninf"}
+
 
 # LLVM takes vectors of 256 bits on many processors that have wider ones, for the sake of other programs' clock rates.
-_ATTRIBUTES = ('"prefer-vector-width"="512"',)
+# Estimates of 1 / sqrt and quotients, refined once, are taken only where the arithmetic of a kernel allows them.
+_ATTRIBUTES = ('"prefer-vector-width"="512"', '"reciprocal-estimates"="vec-sqrtf:1,vec-divf:1"')
 
 
 class _Lower(Lower):

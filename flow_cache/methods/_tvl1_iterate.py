@@ -23,9 +23,11 @@ from flow_cache.methods._compile import LANES, kernel, row, row_kernel
 from flow_cache.methods._tvl1_layout import DATA, P11, P12, P21, P22, ROWS, U1, U2, UNKNOWNS
 
 TINY = np.float32(1e-30)  # keeps a root from zero; no square that matters is near it
-LONGEST_WAVE = 8
-FIRST_DECAY = 0.2  # the second change after a warp is not expected below this share of the first
-SLOWEST_DECAY = 0.97  # nor is a slow decay trusted to go on for long
+LONGEST_WAVE = 12
+FIRST_WAVE = 2  # hardly ever is one iteration enough
+SLOWEST_DECAY = (
+    1.5  # the change is not expected to fall more slowly than the iterations' number to this power
+)
 
 
 @row_kernel
@@ -153,21 +155,19 @@ def restore(state, backup, height, stride):
 
 @kernel
 def foreseeable(history, done, threshold):
-    """Say how many more iterations it takes, at least, until the change is down to the threshold.
+    """Say how many more iterations the change will take to come down to the threshold, not too many as a rule.
 
-    history: the change of every iteration since the flow was last disturbed. It falls ever more slowly, so going on
-    at the rate of the last few iterations gives a lower bound, as a rule.
+    history: the change of every iteration since the flow was last disturbed. It falls as a power of the iterations'
+    number at first, and faster at last; the power is taken from the last few.
     """
     if threshold <= 0:
         return LONGEST_WAVE
-    if done < 2:
-        decay = FIRST_DECAY
-    else:
-        lag = min(3, done - 1)
-        decay = (history[done - 1] / history[done - 1 - lag]) ** (1 / lag)
-    if not decay < 1:
-        return 1
-    left = math.log(threshold / history[done - 1]) / math.log(min(decay, SLOWEST_DECAY))
+    if done < FIRST_WAVE:
+        return FIRST_WAVE
+    lag = min(3, done - 1)
+    fall = math.log(history[done - 1 - lag] / history[done - 1])
+    power = max(SLOWEST_DECAY, fall / math.log(done / (done - lag)))
+    left = done * ((history[done - 1] / threshold) ** (1 / power) - 1)
     return max(1, min(LONGEST_WAVE, math.ceil(left)))
 
 
@@ -182,7 +182,7 @@ def iterate(state, backup, theta, height, width, padded, stride, limit, taut, th
     done = 0
     change = np.inf
     while done < most and change > threshold:
-        count = 1 if done == 0 else min(foreseeable(history, done, threshold), most - done)
+        count = min(foreseeable(history, done, threshold), most - done)
         keep = count > 1 and threshold > 0
         changes = history[done:]
         wave(state, backup, keep, theta, height, width, padded, stride, limit, taut, count, changes)

@@ -8,6 +8,7 @@ and the row kernel promises that no row that it writes is reached through anothe
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -23,14 +24,20 @@ from numpy.typing import NDArray
 
 LANES = 16  # rows are padded to a multiple of this many floats: 64 bytes, a cache line
 
-# Sums may be regrouped, products fused, and estimates of 1 / x and 1 / sqrt(x), refined once, stand for quotients.
-# That is right to some 1e-6 or better. NaN keeps its meaning; infinity does not occur in finite frames.
-_ARITHMETIC = {"contract", "reassoc", "nsz", "arcp", "ninf"}
-
+# Sums may be regrouped and products fused.
+_ARITHMETIC = {"contract", "reassoc", "nsz"}
+# In row kernels, what the processor estimates of 1 / x and 1 / sqrt(x) may stand for it. NaN keeps its meaning there;
+# infinity is not looked for.
+_ROW_ARITHMETIC = _ARITHMETIC | {"arcp", "ninf"}
 
 # LLVM takes vectors of 256 bits on many processors that have wider ones, for the sake of other programs' clock rates.
-# Estimates of 1 / sqrt and quotients, refined once, are taken only where the arithmetic of a kernel allows them.
-_ATTRIBUTES = ('"prefer-vector-width"="512"', '"reciprocal-estimates"="vec-sqrtf:1,vec-divf:1"')
+# An estimate of 1 / x is refined until single precision is had. One of 1 / sqrt(x) comes unrefined on x86, where it has
+# 11 bits or more, and refined once elsewhere, so that it has them, too; who takes one adds a Newton step.
+_REFINEMENTS = 0 if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686") else 1
+_ATTRIBUTES = (
+    '"prefer-vector-width"="512"',
+    f'"reciprocal-estimates"="vec-sqrtf:{_REFINEMENTS},vec-divf"',
+)
 
 
 class _Lower(Lower):
@@ -94,7 +101,7 @@ def row_kernel(function: Callable[..., Any]) -> Any:
     return njit(
         nogil=True,
         error_model="numpy",
-        fastmath=_ARITHMETIC,
+        fastmath=_ROW_ARITHMETIC,
         forceinline=True,
         no_cpython_wrapper=True,
         no_cfunc_wrapper=True,

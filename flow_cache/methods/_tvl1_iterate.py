@@ -57,6 +57,15 @@ def _primal_row(
 
 
 @row_kernel
+def _scaled_root(square, scale):
+    """Return scale * sqrt(square): square times an estimate of 1 / sqrt(square), after a Newton step."""
+    square += TINY
+    estimate = np.float32(1) / np.sqrt(square)
+    root = square * estimate
+    return root * (np.float32(-0.5) * scale) * (root * estimate - np.float32(3))
+
+
+@row_kernel
 def _dual_row(n, u1, right1, below1, u2, right2, below2, p11, p12, p21, p22, taut):
     one = np.float32(1)
     for block in range(n // LANES):
@@ -64,9 +73,8 @@ def _dual_row(n, u1, right1, below1, u2, right2, below2, p11, p12, p21, p22, tau
             x = np.uintp(block) * np.uintp(LANES) + k
             x1, y1 = right1[x] - u1[x], below1[x] - u1[x]
             x2, y2 = right2[x] - u2[x], below2[x] - u2[x]
-            square1, square2 = x1 * x1 + y1 * y1 + TINY, x2 * x2 + y2 * y2 + TINY
-            norm1 = one + taut * (square1 * (one / np.sqrt(square1)))
-            norm2 = one + taut * (square2 * (one / np.sqrt(square2)))
+            norm1 = one + _scaled_root(x1 * x1 + y1 * y1, taut)
+            norm2 = one + _scaled_root(x2 * x2 + y2 * y2, taut)
             both = one / (norm1 * norm2)  # one division for two quotients
             p11[x] = (p11[x] + taut * x1) * (both * norm2)
             p12[x] = (p12[x] + taut * y1) * (both * norm2)
@@ -180,8 +188,8 @@ def iterate(state, backup, theta, height, width, padded, stride, limit, taut, th
     repeat_edge(state, height, width, stride)
     history = np.empty(most + LONGEST_WAVE, np.float64)
     done = 0
-    change = np.inf
-    while done < most and change > threshold:
+    change = 0.0
+    while done < most and (done == 0 or change > threshold):
         count = min(foreseeable(history, done, threshold), most - done)
         keep = count > 1 and threshold > 0
         changes = history[done:]
@@ -207,7 +215,7 @@ def iterate_cuda(state, backup, theta, height, width, padded, stride, limit, tau
     repeat_edge(state, height, width, stride)
     changes = np.empty(LONGEST_WAVE, np.float64)
     done = 0
-    counter, change = 0.0, np.inf
+    counter, change = 0.0, 0.0
     while done < most:
         count = 0
         look = False

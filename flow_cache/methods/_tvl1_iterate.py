@@ -1,13 +1,16 @@
-"""The iterations of TV-L1: a thresholding step and a projection-free dual step, fused, several at a time.
+"""The iterations of TV-L1: a thresholding step and a projection-free dual step, row by row, several at a time.
 
 With v = u - clamp(rho(u) / |g|^2, -lambda theta, lambda theta) g, g = grad I1(x + u0), an iteration is
 
     u <- v + theta div p                                        (primal; Zach et al. 2007, equations 11 and 15)
     p <- (p + tau / theta grad u) / (1 + tau / theta |grad u|)  (dual; equation 12, Chambolle 2004)
 
-with forward differences for grad and backward ones for div. Rows y of the primal and y - 1 of the dual step are one
-loop, since the latter needs no more than u of both rows. So iteration t + 1 may follow iteration t one row behind, in
-place: a *wave* of iterations passes over the state in one go, while their rows are in the cache.
+with forward differences for grad and backward ones for div. The dual step of row y - 1 follows the primal one of row y,
+since it needs no more than u of both rows. So iteration t + 1 may follow iteration t one row behind, in place: a *wave*
+of iterations passes over the state in one go, while their rows are in the cache.
+
+Both steps are loops over blocks of LANES pixels: a block is a vector at any width that the processor has, and nothing
+is left over at the end of a row. One loop for both steps was no faster, and slower on narrow levels.
 
 Whether to stop is decided after every iteration, as OpenCV does. A wave is not longer than the iterations that are
 foreseeably left; should one inside it prove to be the last, the state is taken back and that many are done again.
@@ -25,9 +28,7 @@ from flow_cache.methods._tvl1_layout import DATA, P11, P12, P21, P22, ROWS, U1, 
 TINY = np.float32(1e-30)  # keeps a root from zero; no square that matters is near it
 LONGEST_WAVE = 12
 FIRST_WAVE = 2  # hardly ever is one iteration enough
-SLOWEST_DECAY = (
-    1.5  # the change is not expected to fall more slowly than the iterations' number to this power
-)
+SLOWEST_DECAY = 1.5  # as a power of the iterations' number; lower ones are measured, but do not last
 
 
 @row_kernel

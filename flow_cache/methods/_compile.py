@@ -8,23 +8,68 @@ and the row kernel promises that no row that it writes is reached through anothe
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.core.compiler import Compiler
+from numba.core.compiler_machinery import register_pass
+from numba.core.lowering import Lower
+from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
 LANES = 16  # rows are padded to a multiple of this many floats: 64 bytes, a cache line
 
-# Sums may be regrouped and products fused. NaN and infinity keep their meaning, divisions and roots their precision.
+# Sums may be regrouped and products fused.
 _ARITHMETIC = {"contract", "reassoc", "nsz"}
+# In row kernels, what the processor estimates of 1 / x and 1 / sqrt(x) may stand for it. NaN keeps its meaning there;
+# infinity is not looked for.
+_ROW_ARITHMETIC = _ARITHMETIC | {"arcp", "ninf"}
+
+# LLVM takes vectors of 256 bits on many processors that have wider ones, for the sake of other programs' clock rates.
+# An estimate of 1 / x is refined until single precision is had. One of 1 / sqrt(x) comes unrefined on x86, where it has
+# 11 bits or more, and refined once elsewhere, so that it has them, too; who takes one adds a Newton step.
+_REFINEMENTS = 0 if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686") else 1
+_ATTRIBUTES = (
+    '"prefer-vector-width"="512"',
+    f'"reciprocal-estimates"="vec-sqrtf:{_REFINEMENTS},vec-divf"',
+)
 
 
-class _NoAliasCompiler(Compiler):
+class _Lower(Lower):
+    """Lower a function with attributes for LLVM; processors that lack what they name ignore them."""
+
+    def setup_function(self, description: Any) -> None:
+        super().setup_function(description)
+        for attribute in _ATTRIBUTES:
+            set.add(self.function.attributes, attribute)  # its own `add` refuses attributes of a target
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Lowering(NativeLowering):
+    _name = "flow_cache_lowering"
+
+    @property
+    def lowering_class(self) -> type[Lower]:
+        return _Lower
+
+
+class _Compiler(Compiler):
+    def define_pipelines(self) -> Any:
+        pipelines = super().define_pipelines()
+        for pipeline in pipelines:
+            pipeline.passes = [
+                (_Lowering if step is NativeLowering else step, name) for step, name in pipeline.passes
+            ]
+            pipeline.finalize()
+        return pipelines
+
+
+class _NoAliasCompiler(_Compiler):
     """Compile a function whose array arguments are promised not to overlap, as C's `restrict` does."""
 
     def define_pipelines(self) -> Any:
@@ -40,6 +85,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     where none of them can be written, it is compiled anew in every process.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _ARITHMETIC}
+    options["pipeline_class"] = _Compiler
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba finds no folder that it may write
@@ -55,7 +101,7 @@ def row_kernel(function: Callable[..., Any]) -> Any:
     return njit(
         nogil=True,
         error_model="numpy",
-        fastmath=_ARITHMETIC,
+        fastmath=_ROW_ARITHMETIC,
         forceinline=True,
         no_cpython_wrapper=True,
         no_cfunc_wrapper=True,

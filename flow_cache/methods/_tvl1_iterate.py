@@ -1,13 +1,16 @@
-"""The iterations of TV-L1: a thresholding step and a projection-free dual step, fused, several at a time.
+"""The iterations of TV-L1: a thresholding step and a projection-free dual step, row by row, several at a time.
 
 With v = u - clamp(rho(u) / |g|^2, -lambda theta, lambda theta) g, g = grad I1(x + u0), an iteration is
 
     u <- v + theta div p                                        (primal; Zach et al. 2007, equations 11 and 15)
     p <- (p + tau / theta grad u) / (1 + tau / theta |grad u|)  (dual; equation 12, Chambolle 2004)
 
-with forward differences for grad and backward ones for div. Rows y of the primal and y - 1 of the dual step are one
-loop, since the latter needs no more than u of both rows. So iteration t + 1 may follow iteration t one row behind, in
-place: a *wave* of iterations passes over the state in one go, while their rows are in the cache.
+with forward differences for grad and backward ones for div. The dual step of row y - 1 follows the primal one of row y,
+since it needs no more than u of both rows. So iteration t + 1 may follow iteration t one row behind, in place: a *wave*
+of iterations passes over the state in one go, while their rows are in the cache.
+
+Both steps are loops over blocks of LANES pixels: a block is a vector at any width that the processor has, and nothing
+is left over at the end of a row. One loop for both steps was no faster, and slower on narrow levels.
 
 Whether to stop is decided after every iteration, as OpenCV does. A wave is not longer than the iterations that are
 foreseeably left; should one inside it prove to be the last, the state is taken back and that many are done again.
@@ -22,89 +25,62 @@ import numpy as np
 from flow_cache.methods._compile import LANES, kernel, row, row_kernel
 from flow_cache.methods._tvl1_layout import DATA, P11, P12, P21, P22, ROWS, U1, U2, UNKNOWNS
 
-LONGEST_WAVE = 8
-FIRST_DECAY = 0.2  # the second change after a warp is not expected below this share of the first
-SLOWEST_DECAY = 0.97  # nor is a slow decay trusted to go on for long
+TINY = np.float32(1e-30)  # keeps a root from zero; no square that matters is near it
+LONGEST_WAVE = 12
+FIRST_WAVE = 2  # hardly ever is one iteration enough
+SLOWEST_DECAY = 1.5  # as a power of the iterations' number; lower ones are measured, but do not last
 
 
 @row_kernel
 def _primal_row(
-    n,
-    u1,
-    u2,
-    grad_x,
-    grad_y,
-    rho_c,
-    inverse,
-    p11,
-    before11,
-    p12,
-    above12,
-    p21,
-    before21,
-    p22,
-    above22,
-    theta,
-    limit,
-):
-    change = np.float32(0)
-    for x in range(n):
-        a, b, gx, gy = u1[x], u2[x], grad_x[x], grad_y[x]
-        d = (rho_c[x] + gx * a + gy * b) * inverse[x]
-        d = limit if d > limit else d
-        d = -limit if d < -limit else d
-        new1 = a - d * gx + theta[x] * ((p11[x] - before11[x]) + (p12[x] - above12[x]))
-        new2 = b - d * gy + theta[x] * ((p21[x] - before21[x]) + (p22[x] - above22[x]))
-        u1[x] = new1
-        u2[x] = new2
-        change += (new1 - a) * (new1 - a) + (new2 - b) * (new2 - b)
-    return change
+    n, u1, u2, grad_x, grad_y, rho_c, inverse, p11, before11, p12, above12, p21, before21, p22, above22,
+    theta, limit, sums,
+):  # fmt: skip
+    """Do the primal step of a row; returns the sum of squared changes. sums: scratch, one for each lane."""
+    for k in range(LANES):
+        sums[k] = 0
+    for block in range(n // LANES):
+        for k in range(np.uintp(LANES)):
+            x = np.uintp(block) * np.uintp(LANES) + k
+            a, b, gx, gy = u1[x], u2[x], grad_x[x], grad_y[x]
+            d = (rho_c[x] + gx * a + gy * b) * inverse[x]
+            d = limit if d > limit else d
+            d = -limit if d < -limit else d
+            new1 = a - d * gx + theta[x] * ((p11[x] - before11[x]) + (p12[x] - above12[x]))
+            new2 = b - d * gy + theta[x] * ((p21[x] - before21[x]) + (p22[x] - above22[x]))
+            u1[x] = new1
+            u2[x] = new2
+            sums[k] += (new1 - a) * (new1 - a) + (new2 - b) * (new2 - b)
+    total = np.float32(0)
+    for k in range(LANES):
+        total += sums[k]
+    return total
+
+
+@row_kernel
+def _scaled_root(square, scale):
+    """Return scale * sqrt(square): square times an estimate of 1 / sqrt(square), after a Newton step."""
+    square += TINY
+    estimate = np.float32(1) / np.sqrt(square)
+    root = square * estimate
+    return root * (np.float32(-0.5) * scale) * (root * estimate - np.float32(3))
 
 
 @row_kernel
 def _dual_row(n, u1, right1, below1, u2, right2, below2, p11, p12, p21, p22, taut):
     one = np.float32(1)
-    for x in range(n):
-        x1, y1 = right1[x] - u1[x], below1[x] - u1[x]
-        x2, y2 = right2[x] - u2[x], below2[x] - u2[x]
-        norm1 = one + taut * np.sqrt(x1 * x1 + y1 * y1)
-        norm2 = one + taut * np.sqrt(x2 * x2 + y2 * y2)
-        both = one / (norm1 * norm2)  # one division for two quotients
-        p11[x] = (p11[x] + taut * x1) * (both * norm2)
-        p12[x] = (p12[x] + taut * y1) * (both * norm2)
-        p21[x] = (p21[x] + taut * x2) * (both * norm1)
-        p22[x] = (p22[x] + taut * y2) * (both * norm1)
-
-
-@row_kernel
-def _both_rows(
-    n, u1, u2, grad_x, grad_y, rho_c, inverse, p11, before11, p12, p21, before21, p22,
-    above_u1, right1, above_u2, right2, above11, above12, above21, above22, theta, limit, taut,
-):  # fmt: skip
-    """Do the primal step of a row and the dual step of the row above it."""
-    one = np.float32(1)
-    change = np.float32(0)
-    for x in range(n):
-        a, b, gx, gy = u1[x], u2[x], grad_x[x], grad_y[x]
-        d = (rho_c[x] + gx * a + gy * b) * inverse[x]
-        d = limit if d > limit else d
-        d = -limit if d < -limit else d
-        old12, old22 = above12[x], above22[x]
-        new1 = a - d * gx + theta[x] * ((p11[x] - before11[x]) + (p12[x] - old12))
-        new2 = b - d * gy + theta[x] * ((p21[x] - before21[x]) + (p22[x] - old22))
-        u1[x] = new1
-        u2[x] = new2
-        change += (new1 - a) * (new1 - a) + (new2 - b) * (new2 - b)
-        x1, y1 = right1[x] - above_u1[x], new1 - above_u1[x]
-        x2, y2 = right2[x] - above_u2[x], new2 - above_u2[x]
-        norm1 = one + taut * np.sqrt(x1 * x1 + y1 * y1)
-        norm2 = one + taut * np.sqrt(x2 * x2 + y2 * y2)
-        both = one / (norm1 * norm2)
-        above11[x] = (above11[x] + taut * x1) * (both * norm2)
-        above12[x] = (old12 + taut * y1) * (both * norm2)
-        above21[x] = (above21[x] + taut * x2) * (both * norm1)
-        above22[x] = (old22 + taut * y2) * (both * norm1)
-    return change
+    for block in range(n // LANES):
+        for k in range(np.uintp(LANES)):
+            x = np.uintp(block) * np.uintp(LANES) + k
+            x1, y1 = right1[x] - u1[x], below1[x] - u1[x]
+            x2, y2 = right2[x] - u2[x], below2[x] - u2[x]
+            norm1 = one + _scaled_root(x1 * x1 + y1 * y1, taut)
+            norm2 = one + _scaled_root(x2 * x2 + y2 * y2, taut)
+            both = one / (norm1 * norm2)  # one division for two quotients
+            p11[x] = (p11[x] + taut * x1) * (both * norm2)
+            p12[x] = (p12[x] + taut * y1) * (both * norm2)
+            p21[x] = (p21[x] + taut * x2) * (both * norm1)
+            p22[x] = (p22[x] + taut * y2) * (both * norm1)
 
 
 @row_kernel
@@ -121,6 +97,7 @@ def wave(state, backup, keep, theta, height, width, padded, stride, limit, taut,
     """
     pitch = ROWS * stride
     n = padded
+    sums = np.empty(LANES, np.float32)
     for t in range(count):
         changes[t] = 0.0
     for lead in range(height + count):
@@ -132,9 +109,8 @@ def wave(state, backup, keep, theta, height, width, padded, stride, limit, taut,
             here = (y + 1) * pitch + LANES
             above = here - pitch
             u1, u2 = here + U1 * stride, here + U2 * stride
-            above_u1, above_u2 = above + U1 * stride, above + U2 * stride
-            if y == 0:
-                change = _primal_row(
+            if y < height:
+                changes[t] += _primal_row(
                     n, row(state, u1, n), row(state, u2, n),
                     row(state, here + DATA * stride, n), row(state, here + (DATA + 1) * stride, n),
                     row(state, here + (DATA + 2) * stride, n), row(state, here + (DATA + 3) * stride, n),
@@ -142,35 +118,19 @@ def wave(state, backup, keep, theta, height, width, padded, stride, limit, taut,
                     row(state, here + P12 * stride, n), row(state, above + P12 * stride, n),
                     row(state, here + P21 * stride, n), row(state, here + P21 * stride - 1, n),
                     row(state, here + P22 * stride, n), row(state, above + P22 * stride, n),
-                    theta, limit,
+                    theta, limit, sums,
                 )  # fmt: skip
-            elif y < height:
-                change = _both_rows(
-                    n, row(state, u1, n), row(state, u2, n),
-                    row(state, here + DATA * stride, n), row(state, here + (DATA + 1) * stride, n),
-                    row(state, here + (DATA + 2) * stride, n), row(state, here + (DATA + 3) * stride, n),
-                    row(state, here + P11 * stride, n), row(state, here + P11 * stride - 1, n),
-                    row(state, here + P12 * stride, n),
-                    row(state, here + P21 * stride, n), row(state, here + P21 * stride - 1, n),
-                    row(state, here + P22 * stride, n),
-                    row(state, above_u1, n), row(state, above_u1 + 1, n),
-                    row(state, above_u2, n), row(state, above_u2 + 1, n),
-                    row(state, above + P11 * stride, n), row(state, above + P12 * stride, n),
-                    row(state, above + P21 * stride, n), row(state, above + P22 * stride, n),
-                    theta, limit, taut,
-                )  # fmt: skip
-            else:
-                change = np.float32(0)
+                state[u1 + width] = state[u1 + width - 1]
+                state[u2 + width] = state[u2 + width - 1]
+            if y > 0:
+                above1, above2 = above + U1 * stride, above + U2 * stride
+                below1, below2 = (u1, u2) if y < height else (above1, above2)
                 _dual_row(
-                    n, row(state, above_u1, n), row(state, above_u1 + 1, n), row(state, above_u1, n),
-                    row(state, above_u2, n), row(state, above_u2 + 1, n), row(state, above_u2, n),
+                    n, row(state, above1, n), row(state, above1 + 1, n), row(state, below1, n),
+                    row(state, above2, n), row(state, above2 + 1, n), row(state, below2, n),
                     row(state, above + P11 * stride, n), row(state, above + P12 * stride, n),
                     row(state, above + P21 * stride, n), row(state, above + P22 * stride, n), taut,
                 )  # fmt: skip
-            changes[t] += change
-            if y < height:
-                state[u1 + width] = state[u1 + width - 1]
-                state[u2 + width] = state[u2 + width - 1]
 
 
 @kernel
@@ -204,21 +164,19 @@ def restore(state, backup, height, stride):
 
 @kernel
 def foreseeable(history, done, threshold):
-    """Say how many more iterations it takes, at least, until the change is down to the threshold.
+    """Say how many more iterations the change will take to come down to the threshold, not too many as a rule.
 
-    history: the change of every iteration since the flow was last disturbed. It falls ever more slowly, so going on
-    at the rate of the last few iterations gives a lower bound, as a rule.
+    history: the change of every iteration since the flow was last disturbed. It falls as a power of the iterations'
+    number at first, and faster at last; the power is taken from the last few.
     """
     if threshold <= 0:
         return LONGEST_WAVE
-    if done < 2:
-        decay = FIRST_DECAY
-    else:
-        lag = min(3, done - 1)
-        decay = (history[done - 1] / history[done - 1 - lag]) ** (1 / lag)
-    if not decay < 1:
-        return 1
-    left = math.log(threshold / history[done - 1]) / math.log(min(decay, SLOWEST_DECAY))
+    if done < FIRST_WAVE:
+        return FIRST_WAVE
+    lag = min(3, done - 1)
+    fall = math.log(history[done - 1 - lag] / history[done - 1])
+    power = max(SLOWEST_DECAY, fall / math.log(done / (done - lag)))
+    left = done * ((history[done - 1] / threshold) ** (1 / power) - 1)
     return max(1, min(LONGEST_WAVE, math.ceil(left)))
 
 
@@ -231,9 +189,9 @@ def iterate(state, backup, theta, height, width, padded, stride, limit, taut, th
     repeat_edge(state, height, width, stride)
     history = np.empty(most + LONGEST_WAVE, np.float64)
     done = 0
-    change = np.inf
-    while done < most and change > threshold:
-        count = 1 if done == 0 else min(foreseeable(history, done, threshold), most - done)
+    change = 0.0
+    while done < most and (done == 0 or change > threshold):
+        count = min(foreseeable(history, done, threshold), most - done)
         keep = count > 1 and threshold > 0
         changes = history[done:]
         wave(state, backup, keep, theta, height, width, padded, stride, limit, taut, count, changes)
@@ -258,7 +216,7 @@ def iterate_cuda(state, backup, theta, height, width, padded, stride, limit, tau
     repeat_edge(state, height, width, stride)
     changes = np.empty(LONGEST_WAVE, np.float64)
     done = 0
-    counter, change = 0.0, np.inf
+    counter, change = 0.0, 0.0
     while done < most:
         count = 0
         look = False

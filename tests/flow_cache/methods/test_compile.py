@@ -45,6 +45,17 @@ def test_compiles_without_a_folder_to_write(monkeypatch):
     assert values.tolist() == [0, 2, 4, 6, 8]
 
 
+def test_asks_llvm_for_the_widest_vectors():
+    @_compile.row_kernel
+    def double(values):
+        for i in range(len(values)):
+            values[i] *= 2
+
+    double.compile("(float32[::1],)")
+    (code,) = double.inspect_llvm().values()
+    assert '"prefer-vector-width"="512"' in code
+
+
 def test_rows_start_on_cache_lines():
     for size in (1, 15, 16, 1000):
         memory = _compile.aligned(size)

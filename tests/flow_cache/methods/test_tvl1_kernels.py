@@ -157,6 +157,21 @@ def test_stops_at_the_first_small_change(stop):
         assert np.array_equal(together.unknowns, single.unknowns)
 
 
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_dual_step_is_right_to_single_precision(height, width):
+    """From p = 0; whatever the processor estimates of roots and quotients."""
+    once = Iterations(height, width)
+    once.wave(1)
+    u, p = once.unknowns[:, :2].astype(np.float64), once.unknowns[:, 2:].astype(np.float64)
+    gradient = np.stack(
+        [np.diff(u, axis=axis, append=np.take(u, [-1], axis)) for axis in (2, 0)], axis=2
+    )  # (H, 2, 2, W): of each u along x, along y
+    scaled = float(once.taut) * gradient
+    expected = scaled / (1 + np.hypot(scaled[:, :, :1], scaled[:, :, 1:]))
+    assert np.allclose(p.reshape(expected.shape), expected, rtol=3e-6, atol=1e-7)
+    assert expected.any() or height == width == 1
+
+
 def test_takes_a_wave_back():
     together = Iterations(24, 40)
     layout = together.layout

@@ -75,6 +75,7 @@ class CudaMethod(FlowMethod):
     memory_fraction: float = 0.5
     batch: int | None = None
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
+    chunk: ClassVar[int] = 256
 
     def __init__(self, backend: Backend) -> None:
         self.device = backend

@@ -73,6 +73,7 @@ class FlowMethod(ABC):
     parameters_type: ClassVar[type[Parameters]]
     parameters: Parameters
     backend: str
+    chunk: ClassVar[int] = 32  # pairs of a long video that are best brought at a time
     threads: int = 1  # pairs worked on at the same time, where an estimator can
 
     def __call__(self, frames: Grey, step: int = 1) -> Flow:

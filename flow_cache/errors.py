@@ -14,7 +14,7 @@ class ArgumentError(FlowCacheError):
     """An argument cannot be used; nothing has been done (exit status 2 on the command line)."""
 
 
-class DeviceError(FlowCacheError):
+class DeviceError(ArgumentError):
     """A device that was asked for cannot be used, or has not the memory that the work needs."""
 
 

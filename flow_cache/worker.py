@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +16,11 @@ from flow_cache.container import CacheWriter
 from flow_cache.errors import VideoError
 from flow_cache.frames import Frame, image_files, probe_fps, read_frames
 from flow_cache.meta import CacheMeta
-from flow_cache.methods import get_method
-from flow_cache.quantize import count_clipped, quantize
+from flow_cache.methods import FlowMethod, get_method
 
 # Frames are worked on in chunks of about this much float flow. Results do not depend on it: pairs are
 # independent.
-_CHUNK_BYTES = 32 << 20
-_MAX_CHUNK = 32
+_CHUNK_BYTES = 1 << 20  # for each of the pairs that the estimator wants together
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def cache_video(job: Job, advance: Callable[[int], None]) -> CacheMeta:
         fps=probe_fps(job.source),
         source=replace(job.meta.source, sha256=hash_source(job.source)),
     )
-    method = get_method(meta.method, job.device, **meta.parameters)
+    method = _estimator(meta.method, job.device, tuple(meta.parameters.items()))
     frames = read_frames(
         job.source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1
     )  # one decoder thread: the other cores have their own videos
@@ -61,16 +61,16 @@ def cache_video(job: Job, advance: Callable[[int], None]) -> CacheMeta:
     partial: str | None = None
     try:
         try:
-            for grey, rgb in _chunks(frames, meta.step, job.source):
+            for grey, rgb in _chunks(frames, meta.step, method.chunk, job.source):
                 if writer is None:  # only now, so that a video without a frame leaves no folder behind
                     writer = CacheWriter(job.target, meta)
                 if rgb:
                     writer.add_rgb(np.stack(rgb))
-                flow = method(grey, meta.step)
-                clipped += count_clipped(flow, meta.bound)
-                values += flow.size
-                writer.add_flow(quantize(flow, meta.bound))
-                advance(len(flow))
+                levels, beyond = method.quantized(grey, meta.bound, meta.step)
+                clipped += beyond
+                values += levels.size
+                writer.add_flow(levels)
+                advance(len(levels))
         except VideoError as error:
             if not job.keep_partial or writer is None:
                 raise
@@ -80,6 +80,12 @@ def cache_video(job: Job, advance: Callable[[int], None]) -> CacheMeta:
     finally:
         if writer is not None:
             writer.abort()  # does nothing once it is closed
+
+
+@functools.lru_cache(maxsize=1)
+def _estimator(name: str, device: str, parameters: tuple[tuple[str, Any], ...]) -> FlowMethod:
+    """Return the estimator of the last video where it is the same one: on a GPU it keeps its memory for the next."""
+    return get_method(name, device, **dict(parameters))
 
 
 def reason_of(error: VideoError) -> str:
@@ -113,7 +119,7 @@ def hash_source(path: Path) -> str:
 
 
 def _chunks(
-    frames: Iterator[Frame], step: int, path: Path
+    frames: Iterator[Frame], step: int, pairs: int, path: Path
 ) -> Iterator[tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]]:
     """Cut a stream into stacks that overlap by `step` frames, each with the RGB of its new frames.
 
@@ -129,7 +135,7 @@ def _chunks(
             grey.append(frame.grey)
             if frame.rgb is not None:
                 rgb.append(frame.rgb)
-            length = length or step + min(max(_CHUNK_BYTES // (8 * frame.grey.size), 1), _MAX_CHUNK)
+            length = length or step + min(max(pairs * _CHUNK_BYTES // (8 * frame.grey.size), 1), pairs)
             if len(grey) == length:
                 yield np.stack(grey), rgb
                 grey, rgb = grey[-step:], []

@@ -6,9 +6,10 @@ fall into different batches: it keeps its slot until both have been solved.
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,6 +60,10 @@ class Workspace(ABC):
             self.backend.upload(padded, target)
         self._recorded[dtype]()
 
+    def release(self) -> None:
+        """Let go of what was recorded, which knows this workspace, so that its memory is free as soon as it is."""
+        self._recorded.clear()
+
 
 class CudaMethod(FlowMethod):
     """An estimator on one GPU.
@@ -69,6 +74,7 @@ class CudaMethod(FlowMethod):
 
     memory_fraction: float = 0.5
     batch: int | None = None
+    chunk: ClassVar[int] = 256
 
     def __init__(self, backend: Backend) -> None:
         self.device = backend
@@ -216,7 +222,8 @@ class CudaMethod(FlowMethod):
                         result[start : start + n] = self.device.download(made)
                 break
             except DeviceMemoryError as error:
-                self._workspaces.clear()
+                traceback.clear_frames(error.__traceback__)  # they hold what has been allocated so far
+                self._drop(0)
                 if self._most == 1:
                     raise DeviceError(self._too_large(*shape[1:])) from error
                 self._most //= 2
@@ -236,8 +243,7 @@ class CudaMethod(FlowMethod):
             return None
         size = (height, width, 2 * pairs if step is None else pairs + step, pairs)
         if size not in self._workspaces:
-            while len(self._workspaces) >= KEPT_WORKSPACES:
-                del self._workspaces[next(iter(self._workspaces))]
+            self._drop(KEPT_WORKSPACES - 1)
             self._workspaces[size] = self._make_workspace(*size)
         return self._workspaces[size]
 
@@ -254,6 +260,11 @@ class CudaMethod(FlowMethod):
         budget = int((self.device.free_memory() + kept) * self.memory_fraction)
         fits = (budget - (step or 0) * frame_bytes) // (pair_bytes + (2 if step is None else 1) * frame_bytes)
         return max(1, min(pairs, fits))
+
+    def _drop(self, most: int) -> None:
+        """Keep the latest workspaces only."""
+        while len(self._workspaces) > most:
+            self._workspaces.pop(next(iter(self._workspaces))).release()
 
     def _used(self, size: tuple[int, int, int, int]) -> int:
         height, width, frames, pairs = size

@@ -283,7 +283,8 @@ __device__ __forceinline__ Five form_equations(
 
 /* Form every pixel's normal equations at the present flow and sum them over 2 * radius + 1 columns, borders replicated.
    One kernel and not two: the equations themselves, 20 bytes a pixel to write and to read again, stay on the chip.
-   They are summed by fours first, so that a window of 13 takes 8 accesses to shared memory and not 14.
+   They are summed by fours first: a window of 13 then takes 10 accesses to shared memory and not 14, one of 31 takes 16
+   and not 32.
    Grid (width / outputs, height / by, N), block (bx, by), shared by * 10 * padded(outputs + 2 * radius) floats. */
 extern "C" __global__ void sum_equations_along_rows(
     const float *__restrict__ polynomials, const int *__restrict__ first, const int *__restrict__ second,

@@ -134,6 +134,74 @@ static __device__ __forceinline__ float iteration(Row& here, Row& carried, const
     return changed;
 }
 
+// Where an item lies, for one lane.
+struct Place {
+    const float *flow, *duals, *terms;  // the lane's first column: u and p to read, the data term
+    float* to;                          // the state to write
+    int plane;                          // floats from one plane to the next
+    int stride, height, begin, end;     // rows [begin, end) are to be made
+    bool inside, makes;              // whether the lane has columns to read, and to write
+};
+
+// Walk down an item and do `count` iterations; WHOLE: count is ITERATIONS, and the compiler knows.
+//
+// The walk begins `count` rows above the item and ends as many below it; rows outside the image are 0.
+template <bool WHOLE>
+static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, int lane, int count,
+                                            const Weights& weights, const Few& taut_x, float taut, float* changes) {
+    Row carried[ITERATIONS];
+#pragma unroll
+    for (int t = 0; t < ITERATIONS; t++) {
+        carried[t] = Row{zeros(), zeros(), zeros(), zeros(), zeros(), zeros()};
+        changes[t] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 4; i++) ring[(4 * t + i) * LANES] = pack(zeros());
+    }
+    int slot = 0;
+    for (int y = place.begin - count; y < place.end + count; y++) {
+        const bool loads = place.inside && y >= 0 && y < place.height;
+        const long long offset = (long long)y * place.stride;
+        Row here;
+        here.u1 = load(place.flow + offset, loads);
+        here.u2 = load(place.flow + place.plane + offset, loads);
+        here.p11 = load(place.duals + offset, loads);
+        here.p12 = load(place.duals + place.plane + offset, loads);
+        here.p21 = load(place.duals + 2 * place.plane + offset, loads);
+        here.p22 = load(place.duals + 3 * place.plane + offset, loads);
+        const Few gx = load(place.terms + offset, loads), gy = load(place.terms + place.plane + offset, loads);
+        const Few rho = load(place.terms + 2 * place.plane + offset, loads);
+        Few inverse;
+#pragma unroll
+        for (int i = 0; i < COLUMNS; i++)
+            inverse.v[i] = 1.0f / fmaxf(gx.v[i] * gx.v[i] + gy.v[i] * gy.v[i], TINY_GRADIENT);
+        VECTOR* now = ring + slot * 4 * LANES;
+        now[0] = pack(gx);
+        now[LANES] = pack(gy);
+        now[2 * LANES] = pack(rho);
+        now[3 * LANES] = pack(inverse);
+#pragma unroll
+        for (int t = 0; t < ITERATIONS; t++) {
+            if (!WHOLE && t >= count) continue;
+            const int row = y - t;
+            const int of_row = slot >= t ? slot - t : slot - t + ITERATIONS;
+            const float taut_y = row > 0 && row < place.height ? taut : 0.0f;
+            const float changed = iteration(here, carried[t], ring + of_row * 4 * LANES, lane == 0, weights, taut_x, taut_y);
+            if (row >= place.begin && row < place.end) changes[t] += changed;
+        }
+        const int made = y - count;  // the row that `here` is now
+        if (made >= place.begin && place.makes) {
+            float* target = place.to + (long long)made * place.stride;
+            store(target, here.u1);
+            store(target + place.plane, here.u2);
+            store(target + 2 * place.plane, here.p11);
+            store(target + 3 * place.plane, here.p12);
+            store(target + 4 * place.plane, here.p21);
+            store(target + 5 * place.plane, here.p22);
+        }
+        slot = slot + 1 == ITERATIONS ? 0 : slot + 1;
+    }
+}
+
 // Say how many iterations to do in the next pass: as many as seem to be left, since a pass that ends too early costs
 // another one, and so does one that goes too far. `passes`: launches left in this outer iteration.
 static __device__ int plan(double change, double before, double threshold, int left, int passes) {
@@ -241,65 +309,21 @@ iterate(const int* __restrict__ control, const double* __restrict__ memory, int*
         const bool inside = x < stride;
         const bool makes = inside && (strip == 0 || lane >= HALO / COLUMNS) && (strip == strips - 1 || lane < LANES - HALO / COLUMNS);
         const float* from = unknowns + (size_t)(2 * work.pair + source) * 6 * plane + x;
-        float* to = unknowns + (size_t)(2 * work.pair + 1 - source) * 6 * plane + x;
-        const float* terms = data + (size_t)work.pair * 3 * plane + x;
         const bool after_median = filtered && record[DONE] == 0;
-        const float* flow = after_median ? filtered + (size_t)work.pair * 2 * plane + x : from;
+        const Place place = {
+            after_median ? filtered + (size_t)work.pair * 2 * plane + x : from,
+            from + 2 * plane,
+            data + (size_t)work.pair * 3 * plane + x,
+            unknowns + (size_t)(2 * work.pair + 1 - source) * 6 * plane + x,
+            (int)plane, stride, height, begin, end, inside, makes};
         Few taut_x;
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++) taut_x.v[i] = x + i < width - 1 ? taut : 0.0f;
-        Row carried[ITERATIONS];
         float changes[ITERATIONS];
-#pragma unroll
-        for (int t = 0; t < ITERATIONS; t++) {
-            carried[t] = Row{zeros(), zeros(), zeros(), zeros(), zeros(), zeros()};
-            changes[t] = 0.0f;
-        }
-        const int top = max(begin - count, 0);
-        int slot = 0;
-        for (int y = top; y < end + count; y++) {
-            const bool loads = inside && y < height;
-            const size_t place = (size_t)y * stride;
-            Row here;
-            here.u1 = load(flow + place, loads);
-            here.u2 = load(flow + plane + place, loads);
-            here.p11 = load(from + 2 * plane + place, loads);
-            here.p12 = load(from + 3 * plane + place, loads);
-            here.p21 = load(from + 4 * plane + place, loads);
-            here.p22 = load(from + 5 * plane + place, loads);
-            const Few gx = load(terms + place, loads), gy = load(terms + plane + place, loads);
-            const Few rho = load(terms + 2 * plane + place, loads);
-            VECTOR* now = ring + slot * 4 * LANES;
-            now[0] = pack(gx);
-            now[LANES] = pack(gy);
-            now[2 * LANES] = pack(rho);
-            Few inverse;
-#pragma unroll
-            for (int i = 0; i < COLUMNS; i++)
-                inverse.v[i] = 1.0f / fmaxf(gx.v[i] * gx.v[i] + gy.v[i] * gy.v[i], TINY_GRADIENT);
-            now[3 * LANES] = pack(inverse);
-            const int active = min(count, y - top + 1);
-#pragma unroll
-            for (int t = 0; t < ITERATIONS; t++) {
-                if (t >= active) break;
-                const int row = y - t;
-                const int of_row = slot >= t ? slot - t : slot - t + ITERATIONS;
-                const float changed = iteration(here, carried[t], ring + of_row * 4 * LANES, lane == 0, weights, taut_x,
-                                                row <= height - 1 ? taut : 0.0f);
-                if (row >= begin && row < end) changes[t] += changed;
-            }
-            const int made = y - count;  // the row that `here` is now, once all iterations are under way
-            if (active == count && made >= begin && makes) {
-                float* target = to + (size_t)made * stride;
-                store(target, here.u1);
-                store(target + plane, here.u2);
-                store(target + 2 * plane, here.p11);
-                store(target + 3 * plane, here.p12);
-                store(target + 4 * plane, here.p21);
-                store(target + 5 * plane, here.p22);
-            }
-            slot = slot + 1 == ITERATIONS ? 0 : slot + 1;
-        }
+        if (count == ITERATIONS)
+            walk<true>(place, ring, lane, ITERATIONS, weights, taut_x, taut, changes);
+        else
+            walk<false>(place, ring, lane, count, weights, taut_x, taut, changes);
         float* sums = partials + (size_t)work.pair * ITERATIONS * items;
 #pragma unroll
         for (int t = 0; t < ITERATIONS; t++) {

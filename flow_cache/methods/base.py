@@ -83,6 +83,8 @@ class FlowMethod(ABC):
     """What computes the flow, as told in cache files, e.g. `numba-cpu`."""
     threads: int = 1
     """Cores that work at the same time."""
+    chunk: ClassVar[int] = 32
+    """Pairs of a long video that are best brought at a time."""
 
     def __call__(self, frames: Grey, step: int = 1) -> Flow:
         """Estimate the flow that carries frame t to frame t + step.

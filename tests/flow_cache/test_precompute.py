@@ -232,7 +232,7 @@ def test_parameters_reach_the_files(config: PrecomputeConfig, tmp_path: Path) ->
     [
         ({"input": "/no/such/place"}, "no such file or folder"),
         ({"method": "magic"}, "unknown method"),
-        ({"device": "cuda"}, "cpu only"),
+        ({"device": "gpu"}, "device must be cpu, cuda"),
         ({"preset": "best"}, "unknown preset"),
         ({"parameters": {"preset": 1}}, "argument of its own"),
         ({"parameters": {"tau": 1}}, "unknown parameter 'tau'"),

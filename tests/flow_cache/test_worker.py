@@ -52,7 +52,7 @@ def images(folder: Path, count: int, broken: int | None = None) -> Path:
 def test_streaming_in_chunks_equals_the_whole_stack(
     tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch, step: int, frames: int
 ) -> None:
-    monkeypatch.setattr("flow_cache.worker._MAX_CHUNK", 3)
+    monkeypatch.setattr("flow_cache.methods.base.FlowMethod.chunk", 3)
     video = make_video(tmp_path / "a.avi", frames=frames)
     advanced: list[int] = []
     meta = cache_video(
@@ -82,7 +82,7 @@ def test_too_few_frames(tmp_path: Path, frames: int, step: int) -> None:
 
 
 def test_broken_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flow_cache.worker._MAX_CHUNK", 2)
+    monkeypatch.setattr("flow_cache.methods.base.FlowMethod.chunk", 2)
     folder = images(tmp_path / "clip", 7, broken=4)
     target = tmp_path / "out" / "clip.flow.zip"
     with pytest.raises(VideoError, match="frame 4"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flow_cache.cuda.farneback import Farneback
+from flow_cache.cuda.farneback import EQUATIONS, Farneback, Level, RowBlocks
 from flow_cache.methods import get_method
 from flow_cache.methods.farneback import FarnebackParameters
 
@@ -176,6 +176,15 @@ def test_bytes_are_known_beforehand(emulated, emulation, stack):
     frame_bytes, pair_bytes = method._bytes(97, 131)
     expected = frames * frame_bytes + pairs * pair_bytes
     assert expected <= taken <= expected + 4096  # the filters and slots are not counted
+
+
+@given(width=st.integers(8, 10_000), height=st.integers(8, 10_000), radius=st.integers(0, 511))
+def test_row_blocks_cover_every_pixel_within_what_any_card_has(width, height, radius):
+    blocks = RowBlocks.cover(Level(height, width, 0.0), radius, EQUATIONS)
+    assert 0 <= blocks.grid[0] * blocks.outputs - width < blocks.grid[0]
+    assert 0 <= blocks.grid[1] * blocks.block[1] - height < blocks.block[1]
+    assert blocks.block[0] * blocks.block[1] <= 256
+    assert blocks.shared <= 48 * 1024
 
 
 def test_it_is_what_get_method_gives_for_a_gpu(emulated, stack, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import os
 import re
@@ -84,6 +85,18 @@ extern "C" int launch(int i, const unsigned* size, size_t shared, void** argumen
     return loaded
 
 
+@contextlib.contextmanager
+def _no_collection():
+    """Keep the garbage collector from freeing arrays of the device while they are listed and checked."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class EmulatedModule:
     """The kernels of one text."""
 
@@ -107,11 +120,12 @@ class EmulatedModule:
         pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
         size = (ctypes.c_uint * 6)(*grid, *block)
         self._backend.launches.append((name, tuple(grid), tuple(block), shared))
-        allocations = self._backend.allocations()
-        failed = self._library.launch(
-            index, size, ctypes.c_size_t(shared), pointers, ctypes.c_uint64(self._backend.seed),
-            ctypes.c_void_p(allocations.ctypes.data), ctypes.c_size_t(len(allocations)), ctypes.c_size_t(GUARD),
-        )  # fmt: skip
+        with _no_collection():
+            allocations = self._backend.allocations()
+            failed = self._library.launch(
+                index, size, ctypes.c_size_t(shared), pointers, ctypes.c_uint64(self._backend.seed),
+                ctypes.c_void_p(allocations.ctypes.data), ctypes.c_size_t(len(allocations)), ctypes.c_size_t(GUARD),
+            )  # fmt: skip
         if failed:
             raise EmulationError(self._library.error_message().decode())
 
@@ -179,9 +193,10 @@ class EmulatedBackend(Backend):
         self._table = None
 
     def allocations(self):
-        if self._table is None:
-            self._table = np.array(list(self._live.items()), np.uint64).reshape(-1, 2)
-        return self._table
+        with _no_collection():
+            if self._table is None:
+                self._table = np.array(list(self._live.items()), np.uint64).reshape(-1, 2)
+            return self._table
 
     def clear(self, array):
         array.view(np.uint8)[...] = 0
@@ -200,7 +215,8 @@ class EmulatedBackend(Backend):
         return np.ascontiguousarray(array.emulated) if hasattr(array, "emulated") else None
 
     def free_memory(self):
-        return self.limit - sum(self._live.values())
+        with _no_collection():
+            return self.limit - sum(self._live.values())
 
     def mark(self):
         return None

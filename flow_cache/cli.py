@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from flow_cache.codecs import CODECS
-from flow_cache.errors import ArgumentError, CacheMismatchError, DeviceError, FlowCacheError
+from flow_cache.errors import ArgumentError, CacheMismatchError, FlowCacheError
 from flow_cache.info import describe_cache, render_info, render_json
 from flow_cache.methods import method_names
 from flow_cache.precompute import FAILURES_NAME, PrecomputeConfig, PrecomputeInterrupted, precompute
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _precompute(arguments) if command == "precompute" else _info(arguments)
     except FlowCacheError as error:
         _complain(str(error))
-        return 2 if isinstance(error, (ArgumentError, CacheMismatchError, DeviceError)) else 1
+        return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
     except PrecomputeInterrupted as interrupt:
         s = interrupt.summary
         _complain(

@@ -6,7 +6,8 @@ import csv
 import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,20 +15,23 @@ from typing import Any
 from flow_cache.codecs import CodecSettings
 from flow_cache.container import CacheReader, cache_path
 from flow_cache.cores import available_cores
+from flow_cache.device import check_device
 from flow_cache.errors import (
     ArgumentError,
     CacheFileError,
     CacheMismatchError,
     CacheWriteError,
     FlowCacheError,
+    LostDeviceError,
 )
+from flow_cache.estimation import EstimationProcess, Service
 from flow_cache.frames import find_videos, is_image_folder
 from flow_cache.index import cache_files, scan_cache, write_index
 from flow_cache.meta import CacheMeta, Source, current_versions
 from flow_cache.methods import get_method
-from flow_cache.pool import Advance, WorkerPool
+from flow_cache.pool import WorkerPool
 from flow_cache.progress import ProgressLine
-from flow_cache.worker import Job, source_bytes
+from flow_cache.worker import Advance, Job, source_bytes
 from flow_cache.writer import probe_writable, remove_stale_temporaries, write_atomically
 
 FAILURES_NAME = "failures.csv"
@@ -47,7 +51,7 @@ class PrecomputeConfig:
     """Named parameter set of the method; default: its first (tvl1: opencv, opencv-cuda, fast;
     farneback: default, opencv; raft: large, small)."""
     device: str = "cpu"
-    """Where flow is computed."""
+    """Where flow is computed: cpu; cuda, cuda:N, or several with commas between; auto: a GPU where there is one."""
     short_side: int | None = None
     """Resize so that the shorter side has this many pixels."""
     size: tuple[int, int] | None = None
@@ -140,14 +144,16 @@ def precompute(
         return PrecomputeSummary(done, kept, found, fields, seconds, output, partial, remaining)
 
     workers = min(config.workers or available_cores(), len(jobs))
+    size = sum(job.meta.source.bytes for job in jobs)
     try:
         with (
-            ProgressLine(len(names), sum(job.meta.source.bytes for job in jobs), kept, progress) as line,
-            WorkerPool(workers) as pool,
+            _services(template, config.device if jobs else "cpu") as services,
+            ProgressLine(len(names), size, kept, progress, workers) as line,
+            WorkerPool(workers, services) as pool,
         ):
             for event in pool.run(jobs):
                 if isinstance(event, Advance):
-                    line.advance(event.fields)
+                    line.advance(event)
                     continue
                 line.finished(event.job.meta.source.bytes, failed=event.reason is not None)
                 if event.reason is None:
@@ -180,7 +186,8 @@ def _template(config: PrecomputeConfig) -> CacheMeta:
             f"parameters cannot hold {', '.join(sorted(reserved))}; it has an argument of its own"
         )
     parameters: dict[str, Any] = dict(config.parameters)
-    method = get_method(config.method, config.device, preset=config.preset, **parameters)
+    _devices(config.device)
+    method = get_method(config.method, preset=config.preset, **parameters)
     # Checked whether it is used or not: a mistake should not wait for the run that adds --rgb.
     codec = CodecSettings(config.codec, config.max_error, config.quality, config.rgb_quality)
     return CacheMeta(
@@ -195,6 +202,35 @@ def _template(config: PrecomputeConfig) -> CacheMeta:
         codec=codec if config.rgb else replace(codec, rgb_quality=None),
         versions=current_versions(method.libraries),
     )
+
+
+def _devices(names: str) -> list[str]:
+    """Split names of devices; the CPU is none, since workers use it themselves."""
+    if names == "cpu":
+        return []
+    devices = [check_device(name.strip()) for name in names.split(",")]
+    unusable = {"cpu", "auto"} & set(devices) if len(devices) > 1 else None
+    if unusable or len({name.replace("cuda:0", "cuda") for name in devices}) < len(devices):
+        raise ArgumentError(f"several devices must be different GPUs, e.g. cuda:0,cuda:1, got {names!r}")
+    return devices
+
+
+@contextmanager
+def _services(template: CacheMeta, devices: str) -> Iterator[list[Service]]:
+    """Start a process for each GPU; none where `auto` finds no GPU. Says why one has ended if the work ends by that."""
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(EstimationProcess(template.method, device, dict(template.parameters)))
+            for device in _devices(devices)
+        ]
+        try:
+            yield [process.service for process in processes if process.service.on_gpu]
+        except LostDeviceError as error:
+            ended = [f"{process.device} ({process.failure})" for process in processes if process.failure]
+            raise LostDeviceError(
+                f"{error}: {', '.join(ended) or 'its pipe was closed'}; what is done is kept, and the same command "
+                "goes on from there"
+            ) from error
 
 
 def _choose(config: PrecomputeConfig, videos: Sequence[str] | None) -> tuple[Path, list[str]]:
@@ -260,7 +296,7 @@ def _plan(
             if found.source.bytes == asked.source.bytes and (found.partial is None or config.keep_partial):
                 kept += 1
                 continue
-        jobs.append(Job(root / name, target, asked, config.device, config.keep_partial))
+        jobs.append(Job(root / name, target, asked, config.keep_partial))
     if mismatches:
         others = f" (and {len(mismatches) - 1} more files)" if len(mismatches) > 1 else ""
         raise CacheMismatchError(

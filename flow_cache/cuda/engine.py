@@ -74,6 +74,7 @@ class CudaMethod(FlowMethod):
 
     memory_fraction: float = 0.5
     batch: int | None = None
+    on_gpu = True
     chunk: ClassVar[int] = 256
 
     def __init__(self, backend: Backend) -> None:

@@ -182,6 +182,16 @@ def test_stops_where_the_cpu_stops(device, stack, monkeypatch):
     assert np.abs(estimate(device, frames, **shorter) - expected).max() > 1e-3
 
 
+def test_counts_what_was_done(device, stack):
+    """15 iterations of 1920 pixels in three passes, twice; nothing is done again without a test for convergence."""
+    method = TVL1(
+        TVL1Parameters.build(nscales=1, warps=2, outer_iterations=1, inner_iterations=15, epsilon=0), device
+    )
+    method(stack(4, 40, 48, 0.8, -0.5))
+    (work,) = method._workspaces.values()
+    assert work.work_done() == (2 * 15 * 1920, 2 * 3 * 1920)
+
+
 def test_identical_frames_give_exactly_zero(device, stack):
     frames = np.repeat(stack(1, 40, 50, 0, 0), 3, axis=0)
     for preset in TVL1Parameters.presets:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.cuda.engine import CudaMethod
-from flow_cache.cuda.tvl1 import TVL1Workspace
+from flow_cache.cuda.tvl1 import TUNINGS, TVL1, TVL1Workspace
 from flow_cache.errors import DeviceError
 from flow_cache.methods import get_method, preset_names
 
@@ -180,9 +180,13 @@ def benchmark(
     sizes: list[str],
     batches: list[int],
     repeats: int,
-    frames_of: Callable[..., NDArray[np.uint8]],
+    tune: bool,
+    frames_of: Callable[[int, int, int], NDArray[np.uint8]],
 ) -> Iterator[Row]:
-    """Compare and measure all methods, presets, sizes and batches; a batch too large for the card is left out."""
+    """Compare and measure all methods, presets, sizes and batches; a batch too large for the card is left out.
+
+    tune: also measure TV-L1 with its kernel compiled in every known way, at the last batch.
+    """
     import cupy
 
     with cupy.cuda.Device(get_method("tvl1", device).device.index):  # type: ignore[attr-defined]
@@ -212,6 +216,14 @@ def benchmark(
                     except DeviceError as error:
                         print(f"{name} {preset}, {size}, batch {batch}: {error}")
                         break
+            for tuning in TUNINGS[1:] if tune else ():
+                method = get_method("tvl1", device)
+                assert isinstance(method, TVL1)
+                method.tuning = tuning
+                yield from measure(
+                    method, f"tvl1 opencv {tuning}", frames_of(batches[-1] + 1, height, width), float("nan"), repeats,
+                    peaks,
+                )  # fmt: skip
             for label, times in others(frames_of(2, height, width), repeats):
                 nan = float("nan")
                 yield Row(

@@ -326,7 +326,9 @@ def measure_cuda(options: argparse.Namespace, command: str) -> None:
 
     rows = []
     sizes, batches = list(options.sizes), list(options.batches)
-    for row in benchmark_cuda.benchmark(options.device, sizes, batches, options.repeats, frames):
+    for row in benchmark_cuda.benchmark(
+        options.device, sizes, batches, options.repeats, options.tune, frames
+    ):
         rows.append(row)
         print(benchmark_cuda.table_lines([row])[-1], flush=True)
     about = provenance(command, options.videos, max(batches), options.repeats)
@@ -353,6 +355,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or cuda to measure the CUDA estimators instead")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=benchmark_cuda.BATCHES, help="pairs at a time, on CUDA"
+    )
+    parser.add_argument(
+        "--tune", action="store_true", help="on CUDA, also measure the other ways to compile the iterations"
     )
     parser.add_argument("--measure-memory", metavar="REQUEST", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -47,7 +47,7 @@ fi
 
 echo "== benchmark [$SECONDS s]"
 timeout 130 "$python" tools/benchmark_flow.py --device cuda --output "$output" --sizes 340x256 --batches 1 64 256 \
-  --repeats 5 || failed=1
+  --repeats 5 --tune || failed=1
 [ "$SECONDS" -gt 400 ] || timeout $((460 - SECONDS)) "$python" tools/benchmark_flow.py --device cuda \
   --output "$output/large" --sizes 1920x1080 --batches 1 8 --repeats 5 || failed=1
 

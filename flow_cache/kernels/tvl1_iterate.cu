@@ -27,6 +27,9 @@
 #ifndef COLUMNS  // of a lane: 2 or 4
 #define COLUMNS 2
 #endif
+#ifndef RESIDENT  // blocks of a multiprocessor at a time; its registers allow 255, 168 or 128 for 4, 6 or 8
+#define RESIDENT 6
+#endif
 #if COLUMNS == 4
 #define VECTOR float4
 #else
@@ -287,7 +290,7 @@ extern "C" __global__ void begin_warp(const int* __restrict__ first, int pairs, 
 
 // A pass: `COUNT` iterations of each pair that is in its outer iteration `outer`, or has iterations to do again.
 // partials (pairs, ITERATIONS, items); passes: launches left in the outer iteration after this one; grid: any.
-extern "C" __global__ void __launch_bounds__(WARPS * LANES, 6)
+extern "C" __global__ void __launch_bounds__(WARPS * LANES, RESIDENT)
 iterate(const int* __restrict__ control, const double* __restrict__ memory, int* next, double* next_memory,
         int* arrived, float* partials, int pairs, int outer, int passes, float* unknowns,
         const float* __restrict__ data, const float* __restrict__ filtered, int height, int width, int stride,

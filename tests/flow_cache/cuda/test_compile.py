@@ -13,9 +13,9 @@ from flow_cache.cuda import tvl1
 from flow_cache.cuda.backend import COMPILE_OPTIONS, KERNELS, kernel_source, macro_options
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
-MACROS = {"tvl1_iterate.cu": [{"ITERATIONS": tvl1.ITERATIONS, "COLUMNS": tvl1.COLUMNS}]}
+MACROS = {"tvl1_iterate.cu": [tuning.macros() for tuning in tvl1.TUNINGS]}
 # registers that leave room for as many warps on a multiprocessor as the kernels are made for
-MOST_REGISTERS = {"iterate": 168, "median": 64, "warp": 64}
+MOST_REGISTERS = {"median": 64, "warp": 64}
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_help_documents_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         ("precompute in --out out --workers many", "many"),
         ("precompute in --config {tmp}/bad.yaml", "unknown_key"),
         ("precompute in --config {tmp}/none.yaml", "none.yaml"),
-        ("precompute {tmp} --out {tmp}/out --device cuda", "cpu only"),
+        ("precompute {tmp} --out {tmp}/out --device gpu", "device must be cpu, cuda"),
         ("info {tmp}/none", "no such cache"),
         ("info", "cache"),
     ],

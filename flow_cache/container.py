@@ -17,7 +17,7 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -43,15 +43,19 @@ def cache_path(root: str | os.PathLike[str], video_relative: str | PurePosixPath
     """Return where a video's cache file lies: its relative path without suffix, plus `.flow.zip`.
 
     Only the suffix of a video file counts, so that an image folder `person.01` keeps its whole name. Raises
-    ArgumentError for a path that is absolute or leads out of the root.
+    ArgumentError for a path that is absolute or leads out of the root, here or on another system (`..`, drive letters,
+    backslashes, NULs), and for a hidden file.
     """
     relative = PurePosixPath(video_relative)
     parts = relative.parts
-    if not parts or relative.is_absolute() or ".." in parts or any("\\" in p or "\0" in p for p in parts):
+    odd = any("\\" in part or "\0" in part or PureWindowsPath(part).drive for part in parts)
+    if not parts or relative.is_absolute() or ".." in parts or odd:
         raise ArgumentError(
             f"{video_relative!s:.200}: expected a relative path that stays inside the input folder"
         )
     name = relative.name
+    if name.startswith("."):
+        raise ArgumentError(f"{video_relative!s:.200}: hidden files are not taken for videos; rename it")
     if relative.suffix.lower() in VIDEO_SUFFIXES:
         name = relative.stem
     return Path(root).joinpath(*parts[:-1], name + CACHE_SUFFIX)

@@ -138,11 +138,37 @@ class CacheReader:
             raise CacheFileError(self.path, "holds no RGB frames; make the cache with rgb (--rgb)")
         return self._images(indices, self._rgb, "jpeg", (self.height, self.width, 3), "frame")
 
-    def check(self) -> None:
-        """Read every member and compare its CRC; raises CacheFileError at the first that is damaged."""
-        for members in (self._flow, self._rgb):
+    def check(self, *, decode: bool = False) -> None:
+        """Read every member; compare its CRC, and the size that its image announces with the one in `meta.json`.
+
+        decode: decode every image too. Raises CacheFileError at the first that is damaged.
+        """
+        flow_shape, rgb_shape = (2 * self.height, self.width), (self.height, self.width, 3)
+        for members, codec, shape, what in (
+            (self._flow, self.meta.codec.codec, flow_shape, "field"),
+            (self._rgb, "jpeg", rgb_shape, "frame"),
+        ):
             for index in range(len(members)):
-                self._read(members[index])
+                if decode:
+                    self._images([index], members, codec, shape, what)
+                    continue
+                member = members[index]
+                try:
+                    check_shape(self._read(member), codec, shape)
+                except CodecError as error:
+                    raise CacheFileError(self.path, str(error), member.name) from error
+
+    def encoded_rgb(self, index: int) -> bytes:
+        """Return an RGB frame as it is stored, a JPEG; raises CacheFileError as `rgb` does."""
+        if not 0 <= index < len(self._rgb):
+            raise CacheFileError(self.path, f"frame {index} asked for, holds {len(self._rgb)} RGB frames")
+        member = self._rgb[index]
+        data = self._read(member)
+        try:
+            check_shape(data, "jpeg", (self.height, self.width, 3))
+        except CodecError as error:
+            raise CacheFileError(self.path, str(error), member.name) from error
+        return data
 
     def close(self) -> None:
         """Close the file; closing twice is harmless."""

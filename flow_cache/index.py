@@ -100,6 +100,11 @@ def scan_cache(root: str | os.PathLike[str]) -> tuple[list[IndexEntry], list[Cac
     return sorted(entries, key=lambda entry: (entry.video, entry.cache_file)), damaged
 
 
+def indexed_files(root: str | os.PathLike[str]) -> list[str]:
+    """List the cache files that `index.csv` speaks of, whether they are there or not."""
+    return list(_load(Path(root, INDEX_NAME))[0])
+
+
 def cache_files(root: Path) -> dict[str, Path]:
     """Find the cache files below a folder: relative path with forward slashes to path, sorted."""
     found = [

@@ -92,6 +92,11 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def collision_key(path: str) -> str:
+    """Return what two paths share that are one on some file system: letter case and composed accents do not count."""
+    return unicodedata.normalize("NFC", path).casefold()
+
+
 def _list_lines(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -128,7 +133,7 @@ def _refuse_collisions(names: list[str]) -> None:
     owners: dict[str, str] = {}
     for name in names:
         target = cache_path("", name).as_posix()
-        key = unicodedata.normalize("NFC", target).casefold()
+        key = collision_key(target)
         if key in owners:
             raise ArgumentError(f"{owners[key]} and {name} would share the cache file {target}; rename one")
         owners[key] = name

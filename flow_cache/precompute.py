@@ -126,7 +126,7 @@ def precompute(
     root, names = choose_videos(
         config.input, videos=videos, root=config.root, limit=config.limit, shard=config.shard
     )
-    _prepare(output)
+    prepare_output(output)
     plan = make_plan(
         template, root, names, output,
         device=config.device, overwrite=config.overwrite, keep_partial=config.keep_partial,
@@ -165,12 +165,12 @@ def precompute(
                     failures.append(Failure(event.job.video, event.reason))
     except KeyboardInterrupt as interrupt:
         remaining = len(jobs) - done - len(failures)
-        _record(output, failures, config.shard)
+        record_outcome(output, failures, config.shard)
         raise PrecomputeInterrupted(summary(remaining)) from interrupt
     except FlowCacheError:
         remove_stale_temporaries(output)
         raise
-    _record(output, failures, config.shard)
+    record_outcome(output, failures, config.shard)
     return summary()
 
 
@@ -202,7 +202,7 @@ def make_template(config: PrecomputeConfig) -> CacheMeta:
     )
 
 
-def _prepare(output: Path) -> None:
+def prepare_output(output: Path) -> None:
     """Make sure that the cache folder can be written, and clear away what dead runs left."""
     try:
         probe_writable(output)
@@ -219,7 +219,7 @@ def failures_name(shard: str | None = None) -> str:
     return f"failures.{number}-of-{count}.csv"
 
 
-def _record(output: Path, failures: list[Failure], shard: str | None) -> None:
+def record_outcome(output: Path, failures: list[Failure], shard: str | None = None) -> None:
     """Write the index and the list of failures, which damaged files of other videos join."""
     remove_stale_temporaries(output)  # of workers that died
     damaged = refresh_index(output)

@@ -39,6 +39,7 @@ def choose_videos(
     or manifest start, default: where it lies. limit: the first so many. shard: of those, part i of n as `i/n`. Raises
     ArgumentError for paths that are absolute, lead out of the folder or collide, naming the line.
     """
+    part = None if shard is None else parse_shard(shard)
     place = Path(os.path.normpath(Path(source).absolute()))  # `.` has no name
     if not place.exists():
         raise ArgumentError(f"{source}: no such file or folder")
@@ -63,7 +64,7 @@ def choose_videos(
             raise ArgumentError(f"{source}: no videos found (neither video files nor folders of images)")
     names = names[:limit]
     _refuse_collisions(names)
-    return folder, names if shard is None else _part(names, *parse_shard(shard))
+    return folder, names if part is None else _part(names, *part)
 
 
 def read_list(path: Path) -> list[str]:

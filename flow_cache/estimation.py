@@ -13,7 +13,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
@@ -24,7 +24,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.errors import DeviceError, FlowCacheError, LostDeviceError
+from flow_cache.device import check_device
+from flow_cache.errors import ArgumentError, DeviceError, FlowCacheError, LostDeviceError
+from flow_cache.meta import CacheMeta
 from flow_cache.methods import FlowMethod, get_method
 from flow_cache.opencv import opencv
 
@@ -89,6 +91,38 @@ class EstimationProcess:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+def check_devices(names: str) -> list[str]:
+    """Split names of devices between commas; the CPU is none, since workers use it themselves."""
+    if names == "cpu":
+        return []
+    devices = [check_device(name.strip()) for name in names.split(",")]
+    unusable = {"cpu", "auto"} & set(devices) if len(devices) > 1 else None
+    if unusable or len({name.replace("cuda:0", "cuda") for name in devices}) < len(devices):
+        raise ArgumentError(f"several devices must be different GPUs, e.g. cuda:0,cuda:1, got {names!r}")
+    return devices
+
+
+@contextlib.contextmanager
+def estimation_services(meta: CacheMeta, devices: str) -> Iterator[list[Service]]:
+    """Start a process for each GPU, for the method that `meta` names; none where `auto` finds no GPU.
+
+    Raises DeviceError where one cannot be used. A LostDeviceError of the work within is told why.
+    """
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(EstimationProcess(meta.method, device, dict(meta.parameters)))
+            for device in check_devices(devices)
+        ]
+        try:
+            yield [process.service for process in processes if process.service.on_gpu]
+        except LostDeviceError as error:
+            ended = [f"{process.device} ({process.failure})" for process in processes if process.failure]
+            raise LostDeviceError(
+                f"{error}: {', '.join(ended) or 'its pipe was closed'}; what is done is kept, and the same command "
+                "goes on from there"
+            ) from error
 
 
 class RemoteEstimator:

@@ -138,7 +138,7 @@ def on_gpu(monkeypatch):
             self.device = device
             started.append(self)
 
-    monkeypatch.setattr("flow_cache.precompute.EstimationProcess", Process)
+    monkeypatch.setattr("flow_cache.estimation.EstimationProcess", Process)
     return started
 
 
@@ -178,7 +178,7 @@ def test_a_process_that_dies_ends_the_run_and_blames_no_video(on_gpu, make_video
             threading.Timer(1.5, os.kill, (self._process.pid, signal.SIGKILL)).start()
             return super().__enter__()
 
-    monkeypatch.setattr("flow_cache.precompute.EstimationProcess", Dying)
+    monkeypatch.setattr("flow_cache.estimation.EstimationProcess", Dying)
     config = PrecomputeConfig(tmp_path / "videos", tmp_path / "cache", device="cuda", workers=2)
     with pytest.raises(LostDeviceError, match=r"cuda \(exit status -9\); what is done is kept"):
         precompute(config, progress=False)
@@ -187,9 +187,9 @@ def test_a_process_that_dies_ends_the_run_and_blames_no_video(on_gpu, make_video
 
 
 def on_gpu_class(monkeypatch):
-    import flow_cache.precompute
+    import flow_cache.estimation
 
-    return flow_cache.precompute.EstimationProcess
+    return flow_cache.estimation.EstimationProcess
 
 
 @pytest.mark.parametrize("device", ["cpu,cuda", "cuda,cuda:0", "auto,cuda:1", "cuda:0,gpu", ""])

@@ -1,6 +1,6 @@
 """Measure the CUDA estimators: agreement with the CPU path first, then pairs a second and memory.
 
-    python tools/benchmark_flow.py --device cuda [VIDEO ...] --output reports/benchmarks
+    python tools/benchmark_cuda.py [VIDEO ...] --out reports/benchmarks
 
 Frames lie on the device, and so does the flow, unless a row says "host": then uint8 frames come from the host and
 quantised flow goes back there. Bytes and operations are counted for TV-L1 from the iterations and passes that the
@@ -10,10 +10,16 @@ Without videos, a texture that moves is made up. cuCIM and OpenCV's CUDA version
 
 from __future__ import annotations
 
+import argparse
 import csv
+import functools
 import importlib
 import importlib.util
+import platform
+import shlex
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +34,7 @@ from flow_cache.cuda.tvl1 import TUNINGS, TVL1, TVL1Workspace
 from flow_cache.errors import DeviceError
 from flow_cache.methods import get_method, preset_names
 
+SIZES = ("320x240", "340x256", "640x480", "1920x1080")
 BATCHES = (1, 4, 16, 64, 256)
 BYTES_PER_PASS = 4 * (9 + 6)  # a pass reads u, p and the data term of a pixel, and writes u and p
 OPERATIONS_PER_ITERATION = 62  # of a pixel; a fused multiply-add counts as two
@@ -66,6 +73,7 @@ class Row:
     arithmetic_share: float
 
 
+@functools.lru_cache(maxsize=4)
 def moving_texture(count: int, height: int, width: int) -> NDArray[np.uint8]:
     """Make frames of smooth noise that moves by about a pixel and turns a little."""
     rng = np.random.default_rng(0)
@@ -232,13 +240,21 @@ def benchmark(
                 )  # fmt: skip
 
 
-def device_name() -> str:
-    """Return the card's name, its driver's CUDA version and that which CuPy is built for."""
+def provenance(device: str, repeats: int) -> dict[str, str]:
+    """Say where and with what was measured."""
     import cupy
 
     runtime = cupy.cuda.runtime
-    name = runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    return f"{name}, driver for CUDA {runtime.driverGetVersion()}, CuPy for {runtime.runtimeGetVersion()}"
+    index = int(device.partition(":")[2] or 0)
+    card = runtime.getDeviceProperties(index)["name"].decode()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "commit": commit.stdout.strip() or "not a git checkout",
+        "card": f"{card}, driver for CUDA {runtime.driverGetVersion()}",
+        "versions": f"Python {platform.python_version()}, CuPy {cupy.__version__}, CUDA {runtime.runtimeGetVersion()}",
+        "repeats": f"{repeats} after three to warm up; medians, slowest and fastest",
+    }
 
 
 def write_report(folder: Path, about: dict[str, str], rows: list[Row]) -> None:
@@ -266,3 +282,49 @@ def table_lines(rows: list[Row]) -> list[str]:
             f"| {r.teraflops:.1f} ({r.arithmetic_share:.0%}) |"
         )
     return lines
+
+
+def read_frames(videos: list[Path], count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Read grey frames of videos one after the other, from the start again where they do not suffice."""
+    from flow_cache.frames import read_frames as frames_of
+
+    taken: list[NDArray[np.uint8]] = []
+    while len(taken) < count:
+        for video in videos:
+            taken += [frame.grey for frame in frames_of(video, size=(width, height))]
+    return np.stack(taken[:count])
+
+
+def main() -> None:
+    """Measure and write the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "videos", nargs="*", type=Path, help="videos to take frames from, resized to each size"
+    )
+    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks"), help="folder for the report")
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT, several")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="pairs at a time, several")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats")
+    parser.add_argument(
+        "--tune", action="store_true", help="also measure the other ways to compile the iterations"
+    )
+    options = parser.parse_args()
+
+    def frames_of(count: int, height: int, width: int) -> NDArray[np.uint8]:
+        if options.videos:
+            return read_frames(options.videos, count, height, width)
+        return moving_texture(count, height, width)
+
+    rows = []
+    sizes, batches = list(options.sizes), list(options.batches)
+    for row in benchmark(options.device, sizes, batches, options.repeats, options.tune, frames_of):
+        rows.append(row)
+        print(table_lines([row])[-1], flush=True)
+    write_report(options.out, provenance(options.device, options.repeats), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,11 +23,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import benchmark_cuda
 import numpy as np
 from numpy.typing import NDArray
 
@@ -241,13 +240,13 @@ def provenance(command: str, videos: list[Path], pairs: int, repeats: int) -> di
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    libraries = ("numpy", "numba", "opencv", "scikit-image", "cupy-cuda13x")
+    libraries = ("numpy", "numba", "opencv-contrib-python-headless", "scikit-image")
     return {
         "command": command,
         "commit": commit or "not a git checkout",
         "machine": f"{processor()}, {available_cores()} cores, {platform.platform()}",
         "versions": ", ".join(f"{name} {installed(name)}" for name in ("Python", *libraries)),
-        "frames": f"{pairs} pairs of {', '.join(video.name for video in videos) or 'a texture that moves'}",
+        "frames": f"{pairs} pairs of {', '.join(video.name for video in videos)}",
         "repeats": f"{repeats} in turns after one warm-up; medians, slowest and fastest",
     }
 
@@ -268,10 +267,7 @@ def installed(name: str) -> str:
         return platform.python_version()
     if name.startswith("opencv"):
         return str(opencv().__version__)
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+    return version(name)
 
 
 def write_report(
@@ -315,27 +311,6 @@ def write_report(
     (folder / "flow.md").write_text("\n".join(lines) + "\n")
 
 
-def measure_cuda(options: argparse.Namespace, command: str) -> None:
-    """Measure the CUDA estimators and write their report."""
-
-    def frames(count: int, height: int, width: int) -> Frames:
-        if not options.videos:
-            return benchmark_cuda.moving_texture(count, height, width)
-        first, second = read_pairs(options.videos, -(-count // 2), f"{width}x{height}")
-        return np.stack([first, second], axis=1).reshape(-1, height, width)[:count]
-
-    rows = []
-    sizes, batches = list(options.sizes), list(options.batches)
-    for row in benchmark_cuda.benchmark(
-        options.device, sizes, batches, options.repeats, options.tune, frames
-    ):
-        rows.append(row)
-        print(benchmark_cuda.table_lines([row])[-1], flush=True)
-    about = provenance(command, options.videos, max(batches), options.repeats)
-    about["device"] = benchmark_cuda.device_name()
-    benchmark_cuda.write_report(options.output, about, rows)
-
-
 def main() -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(
@@ -352,21 +327,10 @@ def main() -> None:
         "--pairs", type=int, default=2 * available_cores(), help="pairs of frames at each size"
     )
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda to measure the CUDA estimators instead")
-    parser.add_argument(
-        "--batches", type=int, nargs="+", default=benchmark_cuda.BATCHES, help="pairs at a time, on CUDA"
-    )
-    parser.add_argument(
-        "--tune", action="store_true", help="on CUDA, also measure the other ways to compile the iterations"
-    )
     parser.add_argument("--measure-memory", metavar="REQUEST", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure_memory:
         print(measure_memory(**json.loads(options.measure_memory)))
-        return
-    command = shlex.join([Path(sys.executable).name, *(os.path.relpath(sys.argv[0]), *sys.argv[1:])])
-    if options.device != "cpu":
-        measure_cuda(options, command)
         return
     if not options.videos:
         parser.error("name at least one video")
@@ -380,6 +344,7 @@ def main() -> None:
                 flush=True,
             )
         stages[size] = stage_shares(*read_pairs(options.videos, 1, size), options.repeats)
+    command = shlex.join([Path(sys.executable).name, *(os.path.relpath(sys.argv[0]), *sys.argv[1:])])
     write_report(
         options.output, provenance(command, options.videos, options.pairs, options.repeats), rows, stages
     )

@@ -46,10 +46,10 @@ else
 fi
 
 echo "== benchmark [$SECONDS s]"
-timeout 130 "$python" tools/benchmark_flow.py --device cuda --output "$output" --sizes 340x256 --batches 1 64 256 \
+timeout 130 "$python" tools/benchmark_cuda.py --out "$output" --sizes 340x256 --batches 1 64 256 \
   --repeats 5 --tune || failed=1
-[ "$SECONDS" -gt 400 ] || timeout $((460 - SECONDS)) "$python" tools/benchmark_flow.py --device cuda \
-  --output "$output/large" --sizes 1920x1080 --batches 1 8 --repeats 5 || failed=1
+[ "$SECONDS" -gt 400 ] || timeout $((460 - SECONDS)) "$python" tools/benchmark_cuda.py \
+  --out "$output/large" --sizes 1920x1080 --batches 1 8 --repeats 5 || failed=1
 
 echo "== $([ $failed -eq 0 ] && echo all well || echo FAILED) [$SECONDS s]"
 tail -n 1 "$output/tests.txt"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -126,15 +126,36 @@ class CudaMethod(FlowMethod):
 
         Returns (T - step, 2, H, W) uint8 where the frames were, and the count of values beyond +-bound.
         """
+        ((levels, clipped),) = self.quantized_stacks([frames], bound, step)
+        return levels, clipped
+
+    def quantized_stacks(self, stacks: Sequence[Any], bound: float, step: int = 1) -> list[tuple[Any, int]]:
+        """Do `quantized` for stacks of one frame size, in common batches; several must be on the host."""
         bound = check_bound(bound)
         with self.device.active():
-            stack, on_device = self._checked(frames)
-            _check_count(len(stack), step)
-            quantizer = _Quantizer(self.device, bound)
+            checked = [self._checked(frames) for frames in stacks]
+            for stack, _ in checked:
+                _check_count(len(stack), step)
+            stack, on_device = checked[0]
+            if len({(one.shape[1:], one.dtype, there) for one, there in checked}) > 1:
+                raise ArgumentError("stacks must have one frame size and dtype, and be in one place")
+            if len(checked) > 1:
+                if on_device:
+                    raise ArgumentError("several stacks must be on the host; join them on the device")
+                stack = np.concatenate([one for one, _ in checked])
+            ends = np.cumsum([len(one) for one, _ in checked]).tolist()
+            # the pairs that would go from one stack to the next
+            seams = {t for end in ends[:-1] for t in range(end - step, end)}
+            quantizer = _Quantizer(self.device, bound, len(stack) - step)
             levels = self._solve(
-                stack.shape, len(stack) - step, on_device, lambda: self._stack_batches(stack, step), quantizer
+                stack.shape,
+                len(stack) - step,
+                on_device,
+                lambda: self._stack_batches(stack, step, seams),
+                quantizer,
             )
-            return levels, quantizer.clipped()
+            spans = [(end - len(one), end - step) for end, (one, _) in zip(ends, checked, strict=True)]
+            return [(levels[start:end], quantizer.clipped(start, end)) for start, end in spans]
 
     def _estimate(self, first: Any, second: Any) -> Any:
         return self.pairs(first, second)
@@ -166,8 +187,10 @@ class CudaMethod(FlowMethod):
                 )
         return own, True
 
-    def _stack_batches(self, stack: Any, step: int) -> Iterator[tuple[Workspace, int, int]]:
-        """Solve a stack batch by batch; yields the workspace and its first pair and count."""
+    def _stack_batches(
+        self, stack: Any, step: int, seams: Collection[int] = ()
+    ) -> Iterator[tuple[Workspace, int, int]]:
+        """Solve a stack batch by batch, but for `seams`; yields the workspace and its first pair and count."""
         count = len(stack) - step
         workspace = self._workspace(stack, count, step)
         if workspace is None:  # few frames of a batch would serve two of its pairs
@@ -181,7 +204,7 @@ class CudaMethod(FlowMethod):
             workspace.run(
                 [stack[staged:end]],
                 [t % places for t in range(staged, end)],
-                [t % places for t in range(start, start + n)],
+                [-1 if t in seams else t % places for t in range(start, start + n)],
                 [(t + step) % places for t in range(start, start + n)],
             )
             staged = end
@@ -217,7 +240,7 @@ class CudaMethod(FlowMethod):
                 for workspace, start, n in batches():
                     made = workspace.flow[:n]
                     if quantizer:
-                        made = quantizer(made)
+                        made = quantizer(made, start)
                     if on_device:
                         self.device.upload(made, result[start : start + n])
                     else:
@@ -285,30 +308,33 @@ class CudaMethod(FlowMethod):
 class _Quantizer:
     """Quantise batches on the device and count what was clipped there; the rule is `quantize`'s."""
 
-    def __init__(self, device: Backend, bound: float) -> None:
+    def __init__(self, device: Backend, bound: float, pairs: int) -> None:
         self._device = device
         self._bound = bound
-        self._counts = device.empty(2, np.uint64)  # clipped, NaN
+        self._counts = device.empty((pairs, 2), np.uint32)  # clipped, NaN
         self.reset()
 
     def reset(self) -> None:
         """Forget what was counted."""
         self._device.clear(self._counts)
 
-    def __call__(self, flow: DeviceArray) -> DeviceArray:
+    def __call__(self, flow: DeviceArray, start: int) -> DeviceArray:
+        """Quantise the flow (N, 2, H, W) of the pairs from `start` on."""
         levels = self._device.empty(flow.shape, np.uint8)
-        grid = (min(blocks_for(flow.size, 256), 4096), 1, 1)
+        size = flow[0].size
         scale = np.float32(quantize_scale(self._bound))
+        counts = self._counts[start : start + len(flow)]
         self._device.module("quantize.cu").launch(
             "quantize",
-            grid,
+            (min(blocks_for(size, 256), 64), len(flow), 1),
             (256, 1, 1),
-            (flow, levels, np.int64(flow.size), scale, np.float32(self._bound), self._counts),
+            (flow, levels, size, scale, np.float32(self._bound), counts),
         )
         return levels
 
-    def clipped(self) -> int:
-        clipped, nans = self._device.download(self._counts)
+    def clipped(self, start: int, end: int) -> int:
+        """Return how many values of some pairs were clipped."""
+        clipped, nans = self._device.download(self._counts)[start:end].sum(axis=0, dtype=np.int64)
         if nans:
             raise ArgumentError("flow holds NaN; expected numbers (an estimator must not return NaN)")
         return int(clipped)

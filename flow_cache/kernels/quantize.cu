@@ -2,23 +2,24 @@
 //
 //     q = clip(round_half_even(v * scale) + 128, 0, 255), scale = 255 / (2 bound) in single precision
 
-// counts[0] += values beyond +-bound, counts[1] += NaN. Block (256), any grid.
-extern "C" __global__ void quantize(const float* __restrict__ flow, unsigned char* __restrict__ levels, long long size,
-                                    float scale, float bound, unsigned long long* counts) {
+// flow, levels (pairs, size); counts (pairs, 2): [0] += values beyond +-bound, [1] += NaN. Block (256), grid (any, pairs).
+extern "C" __global__ void quantize(const float* __restrict__ flow, unsigned char* __restrict__ levels, int size,
+                                    float scale, float bound, unsigned* counts) {
+    const size_t start = (size_t)blockIdx.y * size;
     int clipped = 0, nans = 0;
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < size; i += (long long)gridDim.x * blockDim.x) {
-        float value = flow[i];
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < size; i += gridDim.x * blockDim.x) {
+        float value = flow[start + i];
         clipped += fabsf(value) > bound;
         nans += value != value;
-        levels[i] = (unsigned char)fminf(fmaxf(rintf(__fmul_rn(value, scale)) + 128.0f, 0.0f), 255.0f);
+        levels[start + i] = (unsigned char)fminf(fmaxf(rintf(__fmul_rn(value, scale)) + 128.0f, 0.0f), 255.0f);
     }
     for (int bit = 16; bit > 0; bit /= 2) {
         clipped += __shfl_xor_sync(0xffffffffu, clipped, bit);
         nans += __shfl_xor_sync(0xffffffffu, nans, bit);
     }
     if (threadIdx.x % 32 == 0) {
-        if (clipped) atomicAdd(counts, (unsigned long long)clipped);
-        if (nans) atomicAdd(counts + 1, (unsigned long long)nans);
+        if (clipped) atomicAdd(counts + 2 * blockIdx.y, (unsigned)clipped);
+        if (nans) atomicAdd(counts + 2 * blockIdx.y + 1, (unsigned)nans);
     }
 }
 

@@ -153,6 +153,23 @@ def test_bytes_are_those_of_the_host(method, device, stack, bound):
     assert also == clipped
 
 
+@pytest.mark.parametrize(("batch", "step"), [(2, 1), (4, 2), (64, 1), (64, 3)])
+def test_stacks_together_give_what_they_give_alone(method, stack, batch, step):
+    stacks = [stack(frames, 20, 24, 0.9, -0.4, seed=frames) for frames in (4, 5, 4)]
+    alone = [method.quantized(frames, 0.5, step) for frames in stacks]
+    method.batch = batch
+    together = method.quantized_stacks(stacks, 0.5, step)
+    assert [len(levels) for levels, _ in together] == [4 - step, 5 - step, 4 - step]
+    for (levels, clipped), (expected, count) in zip(together, alone, strict=True):
+        assert np.array_equal(levels, expected)
+        assert clipped == count > 0
+
+
+def test_stacks_that_differ_are_refused(method, stack):
+    with pytest.raises(ArgumentError, match="one frame size and dtype"):
+        method.quantized_stacks([stack(3, 20, 24, 0.5, 0.5), stack(3, 20, 28, 0.5, 0.5)], 20.0)
+
+
 def test_the_cpu_makes_bytes_too(stack):
     frames = stack(4, 20, 24, 0.9, -0.4)
     cpu = get_method("tvl1", preset="fast")
@@ -171,20 +188,22 @@ def test_rounding_of_bytes_is_that_of_the_host(device, special):
     flow = (special + np.array([[0, 1e-6, -1e-6, 1e-3]], np.float32)).astype(np.float32)
     given = device.empty(flow.shape, np.float32)
     device.upload(flow, given)
-    quantizer = _Quantizer(device, 127.5)
-    assert np.array_equal(device.download(quantizer(given)), quantize(flow, 127.5))
-    assert quantizer.clipped() == count_clipped(flow, 127.5)
+    quantizer = _Quantizer(device, 127.5, 1)
+    assert np.array_equal(device.download(quantizer(given, 0)), quantize(flow, 127.5))
+    assert quantizer.clipped(0, 1) == count_clipped(flow, 127.5)
 
 
 def test_nan_is_refused_as_on_the_host(device):
     from flow_cache.cuda.engine import _Quantizer
 
-    given = device.empty(3, np.float32)
-    device.upload(np.array([0, np.nan, 1], np.float32), given)
-    quantizer = _Quantizer(device, 20.0)
-    quantizer(given)
+    given = device.empty((3, 2), np.float32)
+    device.upload(np.array([[0, 50], [np.nan, 1], [2, 3]], np.float32), given)
+    quantizer = _Quantizer(device, 20.0, 4)
+    quantizer(given, 1)
+    assert quantizer.clipped(0, 2) == 1
+    assert quantizer.clipped(3, 4) == 0
     with pytest.raises(ArgumentError, match="flow holds NaN"):
-        quantizer.clipped()
+        quantizer.clipped(0, 4)
 
 
 def test_the_memory_chooses_the_batch(emulated, stack):

@@ -1,0 +1,326 @@
+"""Measure flow on a GPU: agreement with the CPU path, pairs a second, memory, and the share of what the card can do.
+
+    python tools/benchmark_cuda.py [--videos FOLDER] [--out reports/benchmarks]
+
+First what the GPU says: the mean end-point difference to our CPU path on `--agreement` pairs, beside what one rounding
+of the frames does to the CPU path itself, with convergence and with fixed numbers of iterations. Then how many pairs a
+second, by size, preset and batch, with frames that are on the device already and with frames from the host, of which
+flow comes back as bytes; beside our CPU path with all cores, and others' code on CUDA where it is installed.
+Bytes and operations are counted (see cuda_work.py) and compared with a large copy and a large loop of fused
+multiplications and additions, measured in the same run. Frames are generated (see cuda_frames.py) unless a folder of
+videos is named. Writes cuda.md, cuda.csv, cuda_agreement.csv and cuda_kernels.csv.
+Exit status: 0; 1 where the GPU disagrees with the CPU; 2 where there is no GPU, or for unusable arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarking import Frames
+from cuda_agreement import Estimator, agreement
+from cuda_ceilings import TIMED, Ceilings, TooSlowError, measure_ceilings, seconds_a_call, waiter
+from cuda_frames import scenes, to_and_fro
+from cuda_others import others
+from cuda_report import Row, device_facts, short_table, write_report
+from cuda_work import Work, count_work
+
+from flow_cache.cores import available_cores
+from flow_cache.cuda.backend import Backend
+from flow_cache.cuda.cupy_backend import CupyBackend
+from flow_cache.device import open_device
+from flow_cache.errors import ArgumentError, DeviceError
+
+SIZES = ("340x256", "320x240", "640x480", "1920x1080")  # what matters most first, should time run out
+BATCHES = (1, 4, 16, 64, 256)
+PRESETS = ("tvl1:opencv", "tvl1:opencv-cuda", "tvl1:fast", "farneback:default", "farneback:opencv")
+DISTINCT = 9  # frames of a size, shown to and fro: 16 different pairs
+COUNTED = 2 * (DISTINCT - 1)
+AGREEMENT_STACK = 11  # frames of a scene whose pairs are compared
+BOUND = 20.0
+
+
+class Clock:
+    """Decides what there is time for: `limit` seconds a case, `total` of all."""
+
+    def __init__(self, limit: float, total: float) -> None:
+        self.limit = limit
+        self._end = time.perf_counter() + total
+
+    def left(self) -> float:
+        """Return the seconds that the next case may take."""
+        return min(self.limit, self._end - time.perf_counter())
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and for how long."""
+
+    batches: tuple[int, ...]
+    repeats: int
+    timed: float
+    clock: Clock
+    ceilings: Ceilings
+
+
+class Speed:
+    """The measurements of one preset at one size."""
+
+    def __init__(
+        self, backend: Backend, estimator: Estimator, size: str, frames: Frames, options: Options
+    ) -> None:
+        self.backend, self.estimator, self.size, self.frames, self.options = (
+            backend, estimator, size, frames, options,
+        )  # fmt: skip
+        self.wait = waiter(backend)
+        self.work = self._count()
+        self._pair_seconds: dict[str, float] = {}
+
+    def _count(self) -> Work:
+        pairs = min(COUNTED, max(self.options.batches))  # enough for every batch: pairs recur
+        while pairs > 1 and not self._fits(pairs):
+            pairs //= 2
+        make = partial(Estimator.on_gpu, self.estimator)
+        return count_work(make, self.backend, to_and_fro(self.frames, pairs + 1))
+
+    def _needed(self, batch: int) -> int:
+        """Return the bytes that a batch takes, its frames and its flow on the device counted in."""
+        height, width = self.frames.shape[1:]
+        frame, pair = self.estimator.on_gpu(self.backend)._bytes(height, width)
+        return int((batch + 1) * (frame + height * width) + batch * (pair + 8 * height * width))
+
+    def _fits(self, batch: int) -> bool:
+        return self._needed(batch) < 0.95 * self.backend.free_memory()
+
+    def rows(self) -> Iterator[Row]:
+        """Measure all batches, from both places."""
+        for batch in self.options.batches:
+            for place in ("device", "host"):
+                gc.collect()  # workspaces and what has been recorded know one another
+                if not self._fits(batch):
+                    needed, free = (v / 2**20 for v in (self._needed(batch), self.backend.free_memory()))
+                    yield self._skipped(place, batch, f"does not fit: {needed:.0f} MiB of {free:.0f} free")
+                    continue
+                try:
+                    yield self._measure(place, batch)
+                except TooSlowError as error:
+                    yield self._skipped(place, batch, f"not measured, too slow for the time set: {error}")
+                except DeviceError as error:
+                    yield self._skipped(place, batch, f"does not fit: {error}")
+
+    def _skipped(self, place: str, batch: int, note: str) -> Row:
+        return Row(self.size, "ours", self.estimator.name, place, batch, note=note)
+
+    def _measure(self, place: str, batch: int) -> Row:
+        limit, repeats = self.options.clock.left(), self.options.repeats
+        expected = self._pair_seconds.get(place, 0.0) * batch
+        if limit <= 0 or (repeats + 2) * expected > 2 * limit:
+            raise TooSlowError(f"about {expected:.1f} s a call" if limit > 0 else "no time left")
+        free = self.backend.free_memory()
+        method = self.estimator.on_gpu(self.backend)
+        method.batch = batch
+        frames: Any = to_and_fro(self.frames, batch + 1)
+        if place == "device":
+            there = self.backend.empty(frames.shape, np.uint8)
+            self.backend.upload(frames, there)
+            frames = there
+        work: Callable[[], object] = (
+            partial(method, frames) if place == "device" else partial(method.quantized, frames, BOUND)
+        )
+        flow = work()
+        self.wait()
+        taken = max(0, free - self.backend.free_memory())
+        del flow
+        if max(workspace.pairs for workspace in method._workspaces.values()) < batch:
+            raise DeviceError("the device's memory ran out, smaller batches were worked on")
+        seconds = seconds_a_call(work, self.wait, repeats, limit, self.options.timed)
+        self._pair_seconds[place] = statistics.median(seconds) / batch
+        rates = [batch / value for value in seconds]
+        bytes_, operations = self.work.total(batch)
+        rate = statistics.median(rates)
+        ceilings = self.options.ceilings
+        return Row(
+            self.size, "ours", self.estimator.name, place, batch, rate, min(rates), max(rates), taken / 2**20,
+            self.work.mean_iterations(batch), bytes_ / 1e6, operations / 1e6,
+            rate * bytes_ / ceilings.bandwidth, rate * operations / ceilings.arithmetic,
+        )  # fmt: skip
+
+
+def host_row(estimator: Estimator, size: str, frames: Frames, options: Options) -> Row:
+    """Measure our CPU path, with all cores and a pair for each."""
+    batch = max(4, available_cores())
+    row = partial(Row, size, "ours, CPU", estimator.name, "host", batch)
+    try:
+        seconds = seconds_a_call(
+            partial(estimator.on_cpu(), to_and_fro(frames, batch + 1)), lambda: None, options.repeats,
+            options.clock.left(), options.timed,
+        )  # fmt: skip
+    except TooSlowError as error:
+        return row(note=f"not measured, too slow for the time set: {error}")
+    rates = [batch / value for value in seconds]
+    return row(statistics.median(rates), min(rates), max(rates))
+
+
+def other_rows(
+    backend: Backend, estimator: Estimator, size: str, frames: Frames, options: Options
+) -> Iterator[Row]:
+    """Measure what others have, pair by pair, frames on the device."""
+    for other in others()[0]:
+        if other.method != estimator.method or estimator.preset not in other.presets:
+            continue
+        pairs = 4
+        row = partial(Row, size, other.name, estimator.name, "device", 1)
+        try:
+            run = other.prepare(estimator.parameters(), to_and_fro(frames, pairs + 1))
+            wait = waiter(backend)
+            seconds = seconds_a_call(run, wait, options.repeats, options.clock.left(), options.timed)
+        except TooSlowError as error:
+            yield row(note=f"not measured, too slow for the time set: {error}")
+        except Exception as error:  # a comparison that cannot be made is told, and spoils nothing else
+            yield row(
+                note=f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
+        else:
+            rates = [pairs / value for value in seconds]
+            yield row(statistics.median(rates), min(rates), max(rates))
+
+
+def sides(size: str) -> tuple[int, int]:
+    """Split WIDTHxHEIGHT."""
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ArgumentError(f"a size must be WIDTHxHEIGHT, got {size!r}")
+    return int(width), int(height)
+
+
+def small_case(backend: Backend) -> None:
+    """Run every kernel once directly and once from a graph, on little: for compute-sanitizer. Prints one line."""
+    if isinstance(backend, CupyBackend):
+        importlib.import_module("cupy").cuda.set_allocator(
+            None
+        )  # so that arrays have no neighbours in a pool
+    stack = scenes(None, 1, 4, 72, 66)[0]  # two levels of Farneback's pyramid
+    quick = {"warps": 1, "nscales": 2, "inner_iterations": 14}
+    for name, changed in [
+        ("tvl1:opencv", {**quick, "outer_iterations": 2}),
+        ("tvl1:opencv", {**quick, "outer_iterations": 1, "median_filtering": 3}),
+        ("tvl1:opencv-cuda", quick),
+        ("farneback:default", {"iterations": 2}),
+    ]:
+        method = Estimator.named(name).on_gpu(backend, **changed)
+        method.batch = 2
+        first = method.quantized(stack, BOUND)[0]
+        if (
+            not np.array_equal(first, method.quantized(stack, BOUND)[0])
+            or not np.isfinite(method(stack.astype(np.float32))).all()
+        ):
+            raise SystemExit(f"{name}: a second run gave other flow")
+    print("small case: both methods ran twice with equal results")
+
+
+def measure(backend: Backend, given: argparse.Namespace) -> int:
+    """Measure everything and write the report; returns the exit status."""
+    estimators = [Estimator.named(name) for name in given.presets]
+    clock = Clock(given.case_seconds, given.seconds)
+    ceilings = measure_ceilings(backend, given.repeats, given.copied, given.rounds, given.timed)
+    facts = device_facts(backend)
+    count = min(AGREEMENT_STACK - 1, given.agreement)
+    width, height = sides(given.agreement_size)
+    stacks = scenes(given.videos, -(-given.agreement // count), count + 1, width, height)
+    fixed = -(-len(stacks) // 5)
+    agreed = []
+    for result in agreement(backend, estimators, stacks, fixed):
+        agreed.append(result)
+        print(result.line(), flush=True)
+    options = Options(tuple(given.batches), given.repeats, given.timed, clock, ceilings)
+    rows: list[Row] = []
+    work: dict[tuple[str, str], Work] = {}
+    for size in given.sizes:
+        frames = scenes(given.videos, 1, DISTINCT, *sides(size))[0]
+        for estimator in estimators:
+            speed = Speed(backend, estimator, size, frames, options)
+            work[size, estimator.name] = speed.work
+            for row in speed.rows():
+                rows.append(row)
+                print(row.line(), flush=True)
+            for row in (
+                host_row(estimator, size, frames, options),
+                *other_rows(backend, estimator, size, frames, options),
+            ):
+                rows.append(row)
+                print(row.line(), flush=True)
+    write_report(given.out, facts, ceilings, given, agreed, rows, work, others()[1])
+    print(short_table(agreed, rows))
+    print(f"report: {given.out / 'cuda.md'}")
+    return 0 if all(result.holds() for result in agreed) else 1
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the arguments; raises ArgumentError for those that make no sense."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--videos", type=Path, help="folder of videos to take frames from (default: frames are generated)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("reports/benchmarks"),
+        help="folder for the report (default: %(default)s)",
+    )
+    add("--device", default="cuda", help="cuda or cuda:N (default: %(default)s)")
+    add("--agreement", type=int, default=100, help="pairs to compare first (default: %(default)s)")
+    add("--agreement-size", default="340x256", help="WIDTHxHEIGHT of these pairs (default: %(default)s)")
+    add("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT, several, in the order of their importance")
+    add("--batches", nargs="+", type=int, default=BATCHES, help="pairs in a batch, several, rising")
+    add("--presets", nargs="+", default=PRESETS, help="METHOD:PRESET, several")
+    add("--repeats", type=int, default=5, help="timed repeats (default: %(default)s)")
+    add("--case-seconds", type=float, default=8, help="most seconds for a case (default: %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=1800,
+        help="seconds after which cases are left out (default: %(default)s)",
+    )
+    add("--small-case", action="store_true", help="only run every kernel on little, for compute-sanitizer")
+    for name, kind, default in (("timed", float, TIMED), ("copied", int, 1 << 30), ("rounds", int, 20_000)):
+        add(f"--{name}", type=kind, default=default, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    for size in (given.agreement_size, *given.sizes):
+        sides(size)
+    for name in given.presets:
+        Estimator.named(name)
+    if min(given.batches) < 1 or given.repeats < 2 or given.agreement < 1:
+        raise ArgumentError("batches and agreement must be at least 1, repeats at least 2")
+    return given
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and write the report; returns the exit status."""
+    try:
+        given = parse(arguments)
+        backend = open_device(given.device)
+        if backend is None:
+            raise ArgumentError(f"device must be cuda or cuda:N, got {given.device!r}")
+    except (ArgumentError, DeviceError) as error:
+        print(f"benchmark_cuda: {error}", file=sys.stderr)
+        return 2
+    with backend.active():
+        if given.small_case:
+            small_case(backend)
+            return 0
+        return measure(backend, given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

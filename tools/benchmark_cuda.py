@@ -156,19 +156,29 @@ class Speed:
         )  # fmt: skip
 
 
-def host_row(estimator: Estimator, size: str, frames: Frames, options: Options) -> Row:
-    """Measure our CPU path, with all cores and a pair for each."""
-    batch = max(4, available_cores())
-    row = partial(Row, size, "ours, CPU", estimator.name, "host", batch)
-    try:
-        seconds = seconds_a_call(
-            partial(estimator.on_cpu(), to_and_fro(frames, batch + 1)), lambda: None, options.repeats,
-            options.clock.left(), options.timed,
-        )  # fmt: skip
-    except TooSlowError as error:
-        return row(note=f"not measured, too slow for the time set: {error}")
-    rates = [batch / value for value in seconds]
-    return row(statistics.median(rates), min(rates), max(rates))
+class HostSpeed:
+    """Our CPU path, with all cores and a pair for each."""
+
+    def __init__(self) -> None:
+        self._pixel_seconds: dict[str, float] = {}  # by estimator: of a pair and pixel, at the size before
+
+    def row(self, estimator: Estimator, size: str, frames: Frames, options: Options) -> Row:
+        """Measure it at one size."""
+        batch = max(4, available_cores())
+        pixels = batch * frames[0].size
+        row = partial(Row, size, "ours, CPU", estimator.name, "host", batch)
+        limit = options.clock.left()
+        expected = pixels * self._pixel_seconds.get(estimator.name, 0.0)
+        try:
+            if limit <= 0 or options.repeats * expected > limit:
+                raise TooSlowError(f"about {expected:.1f} s a call" if limit > 0 else "no time left")
+            work = partial(estimator.on_cpu(), to_and_fro(frames, batch + 1))
+            seconds = seconds_a_call(work, lambda: None, options.repeats, limit, options.timed)
+        except TooSlowError as error:
+            return row(note=f"not measured, too slow for the time set: {error}")
+        self._pixel_seconds[estimator.name] = statistics.median(seconds) / pixels
+        rates = [batch / value for value in seconds]
+        return row(statistics.median(rates), min(rates), max(rates))
 
 
 def other_rows(
@@ -244,6 +254,7 @@ def measure(backend: Backend, given: argparse.Namespace) -> int:
         print(result.line(), flush=True)
     options = Options(tuple(given.batches), given.repeats, given.timed, clock, ceilings)
     rows: list[Row] = []
+    host = HostSpeed()
     work: dict[tuple[str, str], Work] = {}
     for size in given.sizes:
         frames = scenes(given.videos, 1, DISTINCT, *sides(size))[0]
@@ -254,7 +265,7 @@ def measure(backend: Backend, given: argparse.Namespace) -> int:
                 rows.append(row)
                 print(row.line(), flush=True)
             for row in (
-                host_row(estimator, size, frames, options),
+                host.row(estimator, size, frames, options),
                 *other_rows(backend, estimator, size, frames, options),
             ):
                 rows.append(row)

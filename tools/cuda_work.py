@@ -12,6 +12,7 @@ there. Operations: single-precision additions, multiplications (a fused one is t
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ FLOAT = 4
 BORDER = 5
 
 
+@functools.cache
 def signature(source: str, kernel: str) -> list[str]:
     """Return the names of a kernel's parameters as a file of kernels has them."""
     found = re.search(

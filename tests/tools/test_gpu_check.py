@@ -139,3 +139,15 @@ def test_limits_add_up_to_less_than_eight_minutes():
     assert "step tests 150 " in text
     assert text.count(" 45 compute-sanitizer") == 1
     assert 150 + 2 * 45 + 60 < 470 < 480
+
+
+@pytest.mark.parametrize(("required", "status", "outcome"), [("", 0, "1 skipped"), ("1", 1, "1 error")])
+def test_one_switch_turns_skipped_gpu_tests_into_failures(required, status, outcome):
+    test = "tests/flow_cache/cuda/test_tvl1.py::test_far_motion_stays_finite"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", test], capture_output=True,
+        text=True, check=False, cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "FLOW_CACHE_REQUIRE_GPU": required},
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout
+    assert outcome in done.stdout

@@ -17,6 +17,8 @@ CODECS = ("jpegls", "jpeg", "png")
 EXTENSIONS = {"jpegls": "jls", "jpeg": "jpg", "png": "png"}
 RGB_EXTENSION = "jpg"
 
+_END_OF_IMAGE = b"\xff\xd9"
+
 
 class CodecError(Exception):
     """Encoded bytes are damaged or hold an image of another shape; the reader adds file and member to it."""
@@ -81,6 +83,8 @@ def decode_into(data: bytes, codec: str, out: Image) -> None:
     announce is compared first, so that damaged ones cannot make the decoder allocate an absurd image.
     """
     check_shape(data, codec, out.shape)
+    if codec == "jpegls" and not data.endswith(_END_OF_IMAGE):
+        raise CodecError("cannot be decoded (it is cut)")  # CharLS notices too, but it may take 15 seconds
     codecs = _imagecodecs()
     decoders: dict[str, Callable[..., Image]] = {
         "jpegls": codecs.jpegls_decode,

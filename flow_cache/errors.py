@@ -18,6 +18,10 @@ class DeviceError(ArgumentError):
     """A device that was asked for cannot be used, or has not the memory that the work needs."""
 
 
+class LostDeviceError(FlowCacheError):
+    """The process that owns a device has gone in the middle of the work; no video is to blame."""
+
+
 class CacheMismatchError(FlowCacheError):
     """An existing cache was made with other parameters than the ones asked for."""
 

@@ -158,6 +158,21 @@ def probe_fps(path: str | os.PathLike[str]) -> float:
     return round(fps, 6) if 0.0 < fps < 1e5 else 0.0
 
 
+def probe_frames(path: str | os.PathLike[str]) -> int:
+    """Return the number of frames that the container announces, often wrongly; of an image folder, its images.
+
+    Raises VideoError if it cannot be opened.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return len(image_files(path))
+    capture = _open_capture(path, None)
+    try:
+        return int(max(capture.get(opencv().CAP_PROP_FRAME_COUNT), 0))
+    finally:
+        capture.release()
+
+
 def _frames(
     path: Path, short_side: int | None, size: tuple[int, int] | None, rgb: bool, threads: int | None
 ) -> Iterator[Frame]:

@@ -7,6 +7,7 @@ before it wrote the index therefore costs time at the next reading, never correc
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 from flow_cache.container import CACHE_SUFFIX, CacheReader
 from flow_cache.errors import CacheFileError
-from flow_cache.writer import write_atomically
+from flow_cache.writer import probe_writable, write_atomically
 
 INDEX_NAME = "index.csv"
 
@@ -59,9 +60,22 @@ def rebuild_index(root: str | os.PathLike[str]) -> list[IndexEntry]:
 
     Raises CacheFileError if a cache file is damaged, CacheWriteError if the index cannot be written.
     """
-    entries = read_index(root)
-    write_index(root, entries)
+    entries, damaged, began = _scan_now(Path(root))
+    if damaged:
+        raise damaged[0]
+    _write_index(Path(root), entries, began)
     return entries
+
+
+def refresh_index(root: str | os.PathLike[str]) -> list[CacheFileError]:
+    """Bring `index.csv` up to date, atomically, and return the errors of the files that cannot be opened.
+
+    Several processes may do so at once. The last one's index stays; it bears the time at which its scan began, so that
+    the next reader opens whatever another process has written since.
+    """
+    entries, damaged, began = _scan_now(Path(root))
+    _write_index(Path(root), entries, began)
+    return damaged
 
 
 def scan_cache(root: str | os.PathLike[str]) -> tuple[list[IndexEntry], list[CacheFileError]]:
@@ -86,13 +100,9 @@ def scan_cache(root: str | os.PathLike[str]) -> tuple[list[IndexEntry], list[Cac
     return sorted(entries, key=lambda entry: (entry.video, entry.cache_file)), damaged
 
 
-def write_index(root: str | os.PathLike[str], entries: list[IndexEntry]) -> None:
-    """Write `index.csv` atomically."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(IndexEntry)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(entry) for entry in entries)
-    write_atomically(Path(root, INDEX_NAME), text.getvalue().encode("utf-8", "surrogateescape"))
+def indexed_files(root: str | os.PathLike[str]) -> list[str]:
+    """List the cache files that `index.csv` speaks of, whether they are there or not."""
+    return list(_load(Path(root, INDEX_NAME))[0])
 
 
 def cache_files(root: Path) -> dict[str, Path]:
@@ -125,6 +135,25 @@ def read_entry(root: Path, name: str) -> IndexEntry:
             clip_fraction=meta.clip_fraction,
             bytes=reader.file_size,
         )
+
+
+def _scan_now(root: Path) -> tuple[list[IndexEntry], list[CacheFileError], int]:
+    """Scan a cache; returns also when that began, by the clock of its file system."""
+    if not root.is_dir():
+        raise CacheFileError(root, "no such cache folder")
+    began = probe_writable(root)
+    return *scan_cache(root), began
+
+
+def _write_index(root: Path, entries: list[IndexEntry], began: int) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(IndexEntry)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(entry) for entry in entries)
+    path = root / INDEX_NAME
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(path, ns=(began, began))
 
 
 def _load(path: Path) -> tuple[dict[str, IndexEntry], int]:

@@ -8,10 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flow_cache.container import CacheReader
 from flow_cache.errors import CacheFileError
 from flow_cache.index import cache_files
 from flow_cache.meta import CacheMeta
+from flow_cache.quantize import ZERO
+
+_CLIP_LIMITS = (0.001, 0.01, 0.1, 1.0, 10.0)  # percent
+_BOUNDS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100)  # pixels
+_SAMPLED_FILES = 64
+_SAMPLED_FIELDS = 4  # of each
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,11 @@ class CacheInfo:
     """The different makes (method, parameters, bound, codec, ...), each with its number of videos."""
     clip_fraction: dict[str, float]
     """Share of clipped values: mean over all of them, median and largest by video."""
+    clip_histogram: dict[str, int]
+    """Videos by the share of their values that was clipped."""
+    beyond: dict[str, float]
+    """Share of the flow that a bound of so many pixels would clip, from a sample of fields. Larger bounds than the
+    cache's own need the flow to be computed again."""
     damaged: list[str]
 
     @property
@@ -45,6 +59,7 @@ def describe_cache(path: Path) -> CacheInfo:
     metas: list[CacheMeta] = []
     size = 0
     damaged: list[str] = []
+    unreadable: set[str] = set()
     for file in files.values():
         try:
             with CacheReader(file) as reader:
@@ -52,6 +67,7 @@ def describe_cache(path: Path) -> CacheInfo:
                 size += reader.file_size
         except CacheFileError as error:
             damaged.append(str(error))
+            unreadable.add(str(file))
     makes = Counter(json.dumps(_make(meta)) for meta in metas)
     return CacheInfo(
         path=str(path),
@@ -64,6 +80,8 @@ def describe_cache(path: Path) -> CacheInfo:
         sizes=dict(Counter(f"{meta.width}x{meta.height}" for meta in metas).most_common()),
         made=[{**json.loads(make), "videos": count} for make, count in makes.most_common()],
         clip_fraction=_clipping(metas),
+        clip_histogram=_clip_histogram(metas),
+        beyond=_beyond([file for file in files.values() if str(file) not in unreadable]),
         damaged=damaged,
     )
 
@@ -92,6 +110,12 @@ def render_info(info: CacheInfo) -> None:
     if info.clip_fraction:
         shares = ", ".join(f"{name} {info.clip_fraction[name]:.3%}" for name in ("mean", "median", "max"))
         rows.append(("clipped flow", f"{shares} (by video)"))
+        histogram = ", ".join(f"{name}: {count:,}" for name, count in info.clip_histogram.items() if count)
+        rows.append(("videos by clipped", histogram))
+    if info.beyond:
+        rows.append(
+            ("would clip", ", ".join(f"bound {bound}: {share:.3%}" for bound, share in info.beyond.items()))
+        )
     for make in info.made:
         rows.append(("made with", ", ".join(f"{name} {_plain(value)}" for name, value in make.items())))
     if info.damaged:
@@ -127,6 +151,45 @@ def _clipping(metas: list[CacheMeta]) -> dict[str, float]:
     middle = len(shares) // 2
     median = shares[middle] if len(shares) % 2 else (shares[middle - 1] + shares[middle]) / 2
     return {"mean": mean, "median": median, "max": shares[-1]}
+
+
+def _clip_histogram(metas: list[CacheMeta]) -> dict[str, int]:
+    names = ["none", *(f"up to {limit:.4g} %" for limit in _CLIP_LIMITS), "more"]
+    counts = dict.fromkeys(names, 0)
+    for meta in metas:
+        percent = 100 * meta.clip_fraction
+        place = 0 if percent == 0 else 1 + sum(percent > limit for limit in _CLIP_LIMITS)
+        counts[names[place]] += 1
+    return counts
+
+
+def _beyond(files: list[Path]) -> dict[str, float]:
+    """Tell from a sample of fields how much smaller bounds would clip."""
+    chosen = [files[place] for place in _spread(len(files), _SAMPLED_FILES)]
+    levels: list[tuple[float, NDArray[np.int64]]] = []
+    for file in chosen:
+        try:
+            with CacheReader(file) as reader:
+                fields = reader.flow(_spread(reader.num_fields, _SAMPLED_FIELDS))
+                levels.append((reader.meta.bound, np.bincount(fields.reshape(-1), minlength=256)))
+        except CacheFileError:
+            continue  # `verify` names it
+    if not levels:
+        return {}
+    smallest = min(bound for bound, _ in levels)
+    total = sum(int(counts.sum()) for _, counts in levels)
+    length = np.abs(np.arange(256) - ZERO)
+    return {
+        f"{bound:g}": sum(int(counts[length * (2 * own / 255) > bound].sum()) for own, counts in levels)
+        / total
+        for bound in _BOUNDS
+        if bound < smallest
+    }
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Choose at most so many of `count` places, evenly spread."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most)).tolist()})
 
 
 def _plain(value: Any) -> str:

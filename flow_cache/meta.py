@@ -95,7 +95,7 @@ class CacheMeta:
         Compared is all that decides what the fields look like. The backend and the versions are not: a cache
         may be finished on another machine.
         """
-        ours, theirs = self._request(), asked._request()
+        ours, theirs = self.request(), asked.request()
         if self.method != asked.method:  # then the parameters have nothing in common
             ours, theirs = {"method": self.method}, {"method": asked.method}
         differences = [
@@ -181,7 +181,8 @@ class CacheMeta:
         except (ArgumentError, OverflowError) as error:
             raise ValueError(str(error)) from error
 
-    def _request(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
+        """Return all that was asked for and decides what the fields look like, the video included."""
         size = None if self.size is None else f"{self.size[0]}x{self.size[1]}"
         return {
             "video": self.source.path,

@@ -8,6 +8,7 @@ machine; if it kills its worker again, it has failed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import signal
 from collections import deque
@@ -19,18 +20,12 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Self
 
-from flow_cache.errors import CacheWriteError, FlowCacheError, VideoError
+from flow_cache.errors import CacheWriteError, FlowCacheError, LostDeviceError, VideoError
+from flow_cache.estimation import RemoteEstimator, Service
 from flow_cache.opencv import opencv
-from flow_cache.worker import Job, cache_video, reason_of
+from flow_cache.worker import Advance, Estimator, Job, cache_video, reason_of
 
 _MAX_FAILED_STARTS = 3  # in a row
-
-
-@dataclass(frozen=True)
-class Advance:
-    """Some fields of a video are done."""
-
-    fields: int
 
 
 @dataclass(frozen=True)
@@ -54,8 +49,10 @@ class _Worker:
 class WorkerPool:
     """Run jobs in worker processes; as a context manager it ends them."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, services: Sequence[Service] = ()) -> None:
+        """services: where workers have flow estimated, in turns; none: each estimates itself, on the CPU."""
         self._size = workers
+        self._services = itertools.cycle(services or [None])
         # fork would copy locks that OpenCV's and CUDA's threads hold
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
@@ -65,7 +62,8 @@ class WorkerPool:
     def run(self, jobs: Sequence[Job]) -> Iterator[Advance | Finished]:
         """Iterate what happens until all jobs are done; the order of videos is not fixed.
 
-        Raises CacheWriteError as soon as a worker cannot write, FlowCacheError if workers cannot be started.
+        Raises CacheWriteError as soon as a worker cannot write, LostDeviceError if a service has gone, FlowCacheError
+        if workers cannot be started.
         """
         suspects: list[Job] = []
         yield from self._run(deque(jobs), self._size, suspects)
@@ -111,7 +109,7 @@ class WorkerPool:
                     continue
                 if message is None:
                     worker.ready = True
-                elif isinstance(message, CacheWriteError):
+                elif isinstance(message, FlowCacheError):
                     worker.job = None
                     raise message
                 else:
@@ -124,7 +122,9 @@ class WorkerPool:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs,), name="flow-cache worker", daemon=True)
+        process = self._context.Process(
+            target=_serve, args=(theirs, next(self._services)), name="flow-cache worker", daemon=True
+        )
         try:
             with _without_interrupts():
                 process.start()
@@ -160,14 +160,15 @@ class WorkerPool:
             suspects.append(worker.job)
 
 
-def attempt(job: Job, advance: Connection) -> Finished | CacheWriteError:
-    """Do one job; what goes wrong with the video becomes the reason of its failure."""
+def attempt(job: Job, advance: Connection, estimator: Estimator | None = None) -> Finished | FlowCacheError:
+    """Do one job; what goes wrong with the video becomes the reason of its failure, other errors are returned."""
     try:
-        meta = cache_video(job, lambda fields: advance.send(Advance(fields)))
+        meta = cache_video(job, advance.send, estimator)
     except VideoError as error:
         return Finished(job, reason=reason_of(error))
     except FlowCacheError as error:
-        return error if isinstance(error, CacheWriteError) else Finished(job, reason=str(error))
+        general = isinstance(error, (CacheWriteError, LostDeviceError))
+        return error if general else Finished(job, reason=str(error))
     except ConnectionError:
         raise  # the main process is gone
     except Exception as error:  # whatever a library throws on a broken video must not end the run
@@ -175,14 +176,17 @@ def attempt(job: Job, advance: Connection) -> Finished | CacheWriteError:
     return Finished(job, fields=meta.fields, partial=meta.partial is not None)
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, service: Service | None) -> None:
     """Be a worker: report ready, then do jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     opencv().setNumThreads(1)
     try:
+        estimator = RemoteEstimator(service) if service else None
         connection.send(None)
         while True:
-            connection.send(attempt(connection.recv(), connection))
+            connection.send(attempt(connection.recv(), connection, estimator))
+    except LostDeviceError as error:
+        connection.send(error)
     except (EOFError, OSError):
         return  # the main process closed the pipe, or is gone
 

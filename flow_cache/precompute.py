@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from flow_cache.codecs import CodecSettings
-from flow_cache.container import CacheReader, cache_path
 from flow_cache.cores import available_cores
-from flow_cache.errors import (
-    ArgumentError,
-    CacheFileError,
-    CacheMismatchError,
-    CacheWriteError,
-    FlowCacheError,
-)
-from flow_cache.frames import find_videos, is_image_folder
-from flow_cache.index import cache_files, scan_cache, write_index
+from flow_cache.errors import ArgumentError, CacheWriteError, FlowCacheError
+from flow_cache.estimation import check_devices, estimation_services
+from flow_cache.index import refresh_index
+from flow_cache.inputs import choose_videos, parse_shard
 from flow_cache.meta import CacheMeta, Source, current_versions
 from flow_cache.methods import get_method
-from flow_cache.pool import Advance, WorkerPool
+from flow_cache.plan import make_plan
+from flow_cache.pool import WorkerPool
 from flow_cache.progress import ProgressLine
-from flow_cache.worker import Job, source_bytes
+from flow_cache.worker import Advance
 from flow_cache.writer import probe_writable, remove_stale_temporaries, write_atomically
 
 FAILURES_NAME = "failures.csv"
@@ -38,7 +32,8 @@ class PrecomputeConfig:
     """What to precompute, and how."""
 
     input: str | Path
-    """A video file, a folder of videos (searched recursively), or a folder of images."""
+    """A video file, a folder of videos (searched recursively), a folder of images, a list (.txt, one path a line), or a
+    manifest (.csv with a column path or video)."""
     output: str | Path
     """The cache folder; files appear under the videos' relative paths."""
     method: str = "tvl1"
@@ -47,7 +42,7 @@ class PrecomputeConfig:
     """Named parameter set of the method; default: its first (tvl1: opencv, opencv-cuda, fast;
     farneback: default, opencv; raft: large, small)."""
     device: str = "cpu"
-    """Where flow is computed."""
+    """Where flow is computed: cpu; cuda, cuda:N, or several with commas between; auto: a GPU where there is one."""
     short_side: int | None = None
     """Resize so that the shorter side has this many pixels."""
     size: tuple[int, int] | None = None
@@ -74,6 +69,11 @@ class PrecomputeConfig:
     """Keep the readable beginning of a video that breaks half-way."""
     limit: int | None = None
     """Only the first so many videos."""
+    root: str | Path | None = None
+    """Folder where the paths of a list or manifest start; default: where it lies."""
+    shard: str | None = None
+    """Only part i of n, as i/n with i from 1: shards are disjoint, may run at the same time on one cache folder, and
+    together do everything."""
     parameters: dict[str, int | float | str] = field(default_factory=dict)
     """Single parameters of the method, which replace the preset's, e.g. `--parameters.warps 3`."""
 
@@ -123,11 +123,18 @@ def precompute(
     and PrecomputeInterrupted on Ctrl-C.
     """
     started = time.monotonic()
-    template = _template(config)
+    template = make_template(config)
     output = Path(config.output).absolute()
-    root, names = _choose(config, videos)
-    _prepare(output)
-    jobs, kept = _plan(config, template, root, names, output)
+    root, names = choose_videos(
+        config.input, videos=videos, root=config.root, limit=config.limit, shard=config.shard
+    )
+    prepare_output(output)
+    plan = make_plan(
+        template, root, names, output,
+        overwrite=config.overwrite, keep_partial=config.keep_partial,
+    )  # fmt: skip
+    plan.check()
+    jobs, kept = plan.jobs, len(plan.kept)
     # The longest first, or the last worker may sit on a long one alone.
     jobs.sort(key=lambda job: (-job.meta.source.bytes, job.video))
 
@@ -140,14 +147,16 @@ def precompute(
         return PrecomputeSummary(done, kept, found, fields, seconds, output, partial, remaining)
 
     workers = min(config.workers or available_cores(), len(jobs))
+    size = sum(job.meta.source.bytes for job in jobs)
     try:
         with (
-            ProgressLine(len(names), sum(job.meta.source.bytes for job in jobs), kept, progress) as line,
-            WorkerPool(workers) as pool,
+            estimation_services(template, config.device if jobs else "cpu") as services,
+            ProgressLine(len(names), size, kept, progress, workers) as line,
+            WorkerPool(workers, services) as pool,
         ):
             for event in pool.run(jobs):
                 if isinstance(event, Advance):
-                    line.advance(event.fields)
+                    line.advance(event)
                     continue
                 line.finished(event.job.meta.source.bytes, failed=event.reason is not None)
                 if event.reason is None:
@@ -160,16 +169,16 @@ def precompute(
                     failures.append(Failure(event.job.video, event.reason))
     except KeyboardInterrupt as interrupt:
         remaining = len(jobs) - done - len(failures)
-        _record(output, failures)
+        record_outcome(output, failures, config.shard)
         raise PrecomputeInterrupted(summary(remaining)) from interrupt
     except FlowCacheError:
         remove_stale_temporaries(output)
         raise
-    _record(output, failures)
+    record_outcome(output, failures, config.shard)
     return summary()
 
 
-def _template(config: PrecomputeConfig) -> CacheMeta:
+def make_template(config: PrecomputeConfig) -> CacheMeta:
     """Turn the arguments into the meta of every file; raises ArgumentError for the first that is unusable."""
     for name, value, lowest in (("workers", config.workers, 0), ("limit", config.limit, 1)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
@@ -180,7 +189,8 @@ def _template(config: PrecomputeConfig) -> CacheMeta:
             f"parameters cannot hold {', '.join(sorted(reserved))}; it has an argument of its own"
         )
     parameters: dict[str, Any] = dict(config.parameters)
-    method = get_method(config.method, config.device, preset=config.preset, **parameters)
+    check_devices(config.device)
+    method = get_method(config.method, preset=config.preset, **parameters)
     # Checked whether it is used or not: a mistake should not wait for the run that adds --rgb.
     codec = CodecSettings(config.codec, config.max_error, config.quality, config.rgb_quality)
     return CacheMeta(
@@ -197,35 +207,7 @@ def _template(config: PrecomputeConfig) -> CacheMeta:
     )
 
 
-def _choose(config: PrecomputeConfig, videos: Sequence[str] | None) -> tuple[Path, list[str]]:
-    """Return the folder that relative paths start from, and those of the videos."""
-    source = Path(os.path.normpath(Path(config.input).absolute()))  # `.` has no name
-    if not source.exists():
-        raise ArgumentError(f"{config.input}: no such file or folder")
-    root = source if source.is_dir() and not is_image_folder(source) else source.parent
-    if videos is None:
-        names = [path.relative_to(root).as_posix() for path in find_videos(source)]
-        if not names:
-            raise ArgumentError(
-                f"{config.input}: no videos found (neither video files nor folders of images)"
-            )
-    else:
-        names = [PurePosixPath(name).as_posix() for name in dict.fromkeys(videos)]
-        if not names:
-            raise ArgumentError("the list of videos is empty")
-    names = names[: config.limit]
-    owner: dict[Path, str] = {}
-    for name in names:
-        target = cache_path("", name)
-        if target in owner:
-            raise ArgumentError(
-                f"{owner[target]} and {name} would share the cache file {target.as_posix()}; rename one"
-            )
-        owner[target] = name
-    return root, names
-
-
-def _prepare(output: Path) -> None:
+def prepare_output(output: Path) -> None:
     """Make sure that the cache folder can be written, and clear away what dead runs left."""
     try:
         probe_writable(output)
@@ -234,68 +216,23 @@ def _prepare(output: Path) -> None:
     remove_stale_temporaries(output)
 
 
-def _plan(
-    config: PrecomputeConfig, template: CacheMeta, root: Path, names: list[str], output: Path
-) -> tuple[list[Job], int]:
-    """Decide what has to be done; returns the jobs and how many videos are kept.
-
-    Raises CacheMismatchError when the cache holds files of another make: those of the videos asked for unless
-    `overwrite` is set, and others in any case, since they could not be redone.
-    """
-    present = cache_files(output)
-    jobs: list[Job] = []
-    kept = 0
-    mismatches: list[str] = []
-    for name in names:
-        target = cache_path(output, name)
-        if not target.parent.resolve().is_relative_to(output.resolve()):
-            raise ArgumentError(f"{target}: a link leads out of the cache folder")
-        asked = replace(template, source=Source(name, source_bytes(root / name)))
-        found = _meta(present.pop(target.relative_to(output).as_posix(), None))
-        if found is not None and not config.overwrite:
-            difference = found.difference(asked)
-            if difference is not None:
-                mismatches.append(f"{target.relative_to(output).as_posix()} has {difference}")
-                continue
-            if found.source.bytes == asked.source.bytes and (found.partial is None or config.keep_partial):
-                kept += 1
-                continue
-        jobs.append(Job(root / name, target, asked, config.device, config.keep_partial))
-    if mismatches:
-        others = f" (and {len(mismatches) - 1} more files)" if len(mismatches) > 1 else ""
-        raise CacheMismatchError(
-            f"{output} was made with other parameters: {mismatches[0]}{others}; "
-            "use --overwrite to redo them, or another output folder"
-        )
-    for name, path in present.items():
-        found = _meta(path)
-        difference = found.difference(replace(template, source=found.source)) if found is not None else None
-        if difference is not None:
-            raise CacheMismatchError(
-                f"{output} holds other videos made with other parameters: {name} has {difference}; "
-                "use another output folder"
-            )
-    return jobs, kept
+def failures_name(shard: str | None = None) -> str:
+    """Return the name of the list of failures, which is each shard's own."""
+    if shard is None:
+        return FAILURES_NAME
+    number, count = parse_shard(shard)
+    return f"failures.{number}-of-{count}.csv"
 
 
-def _meta(path: Path | None) -> CacheMeta | None:
-    """Read the meta of an existing cache file; None if there is none, or it is damaged and must be redone."""
-    if path is None:
-        return None
-    try:
-        with CacheReader(path) as reader:
-            return reader.meta
-    except CacheFileError:
-        return None
-
-
-def _record(output: Path, failures: list[Failure]) -> None:
+def record_outcome(output: Path, failures: list[Failure], shard: str | None = None) -> None:
     """Write the index and the list of failures, which damaged files of other videos join."""
     remove_stale_temporaries(output)  # of workers that died
-    entries, damaged = scan_cache(output)
+    damaged = refresh_index(output)
     failures += [Failure(error.path.relative_to(output).as_posix(), error.reason) for error in damaged]
-    write_index(output, entries)
-    path = output / FAILURES_NAME
+    if shard is None:  # this run has tried again what failed in earlier shards
+        for path in output.glob("failures.*-of-*.csv"):
+            _remove(path)
+    path = output / failures_name(shard)
     if not failures:
         _remove(path)
         return

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from flow_cache.precompute import PrecomputeSummary
+    from flow_cache.worker import Advance
 
 _PLAIN_EVERY = 30.0  # seconds between plain lines
 _RATE_SPAN = 30.0  # seconds over which the rate is averaged
@@ -21,10 +22,10 @@ class ProgressLine:
     """Show videos, pairs per second, time left and failures on stderr while a run lasts.
 
     videos: how many there are, of which `kept` are done already. size: bytes of the others, which the time
-    left is estimated from. enabled: False shows nothing.
+    left is estimated from. enabled: False shows nothing. workers: processes, whose time the stages share.
     """
 
-    def __init__(self, videos: int, size: int, kept: int, enabled: bool = True) -> None:
+    def __init__(self, videos: int, size: int, kept: int, enabled: bool = True, workers: int = 1) -> None:
         self._videos = videos
         self._size = size
         self._kept = kept
@@ -33,14 +34,18 @@ class ProgressLine:
         self._size_done = 0
         self._fields = 0
         self._started = self._shown = time.monotonic()
-        self._recent: list[tuple[float, int]] = [(self._started, 0)]
+        self._workers = workers
+        self._stages: dict[str, float] = {}
+        self._recent: list[tuple[float, int, dict[str, float]]] = [(self._started, 0, {})]
         self._enabled = enabled and videos > kept
         self._live: Progress | None = None
         self._task: TaskID | None = None
 
-    def advance(self, fields: int) -> None:
-        """Count fields that were computed."""
-        self._fields += fields
+    def advance(self, done: Advance) -> None:
+        """Count fields that were computed, and the time that each stage took."""
+        self._fields += done.fields
+        for stage, seconds in done.seconds.items():
+            self._stages[stage] = self._stages.get(stage, 0.0) + seconds
         self._show()
 
     def finished(self, size: int, *, failed: bool) -> None:
@@ -53,7 +58,15 @@ class ProgressLine:
     def describe(self, now: float) -> str:
         """Return the line's text at a time of the monotonic clock."""
         videos = self._kept + self._finished
-        parts = [f"{videos}/{self._videos} videos", f"{self._rate(now):,.1f} pairs/s"]
+        since, fields, stages = self._span(now)
+        span = max(now - since, 1e-9)
+        parts = [f"{videos}/{self._videos} videos", f"{(self._fields - fields) / span:,.1f} pairs/s"]
+        busy = [
+            f"{stage} {100 * min((seconds - stages.get(stage, 0.0)) / (span * self._workers), 1):.0f} %"
+            for stage, seconds in self._stages.items()
+        ]
+        if busy:
+            parts.append(" ".join(busy))
         elapsed = now - self._started
         if self._size_done and self._size > self._size_done:
             left = elapsed * (self._size - self._size_done) / self._size_done
@@ -95,14 +108,13 @@ class ProgressLine:
             self._shown = now
             print(f"flow-cache: {self.describe(now)}", file=sys.stderr, flush=True)
 
-    def _rate(self, now: float) -> float:
-        """Return fields per second over the last half minute."""
+    def _span(self, now: float) -> tuple[float, int, dict[str, float]]:
+        """Return where the last half minute began: the time, and what was done by then."""
         if now - self._recent[-1][0] >= 1.0:
-            self._recent.append((now, self._fields))
+            self._recent.append((now, self._fields, dict(self._stages)))
         while len(self._recent) > 2 and now - self._recent[1][0] > _RATE_SPAN:
             self._recent.pop(0)
-        since, fields = self._recent[0]
-        return (self._fields - fields) / (now - since) if now > since else 0.0
+        return self._recent[0]
 
 
 def format_seconds(seconds: float) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,6 @@ class Job:
     target: Path
     meta: CacheMeta
     """What was asked for, with the source's relative path and size."""
-    device: str = "cpu"
     keep_partial: bool = False
 
     @property
@@ -40,37 +40,63 @@ class Job:
         return self.meta.source.path
 
 
-def cache_video(job: Job, advance: Callable[[int], None]) -> CacheMeta:
+@dataclass(frozen=True)
+class Advance:
+    """Some fields of a video are done, and the seconds that each stage took of the time since the last ones."""
+
+    fields: int
+    seconds: Mapping[str, float]
+
+
+class Estimator(Protocol):
+    """What `cache_video` needs of a `FlowMethod`."""
+
+    backend: str
+    chunk: int
+
+    def quantized(
+        self, frames: NDArray[np.uint8], bound: float, step: int = 1
+    ) -> tuple[NDArray[np.uint8], int]: ...
+
+
+def cache_video(
+    job: Job, advance: Callable[[Advance], object], estimator: Estimator | None = None
+) -> CacheMeta:
     """Estimate, encode and write the flow of one video; returns what the file says about itself.
 
-    advance: called with the number of fields after each chunk. Raises VideoError if the video cannot be read
-    (to its end, unless `keep_partial`) or is too short, CacheWriteError if the file cannot be written. On any
-    exception no file appears.
+    advance: called after each chunk. estimator: what estimates, None for what the job's meta names, on the CPU. Raises
+    VideoError if the video cannot be read (to its end, unless `keep_partial`) or is too short, CacheWriteError if the
+    file cannot be written. On any exception no file appears.
     """
+    method = estimator or _on_cpu(job.meta.method, tuple(job.meta.parameters.items()))
     meta = replace(
         job.meta,
         fps=probe_fps(job.source),
         source=replace(job.meta.source, sha256=hash_source(job.source)),
+        backend=method.backend,
     )
-    method = _estimator(meta.method, job.device, tuple(meta.parameters.items()))
     frames = read_frames(
         job.source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1
     )  # one decoder thread: the other cores have their own videos
     writer: CacheWriter | None = None
     clipped = values = 0
     partial: str | None = None
+    clock = _StageClock("decode")
     try:
         try:
             for grey, rgb in _chunks(frames, meta.step, method.chunk, job.source):
                 if writer is None:  # only now, so that a video without a frame leaves no folder behind
                     writer = CacheWriter(job.target, meta)
-                if rgb:
-                    writer.add_rgb(np.stack(rgb))
+                clock.enter("flow")
                 levels, beyond = method.quantized(grey, meta.bound, meta.step)
                 clipped += beyond
                 values += levels.size
+                clock.enter("store")
+                if rgb:
+                    writer.add_rgb(np.stack(rgb))
                 writer.add_flow(levels)
-                advance(len(levels))
+                clock.enter("decode")
+                advance(Advance(len(levels), clock.take()))
         except VideoError as error:
             if not job.keep_partial or writer is None:
                 raise
@@ -83,9 +109,29 @@ def cache_video(job: Job, advance: Callable[[int], None]) -> CacheMeta:
 
 
 @functools.lru_cache(maxsize=1)
-def _estimator(name: str, device: str, parameters: tuple[tuple[str, Any], ...]) -> FlowMethod:
-    """Return the estimator of the last video where it is the same one: on a GPU it keeps its memory for the next."""
-    return get_method(name, device, **dict(parameters))
+def _on_cpu(name: str, parameters: tuple[tuple[str, Any], ...]) -> FlowMethod:
+    """Return the estimator of the last video where it is the same one, so that a network is loaded once."""
+    return get_method(name, **dict(parameters))
+
+
+class _StageClock:
+    """Which stage takes how long."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._since = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage, which ends the one before."""
+        now = time.perf_counter()
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds of each stage that has ended since the last call."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
 
 
 def reason_of(error: VideoError) -> str:

@@ -29,6 +29,9 @@ _PARTIAL_LIMIT = 200  # characters of the reason for a partial file
 # For what is not known at the start: counts, and a reason of which JSON makes up to 12 bytes a character.
 _RESERVE = 1024 + 12 * _PARTIAL_LIMIT
 _TIME = (1980, 1, 1, 0, 0, 0)  # no clock in the file: the same input gives the same bytes
+MEMBER_OVERHEAD = (
+    104  # bytes of the zip for each image: a local header, an entry of the directory, the name in both
+)
 _LOCAL_CRC_AT = 14  # in a zip's local header
 _LOCAL_DATA_AT = 30 + len(META_NAME)
 
@@ -46,7 +49,7 @@ class CacheWriter:
         self._fields = 0
         self._frames = 0
         self._shape: tuple[int, int] | None = None
-        self._reserved = _round_up(len(meta.to_json()) + _RESERVE, 512)
+        self._reserved = reserved_bytes(meta)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary, self._file = _create_temporary(self.path.parent)
@@ -176,6 +179,11 @@ class CacheWriter:
         sync_folder(self.path.parent)
 
 
+def reserved_bytes(meta: CacheMeta) -> int:
+    """Return how much room is left for `meta.json`, about what a file takes beside its images."""
+    return _round_up(len(meta.to_json()) + _RESERVE, 512)
+
+
 def temporary_files(root: Path) -> Iterator[Path]:
     """Iterate the writers' temporary files below a folder, of live and of dead processes."""
     for folder, _, names in os.walk(root):
@@ -201,15 +209,20 @@ def remove_stale_temporaries(root: Path) -> int:
     return removed
 
 
-def probe_writable(folder: Path) -> None:
-    """Create a folder and a file in it, to learn early whether that works; raises CacheWriteError."""
+def probe_writable(folder: Path) -> int:
+    """Create a folder and, for a moment, a file in it, to learn early whether that works; raises CacheWriteError.
+
+    Returns the time by the clock of the file system, in nanoseconds.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path, file = _create_temporary(folder)
+        now = os.fstat(file.fileno()).st_mtime_ns
         file.close()
         path.unlink()
     except OSError as error:
         raise CacheWriteError.from_os_error(folder, error) from error
+    return now
 
 
 def sync_folder(folder: Path) -> None:

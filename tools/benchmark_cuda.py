@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from cuda_work import Work, count_work
 from flow_cache.cores import available_cores
 from flow_cache.cuda.backend import Backend
 from flow_cache.cuda.cupy_backend import CupyBackend
+from flow_cache.cuda.tvl1 import TUNINGS
 from flow_cache.device import open_device
 from flow_cache.errors import ArgumentError, DeviceError
 
@@ -270,6 +271,13 @@ def measure(backend: Backend, given: argparse.Namespace) -> int:
             ):
                 rows.append(row)
                 print(row.line(), flush=True)
+        if size == given.sizes[0] and given.tune:
+            largest = replace(options, batches=options.batches[-1:])
+            for tuning in range(1, len(TUNINGS)):
+                tuned = Speed(backend, Estimator("tvl1", "opencv", tuning), size, frames, largest)
+                for row in tuned.rows():
+                    rows.append(row)
+                    print(row.line(), flush=True)
     write_report(given.out, facts, ceilings, given, agreed, rows, work, others()[1])
     print(short_table(agreed, rows))
     print(f"report: {given.out / 'cuda.md'}")
@@ -303,6 +311,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=1800,
         help="seconds after which cases are left out (default: %(default)s)",
     )
+    add("--tune", action="store_true", help="also measure the other ways to compile TV-L1's iterations")
     add("--small-case", action="store_true", help="only run every kernel on little, for compute-sanitizer")
     for name, kind, default in (("timed", float, TIMED), ("copied", int, 1 << 30), ("rounds", int, 20_000)):
         add(f"--{name}", type=kind, default=default, help=argparse.SUPPRESS)

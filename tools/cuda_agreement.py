@@ -13,6 +13,7 @@ from cuda_report import Agreement
 
 from flow_cache.cuda.backend import Backend
 from flow_cache.cuda.engine import CudaMethod
+from flow_cache.cuda.tvl1 import TUNINGS, TVL1
 from flow_cache.errors import ArgumentError
 from flow_cache.methods import get_method
 from flow_cache.methods.base import Parameters
@@ -26,6 +27,8 @@ class Estimator:
 
     method: str
     preset: str
+    tuning: int = 0
+    """Which of the ways to compile TV-L1's iterations."""
 
     @classmethod
     def named(cls, name: str) -> Estimator:
@@ -41,7 +44,13 @@ class Estimator:
 
     @property
     def name(self) -> str:
-        return f"{self.method} {self.preset}"
+        how = TUNINGS[self.tuning]
+        told = (
+            f", {how.iterations} iterations, {how.columns} columns, {how.resident} blocks"
+            if self.tuning
+            else ""
+        )
+        return f"{self.method} {self.preset}{told}"
 
     def parameters(self, **changed: Any) -> Parameters:
         """Return the preset's parameters, some of them replaced."""
@@ -55,6 +64,8 @@ class Estimator:
         """Return the estimator on a device."""
         module, name = CLASSES[self.method]
         made: CudaMethod = getattr(importlib.import_module(module), name)(self.parameters(**changed), backend)
+        if isinstance(made, TVL1):
+            made.tuning = TUNINGS[self.tuning]
         return made
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from flow_cache.cuda.backend import Backend, kernel_source
 from flow_cache.cuda.engine import CudaMethod
-from flow_cache.cuda.tvl1 import COLUMNS, LANES
+from flow_cache.cuda.tvl1 import LANES
 
 Values = Mapping[str, Any]
 Cost = tuple[float, float]  # bytes, operations
@@ -95,7 +95,7 @@ def _median(v: Values) -> Cost:
 def _iterate(v: Values, count: int) -> Cost:
     # u, p and the data term read, u and p written; 55 operations an iteration, 5 for what its row is loaded with
     rows = v["height"] + 2 * count * v["segments"]
-    return FLOAT * (6 + 3 + 6) * _plane(v), COLUMNS * LANES * v["strips"] * rows * (55 * count + 5)
+    return FLOAT * (6 + 3 + 6) * _plane(v), v["COLUMNS"] * LANES * v["strips"] * rows * (55 * count + 5)
 
 
 def _smooth_rows(v: Values) -> Cost:
@@ -193,8 +193,8 @@ class Work:
 class _CountingModule:
     """A module whose launches are counted as they are made."""
 
-    def __init__(self, backend: CountingBackend, source: str, module: Any) -> None:
-        self._backend, self._source, self._module = backend, source, module
+    def __init__(self, backend: CountingBackend, source: str, module: Any, macros: Mapping[str, int]) -> None:
+        self._backend, self._source, self._module, self._macros = backend, source, module, macros
         self._fields = record_fields()
 
     def launch(
@@ -202,7 +202,7 @@ class _CountingModule:
     ) -> None:
         backend = self._backend
         names = signature(self._source, name)
-        values = dict(zip(names, arguments, strict=True))
+        values = {**dict(zip(names, arguments, strict=True)), **self._macros}
         work = backend.work
         work.launches[name] += 1
         records = backend.download(values["control"]) if name in ("median", "iterate") else None
@@ -218,9 +218,13 @@ class _CountingModule:
             at_work = (phase == self._fields["ITERATE"]) & (outer == values["outer"])
             costs += at_work[:, None] * np.array(_median(values), np.float64)
         else:
-            place = self._fields["ITERATED"]
-            done = backend.download(values["next"])[:, place] - records[:, place]
-            for pair in np.flatnonzero(done):
+            # both are counted in pixels, or what stands for them, of the level
+            iterated, passes = (
+                backend.download(values["next"])[:, place] - records[:, place]
+                for place in (self._fields["ITERATED"], self._fields["PASSES"])
+            )
+            done = iterated // np.maximum(passes, 1)
+            for pair in np.flatnonzero(passes):
                 costs[pair] += _iterate(values, int(done[pair]))
             work.iterations = work.iterations + done
 
@@ -240,7 +244,7 @@ class CountingBackend:
         module = self._backend.module(source, **macros)
         if "tvl1_iterate" in source:
             self.work.iterations = np.zeros(self.work.pairs, np.int64)
-        return _CountingModule(self, source, module)
+        return _CountingModule(self, source, module, macros)
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return `work` as it is."""

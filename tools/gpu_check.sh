@@ -28,7 +28,7 @@ python=${PYTHON:-python3}
 out=${OUT:-reports/benchmarks}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 export FLOW_CACHE_REQUIRE_GPU=1 # a test that finds no GPU fails then
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" # where compute-sanitizer often is
 
 if ! said=$("$python" -c '
 import sys
@@ -79,7 +79,7 @@ done
 
 # 470 seconds less what has been used, and some to write the report in.
 left=$((470 - SECONDS))
-step benchmark "$left" "$python" tools/benchmark_cuda.py --out "$out" --seconds "$((left - 60))" --case-seconds 5 "$@"
+step benchmark "$left" "$python" tools/benchmark_cuda.py --out "$out" --seconds "$((left - 60))" --case-seconds 5 --tune "$@"
 
 printf '%s\n' "${results[@]}" >"$out/gpu_check.csv"
 {

@@ -19,6 +19,7 @@ from flow_cache.methods.base import MIN_SIDE, FlowMethod, check_frames, check_st
 from flow_cache.quantize import check_bound, quantize_scale
 
 BATCH_PIXELS = 24_000_000  # a batch of this many keeps the largest GPU busy; more only takes memory
+MOST_PAIRS = 1024  # the kernels look for work among as many
 KEPT_WORKSPACES = 4
 
 
@@ -74,6 +75,7 @@ class CudaMethod(FlowMethod):
 
     memory_fraction: float = 0.5
     batch: int | None = None
+    on_gpu = True
     chunk: ClassVar[int] = 256
 
     def __init__(self, backend: Backend) -> None:
@@ -250,8 +252,8 @@ class CudaMethod(FlowMethod):
     def _batch(self, height: int, width: int, count: int, step: int | None) -> int:
         """Choose how many pairs to work on at the same time: a power of two, or what the memory holds."""
         if self.batch is not None:
-            return min(self.batch, self._most)
-        wanted = max(4, BATCH_PIXELS // (height * width))
+            return min(self.batch, self._most, MOST_PAIRS)
+        wanted = min(MOST_PAIRS, max(4, BATCH_PIXELS // (height * width)))
         pairs = min(wanted, 1 << (min(count, self._most) - 1).bit_length())
         if self._most < count:
             pairs = min(pairs, self._most)

@@ -16,9 +16,6 @@ from flow_cache.methods._tvl1_pyramid import BORDER, level_sizes
 from flow_cache.methods._tvl1_solver import CPU_CUBIC, CUDA_CUBIC
 from flow_cache.methods.tvl1 import TVL1Parameters
 
-# How the kernel of the iterations is compiled: iterations in one pass over memory, and columns of a lane.
-ITERATIONS = 6
-COLUMNS = 2
 LANES = 32
 WARPS = 2  # of a block
 SEGMENT = 64  # rows that a warp makes, about
@@ -29,11 +26,40 @@ MEDIAN_TILE = (64, 16)
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How the kernel of the iterations is compiled. Results do not depend on it, but for when a pair converges."""
+
+    iterations: int
+    """Iterations in one pass over memory: more take less bandwidth, but more registers and overlap."""
+    columns: int
+    """Columns of a lane, 2 or 4: a strip of a warp is 32 times as wide."""
+    resident: int
+    """Blocks that find a place on a multiprocessor, by their registers."""
+
+    @property
+    def strip(self) -> int:
+        return self.columns * LANES
+
+    @property
+    def halo(self) -> int:
+        """Columns that a strip shares with its neighbour, on each side."""
+        return blocks_for(self.iterations, self.columns) * self.columns
+
+    def macros(self) -> dict[str, int]:
+        return {"ITERATIONS": self.iterations, "COLUMNS": self.columns, "RESIDENT": self.resident}
+
+
+# All of them compile without spills; the first is the default. Which is best is to be measured on each generation.
+TUNINGS = (Tuning(6, 2, 6), Tuning(5, 4, 4), Tuning(8, 2, 4), Tuning(4, 4, 4))
+
+
+@dataclass(frozen=True)
 class LevelPlan:
     """Size of a level, and how the iterations cut it into items: fixed by the size, so that sums are too."""
 
     height: int
     width: int
+    tuning: Tuning = TUNINGS[0]
 
     @property
     def stride(self) -> int:
@@ -41,9 +67,8 @@ class LevelPlan:
 
     @property
     def strips(self) -> int:
-        strip = COLUMNS * LANES
-        halo = -(-ITERATIONS // COLUMNS) * COLUMNS
-        return 1 + max(0, blocks_for(self.stride - strip, strip - 2 * halo))
+        strip = self.tuning.strip
+        return 1 + max(0, blocks_for(self.stride - strip, strip - 2 * self.tuning.halo))
 
     @property
     def segments(self) -> int:
@@ -74,6 +99,7 @@ class TVL1(CudaMethod):
 
     name = "tvl1"
     parameters_type = TVL1Parameters
+    tuning: Tuning = TUNINGS[0]
 
     def __init__(self, parameters: TVL1Parameters, backend: Backend) -> None:
         super().__init__(backend)
@@ -81,32 +107,40 @@ class TVL1(CudaMethod):
         self.backend = "cuda"
 
     def _make_workspace(self, height: int, width: int, frames: int, pairs: int) -> Workspace:
-        return TVL1Workspace(self.device, self.parameters, height, width, frames, pairs)
+        return TVL1Workspace(self.device, self.parameters, self.tuning, height, width, frames, pairs)
 
     def _bytes(self, height: int, width: int) -> tuple[int, int]:
-        plans = level_plans(self.parameters, height, width)
+        plans = level_plans(self.parameters, height, width, self.tuning)
         finest = plans[0]
         frame = sum(12 * plan.bordered[0] * plan.bordered[1] for plan in plans) + 4 * height * width
         pair = 4 * (12 + 3 + 2) * finest.height * finest.stride + 8 * height * width
-        partials = max(plan.items for plan in plans) * ITERATIONS * 4
+        partials = max(plan.items for plan in plans) * self.tuning.iterations * 4
         return frame + 4, pair + partials + 8 * CONTROL + 48
 
 
-def level_plans(parameters: TVL1Parameters, height: int, width: int) -> list[LevelPlan]:
+def level_plans(parameters: TVL1Parameters, height: int, width: int, tuning: Tuning) -> list[LevelPlan]:
     """Return the levels of a frame, finest first."""
     sizes = level_sizes(height, width, parameters.nscales, parameters.scale_step)
-    return [LevelPlan(*size) for size in sizes]
+    return [LevelPlan(*size, tuning) for size in sizes]
 
 
 class TVL1Workspace(Workspace):
     """Memory of a batch: pyramids, two states of the unknowns, the data term, control records."""
 
     def __init__(
-        self, backend: Backend, parameters: TVL1Parameters, height: int, width: int, frames: int, pairs: int
+        self,
+        backend: Backend,
+        parameters: TVL1Parameters,
+        tuning: Tuning,
+        height: int,
+        width: int,
+        frames: int,
+        pairs: int,
     ) -> None:
         super().__init__(backend, height, width, frames, pairs)
         self._parameters = parameters
-        self._plans = level_plans(parameters, height, width)
+        self._tuning = tuning
+        self._plans = level_plans(parameters, height, width, tuning)
         finest = self._plans[0]
         plane = finest.height * finest.stride
         empty = backend.empty
@@ -114,7 +148,9 @@ class TVL1Workspace(Workspace):
         self._unknowns = empty(pairs * 12 * plane, np.float32)
         self._filtered = empty(pairs * 2 * plane, np.float32)
         self._data = empty(pairs * 3 * plane, np.float32)
-        self._partials = empty(pairs * ITERATIONS * max(plan.items for plan in self._plans), np.float32)
+        self._partials = empty(
+            pairs * tuning.iterations * max(plan.items for plan in self._plans), np.float32
+        )
         self._control = empty((2, pairs, CONTROL), np.int32)
         self._memory = empty((2, pairs, 2), np.float64)
         self._arrived = empty(pairs, np.int32)
@@ -122,7 +158,7 @@ class TVL1Workspace(Workspace):
         self._pyramid = backend.module("tvl1_pyramid.cu")
         self._warp = backend.module("tvl1_warp.cu")
         self._median = backend.module("tvl1_median.cu")
-        self._iterate = backend.module("tvl1_iterate.cu", ITERATIONS=ITERATIONS, COLUMNS=COLUMNS)
+        self._iterate = backend.module("tvl1_iterate.cu", **tuning.macros())
 
     def work(self, staged: DeviceArray) -> None:
         self._turn = 0
@@ -147,6 +183,13 @@ class TVL1Workspace(Workspace):
                 finest.stride,
             ),
         )
+
+    def work_done(self) -> tuple[float, float]:
+        """Return what the last batch took for a pair, on average: pixels times iterations, and times passes."""
+        control = self.backend.download(self._control[self._turn])
+        used = self.backend.download(self.first) >= 0
+        iterated, passes = control[used][:, 6:].mean(axis=0) * 64
+        return float(iterated), float(passes)
 
     @staticmethod
     def _grid(width: int, height: int, depth: int) -> Size:
@@ -238,7 +281,7 @@ class TVL1Workspace(Workspace):
                 p.inner_iterations,
             ),
         )
-        passes = blocks_for(p.inner_iterations, ITERATIONS) + SPARE_PASSES
+        passes = blocks_for(p.inner_iterations, self._tuning.iterations) + SPARE_PASSES
         for outer in range(p.outer_iterations):
             if p.median_filtering > 1:
                 self._filter(plan, outer)
@@ -268,7 +311,9 @@ class TVL1Workspace(Workspace):
         """Launch a pass of iterations; left: how many more will follow in this outer iteration."""
         p = self._parameters
         now, after = self._take_turn()
-        blocks = min(blocks_for(plan.items * self.pairs, WARPS), 6 * self.backend.processors)
+        blocks = min(
+            blocks_for(plan.items * self.pairs, WARPS), self._tuning.resident * self.backend.processors
+        )
         self._iterate.launch(
             "iterate",
             (blocks, 1, 1),

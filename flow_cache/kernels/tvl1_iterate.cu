@@ -27,6 +27,9 @@
 #ifndef COLUMNS  // of a lane: 2 or 4
 #define COLUMNS 2
 #endif
+#ifndef RESIDENT  // blocks of a multiprocessor at a time; its registers allow 255, 168 or 128 for 4, 6 or 8
+#define RESIDENT 6
+#endif
 #if COLUMNS == 4
 #define VECTOR float4
 #else
@@ -203,21 +206,23 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
 }
 
 // Say how many iterations to do in the next pass: as many as seem to be left, since a pass that ends too early costs
-// another one, and so does one that goes too far. `passes`: launches left in this outer iteration.
+// another one, and so does one that goes too far. The change falls ever more slowly, hence the half more. `passes`:
+// launches left in this outer iteration.
 static __device__ int plan(double change, double before, double threshold, int left, int passes) {
     int least = max(1, left - (passes - 1) * ITERATIONS), most = min(ITERATIONS, left);
     int wanted = most;
     if (threshold > 0.0 && change < before && change > threshold) {
-        float needed = logf((float)(threshold / change)) / logf((float)(change / before));
+        float needed = 1.5f * logf((float)(threshold / change)) / logf((float)(change / before));
         if (needed < (float)most) wanted = (int)ceilf(needed);
     }
     return min(max(wanted, least), most);
 }
 
-// Decide, from the sums of squared change of a pair's pass, what it does next. Called by one whole warp.
+// Decide, from the sums of squared change of a pair's pass, what it does next. Called by one whole warp. cells: the
+// level's pixels in units of 64, for statistics.
 static __device__ void decide(const int* record, int* next, const double* memory, double* next_memory,
                               const float* partials, int items, int lane, int outers, int inner, int passes,
-                              int first_passes, double threshold, int cuda_conventions) {
+                              int cells, double threshold, int cuda_conventions) {
     int source = record[SOURCE], phase = record[PHASE], outer = record[OUTER], done = record[DONE];
     int count = record[COUNT];
     int stop = -1;
@@ -225,10 +230,17 @@ static __device__ void decide(const int* record, int* next, const double* memory
     if (phase == REDO) {
         stop = count - 1;
     } else {
-        for (int t = 0; t < count && stop < 0; t++) {
-            double change = 0.0;
-            for (int i = lane; i < items; i += LANES) change += (double)__ldcg(partials + t * items + i);
+        double changes[ITERATIONS];
+#pragma unroll
+        for (int t = 0; t < ITERATIONS; t++) changes[t] = 0.0;
+        for (int i = lane; i < items; i += LANES)
+#pragma unroll
+            for (int t = 0; t < ITERATIONS; t++) changes[t] += (double)__ldcg(partials + t * items + i);
+#pragma unroll
+        for (int t = 0; t < ITERATIONS; t++) {
+            double change = changes[t];
             for (int bit = LANES / 2; bit > 0; bit /= 2) change += __shfl_xor_sync(ALL, change, bit);
+            if (t >= count || stop >= 0) continue;
             // OpenCV's CUDA version looks on odd iterations only, and not before a counter has run down
             bool look = threshold > 0.0 && (!cuda_conventions || ((done + t) % 2 == 1 && counter < threshold));
             if (!look) counter -= threshold;
@@ -239,8 +251,8 @@ static __device__ void decide(const int* record, int* next, const double* memory
         }
     }
     if (lane) return;
-    next[ITERATED] = record[ITERATED] + count;
-    next[PASSES] = record[PASSES] + 1;
+    next[ITERATED] = record[ITERATED] + count * cells;
+    next[PASSES] = record[PASSES] + cells;
     if (stop >= 0 && stop < count - 1) {  // taken too far
         next[SOURCE] = source, next[PHASE] = REDO, next[OUTER] = outer, next[DONE] = done, next[COUNT] = stop + 1;
         return;
@@ -278,7 +290,7 @@ extern "C" __global__ void begin_warp(const int* __restrict__ first, int pairs, 
 
 // A pass: `COUNT` iterations of each pair that is in its outer iteration `outer`, or has iterations to do again.
 // partials (pairs, ITERATIONS, items); passes: launches left in the outer iteration after this one; grid: any.
-extern "C" __global__ void __launch_bounds__(WARPS * LANES, 6)
+extern "C" __global__ void __launch_bounds__(WARPS * LANES, RESIDENT)
 iterate(const int* __restrict__ control, const double* __restrict__ memory, int* next, double* next_memory,
         int* arrived, float* partials, int pairs, int outer, int passes, float* unknowns,
         const float* __restrict__ data, const float* __restrict__ filtered, int height, int width, int stride,
@@ -291,16 +303,14 @@ iterate(const int* __restrict__ control, const double* __restrict__ memory, int*
     const Weights weights = {theta, limit};
     VECTOR* ring = rings + warp * ITERATIONS * 4 * LANES + lane;
     const int worker = blockIdx.x * WARPS + warp;
-    if (worker == 0) {  // pairs without work in this launch keep their records
-        for (int pair = lane; pair < pairs; pair += LANES)
-            if (!has_work(control, pair, pairs, outer, true)) {
-                for (int i = 0; i < CONTROL; i++) next[CONTROL * pair + i] = control[CONTROL * pair + i];
-                for (int i = 0; i < 2; i++) next_memory[2 * pair + i] = memory[2 * pair + i];
-            }
-    }
+    for (int pair = worker * LANES + lane; pair < pairs; pair += gridDim.x * WARPS * LANES)
+        if (!has_work(control, pair, pairs, outer, true)) {  // it keeps its record
+            for (int i = 0; i < CONTROL; i++) next[CONTROL * pair + i] = control[CONTROL * pair + i];
+            for (int i = 0; i < 2; i++) next_memory[2 * pair + i] = memory[2 * pair + i];
+        }
     Search search = begin_search(control, pairs, outer, true, worker);
     Work work;
-    while (find_work(search, control, pairs, outer, true, items, gridDim.x * WARPS, work)) {
+    while (find_work(search, pairs, items, gridDim.x * WARPS, work)) {
         const int* record = control + CONTROL * work.pair;
         const int source = record[SOURCE], count = record[COUNT];
         const int strip = work.item % strips, segment = work.item / strips;
@@ -340,7 +350,7 @@ iterate(const int* __restrict__ control, const double* __restrict__ memory, int*
             __threadfence();
             if (lane == 0) arrived[work.pair] = 0;
             decide(record, next + CONTROL * work.pair, memory + 2 * work.pair, next_memory + 2 * work.pair, sums, items,
-                   lane, outers, inner, passes, 0, threshold, cuda_conventions);
+                   lane, outers, inner, passes, (height * width + 63) / 64, threshold, cuda_conventions);
         }
     }
 }

@@ -156,7 +156,7 @@ median(const int* __restrict__ control, int pairs, int outer, const float* __res
     size_t plane = (size_t)height * stride;
     Search search = begin_search(control, pairs, outer, false, blockIdx.x);
     Work work;
-    while (find_work(search, control, pairs, outer, false, 2 * tiles_x * tiles_y, gridDim.x, work)) {
+    while (find_work(search, pairs, 2 * tiles_x * tiles_y, gridDim.x, work)) {
         int i = work.item % 2, tile_x = work.item / 2 % tiles_x * TILE_WIDTH;
         int tile_y = work.item / 2 / tiles_x * TILE_HEIGHT;
         const float* source = unknowns + ((size_t)(2 * work.pair + control[CONTROL * work.pair + SOURCE]) * 6 + i) * plane;

@@ -11,8 +11,8 @@
 #define OUTER 2       // outer iterations done in this warp
 #define DONE 3        // iterations done in this outer one
 #define COUNT 4       // iterations to do next
-#define ITERATED 6    // iterations since the pair was begun, for statistics
-#define PASSES 7      // launches that it took
+#define ITERATED 6    // iterations since the pair was begun, each times the pixels / 64, for statistics
+#define PASSES 7      // the same for the passes over memory that they took
 #define ITERATE 0     // go on
 #define REDO 1        // do `COUNT` iterations again, the last of which proved to be the last of the warp
 #define FINISHED 2
@@ -21,12 +21,12 @@ struct Work {
     int pair, item;
 };
 
-// The state of a worker's search; every lane of its warp holds the same values but for `wants`.
+// The state of a worker's search.
 struct Search {
-    int next;           // the item to take, counted over all pairs with work
-    int seen;           // items of the pairs before the ones at hand
-    int base;           // the first of the 32 pairs at hand
-    unsigned having;    // which of them have work
+    int next;       // the item to take, counted over all pairs with work
+    int seen;       // items of the pairs before the ones at hand
+    int base;       // the first of the 32 pairs at hand
+    unsigned mine;  // bit i: pair 32 i + lane has work. So a launch has 1024 pairs at most
 };
 
 static __device__ __forceinline__ bool has_work(const int* __restrict__ control, int pair, int pairs, int outer,
@@ -40,18 +40,20 @@ static __device__ __forceinline__ bool has_work(const int* __restrict__ control,
 static __device__ __forceinline__ Search begin_search(const int* __restrict__ control, int pairs, int outer, bool redo,
                                                       int worker) {
     Search search = {worker, 0, 0, 0u};
-    search.having = __ballot_sync(0xffffffffu, has_work(control, threadIdx.x & 31, pairs, outer, redo));
+    const int lane = threadIdx.x & 31;
+#pragma unroll 8
+    for (int i = 0; i < (pairs + 31) / 32; i++)
+        search.mine |= (unsigned)has_work(control, 32 * i + lane, pairs, outer, redo) << i;
     return search;
 }
 
 // Find the next item of this worker; false where there is none. All lanes call it together.
-static __device__ __forceinline__ bool find_work(Search& search, const int* __restrict__ control, int pairs, int outer,
-                                                 bool redo, int items, int workers, Work& work) {
-    while (search.base < pairs) {
-        int here = __popc(search.having) * items;
+static __device__ __forceinline__ bool find_work(Search& search, int pairs, int items, int workers, Work& work) {
+    for (; search.base < pairs; search.base += 32) {
+        unsigned having = __ballot_sync(0xffffffffu, search.mine >> (search.base / 32) & 1u);
+        const int here = __popc(having) * items;
         if (search.next < search.seen + here) {
-            int k = (search.next - search.seen) / items;
-            unsigned having = search.having;
+            const int k = (search.next - search.seen) / items;
             for (int i = 0; i < k; i++) having &= having - 1u;
             work.pair = search.base + __ffs((int)having) - 1;
             work.item = (search.next - search.seen) % items;
@@ -59,8 +61,6 @@ static __device__ __forceinline__ bool find_work(Search& search, const int* __re
             return true;
         }
         search.seen += here;
-        search.base += 32;
-        search.having = __ballot_sync(0xffffffffu, has_work(control, search.base + (threadIdx.x & 31), pairs, outer, redo));
     }
     return false;
 }

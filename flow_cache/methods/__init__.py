@@ -7,7 +7,7 @@ from typing import Any
 
 from flow_cache.cores import available_cores
 from flow_cache.device import check_device, open_device
-from flow_cache.errors import ArgumentError
+from flow_cache.errors import ArgumentError, DeviceError
 from flow_cache.methods.base import FlowMethod, Parameters
 
 # name -> (module, class). Modules are imported when asked for, so that one estimator's libraries burden no other.
@@ -55,6 +55,8 @@ def get_method(name: str, device: str = "cpu", *, threads: int = 1, **parameters
         values = method.parameters_type.build(**parameters)
         gpu = open_device(device) if name in _ON_CUDA else None
         estimator: FlowMethod = method(values, device) if gpu is None else _load(name, _ON_CUDA)(values, gpu)
+    except DeviceError:
+        raise
     except ArgumentError as error:
         raise ArgumentError(f"method {name}: {error}") from error
     estimator.threads = threads or available_cores()

@@ -184,18 +184,19 @@ def foreseeable(history, done, threshold):
 def iterate(state, backup, theta, height, width, padded, stride, limit, taut, threshold, most):
     """Iterate until the sum of squared changes is at most `threshold`, `most` times at most.
 
-    Returns the iterations done and the last change, as OpenCV's CPU version would.
+    Returns the iterations done and the last change, as OpenCV's CPU version would. A threshold of 0 stops nothing, and
+    `backup` is not used then.
     """
     repeat_edge(state, height, width, stride)
     history = np.empty(most + LONGEST_WAVE, np.float64)
     done = 0
     change = 0.0
-    while done < most and (done == 0 or change > threshold):
+    while done < most and (done == 0 or change > threshold or threshold <= 0):
         count = min(foreseeable(history, done, threshold), most - done)
         keep = count > 1 and threshold > 0
         changes = history[done:]
         wave(state, backup, keep, theta, height, width, padded, stride, limit, taut, count, changes)
-        last = 0
+        last = 0 if keep else count - 1  # what was not kept cannot be taken back
         while last < count - 1 and changes[last] > threshold:
             last += 1
         if last < count - 1:

@@ -93,5 +93,5 @@ class Solver:
                     self._state, self._backup, theta, height, width, layout.padded, stride,
                     self._limit, self._taut, threshold, p.inner_iterations,
                 )  # fmt: skip
-                if change <= threshold:
+                if threshold > 0 and change <= threshold:
                     break

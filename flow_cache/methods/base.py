@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self
 
@@ -83,6 +83,7 @@ class FlowMethod(ABC):
     """What computes the flow, as told in cache files, e.g. `numba-cpu`."""
     threads: int = 1
     """Cores that work at the same time."""
+    on_gpu: bool = False
     chunk: ClassVar[int] = 32
     """Pairs of a long video that are best brought at a time."""
 
@@ -103,6 +104,12 @@ class FlowMethod(ABC):
         """
         flow = self(frames, step)
         return quantize(flow, bound), count_clipped(flow, bound)
+
+    def quantized_stacks(
+        self, stacks: Sequence[Grey], bound: float, step: int = 1
+    ) -> list[tuple[NDArray[np.uint8], int]]:
+        """Do `quantized` for stacks of one frame size, on a GPU in common batches."""
+        return [self.quantized(frames, bound, step) for frames in stacks]
 
     def pairs(self, first: Grey, second: Grey) -> Flow:
         """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) stacks of one dtype."""

@@ -62,6 +62,7 @@ class Raft(FlowMethod):
         torch = _torch()
         self.device = device = _choose(torch, device)
         self.backend = f"torch-{device.partition(':')[0]}"
+        self.on_gpu = device != "cpu"
         self.parameters: RaftParameters
         self.parameters, self._model = _load(torch, parameters)
 

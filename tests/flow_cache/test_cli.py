@@ -94,9 +94,23 @@ def test_help_documents_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         ("precompute in --out out --workers many", "many"),
         ("precompute in --config {tmp}/bad.yaml", "unknown_key"),
         ("precompute in --config {tmp}/none.yaml", "none.yaml"),
-        ("precompute {tmp} --out {tmp}/out --device cuda", "cpu only"),
+        ("precompute {tmp} --out {tmp}/out --device gpu", "device must be cpu, cuda"),
         ("info {tmp}/none", "no such cache"),
         ("info", "cache"),
+        ("precompute {tmp} --out {tmp}/out --shard 3/2", "shard must be i/n"),
+        ("precompute {tmp} --out {tmp}/out --root {tmp}", "lists and manifests only"),
+        ("precompute {tmp}/none --out {tmp}/out --dry-run", "no such file or folder"),
+        ("verify {tmp}/none", "no such cache"),
+        ("verify {tmp} --repair", "--repair and --root need --videos"),
+        ("export {tmp}/none --out {tmp}/out", "no such cache"),
+        ("export {tmp}", "--out is missing"),
+        ("export --out {tmp}/out", "CACHE is missing"),
+        ("export {tmp} --out {tmp}/out --format gif", "gif"),
+        ("export {tmp} --out {tmp}/out --start-index 2", "2"),
+        ("import {tmp} --out {tmp}/out", "no videos found"),
+        ("import {tmp}", "--out is missing"),
+        ("view {tmp}/a.flow.zip", "--out is missing"),
+        ("view {tmp}/a.flow.zip --out {tmp}/a.gif", "must end in one of"),
     ],
 )
 def test_unusable_arguments_are_one_line_and_status_2(
@@ -150,6 +164,68 @@ def test_precompute_then_info(video: Path, tmp_path: Path, capsys: pytest.Captur
     (video.parent / "text.avi").write_text("no video")
     assert main(command) == 1
     assert "failed: text.avi: cannot be opened as a video" in capsys.readouterr().out
+
+
+def test_every_command_on_one_cache(
+    video: Path, tmp_path: Path, make_video, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    make_video(video.parent / "b.avi", frames=4)
+    (video.parent / "list.txt").write_text("a.avi\nb.avi\n")
+    command = [
+        "precompute",
+        str(video.parent / "list.txt"),
+        "--out",
+        str(cache),
+        "--method",
+        "farneback",
+        "--rgb",
+    ]
+    assert main([*command, "--workers", "1", "--dry-run"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "new videos 2" in text
+    assert "about 5" in text
+    assert not cache.exists()
+    assert main([*command, "--workers", "1", "--shard", "1/1"]) == 0
+    assert main([*command, "--bound", "9", "--dry-run"]) == 2
+    captured = capsys.readouterr()
+    assert "made otherwise 2" in " ".join(captured.out.split())
+    assert "made with other parameters" in captured.err
+
+    assert main(["verify", str(cache), "--videos", str(video.parent / "list.txt"), "--decode"]) == 0
+    assert "2 files, 5 fields" in capsys.readouterr().out
+    sound = (cache / "a.flow.zip").read_bytes()
+    (cache / "a.flow.zip").write_bytes(sound[:-1])
+    assert main(["verify", str(cache)]) == 1
+    assert "bad: a.flow.zip: is not a whole zip file" in capsys.readouterr().out
+    assert main(["verify", str(cache), "--videos", str(video.parent), "--repair", "--workers", "1"]) == 0
+    assert "repaired: a.flow.zip" in capsys.readouterr().out
+    assert (cache / "a.flow.zip").read_bytes() == sound
+
+    assert (
+        main(
+            ["export", str(cache), "--out", str(out), "--format", "png", "--start_index", "0", "--no-images"]
+        )
+        == 0
+    )
+    assert sorted(path.name for path in (out / "a").iterdir())[0] == "flow_x_00000.png"
+    assert (
+        main(["import", str(out), "--out", str(tmp_path / "again"), "--bound", "20", "--max-error", "0"]) == 0
+    )
+    assert "2 videos, 5 fields imported" in capsys.readouterr().out
+    with CacheReader(tmp_path / "again" / "b.flow.zip") as again, CacheReader(cache / "b.flow.zip") as first:
+        assert (again.flow(range(3)) == first.flow(range(3))).all()
+    assert main(["view", str(cache / "b.flow.zip"), "--out", str(tmp_path / "b.png"), "--fields", "2"]) == 0
+    assert (tmp_path / "b.png").stat().st_size > 1000
+    capsys.readouterr()
+    assert main(["info", str(cache), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert sum(info["clip_histogram"].values()) == 2
+    assert list(info["beyond"]) == ["1", "2", "3", "5", "7.5", "10", "15"]
+    assert 1 > info["beyond"]["1"] > info["beyond"]["15"] >= 0
+    for sub in ("precompute", "verify", "export", "import", "view", "info"):
+        assert main([sub, "--help"]) == 0
+    assert "99.5 %" in capsys.readouterr().out
 
 
 def test_info_of_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

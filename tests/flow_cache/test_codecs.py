@@ -92,3 +92,13 @@ def test_settings_without_effect_are_not_recorded() -> None:
         "quality": None,
         "rgb_quality": None,
     }
+
+
+@pytest.mark.parametrize("length", [121, -1, -2])
+def test_a_cut_jpegls_stream_is_refused_before_it_is_decoded(length: int, monkeypatch) -> None:
+    # CharLS 2.4 takes up to 15 seconds to find that out.
+    image = np.cumsum(np.random.default_rng(0).integers(-2, 3, (36, 24)), axis=1).astype(np.uint8)
+    data = encode_flow(image, CodecSettings())
+    monkeypatch.setattr("flow_cache.codecs._imagecodecs", lambda: pytest.fail("was decoded"))
+    with pytest.raises(CodecError, match="it is cut"):
+        decode_into(data[:length], "jpegls", np.empty((36, 24), np.uint8))

@@ -1,5 +1,6 @@
 import csv
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from flow_cache.codecs import CodecSettings
 from flow_cache.container import CacheWriter, cache_path
 from flow_cache.errors import CacheFileError
-from flow_cache.index import IndexEntry, read_index, rebuild_index, scan_cache
+from flow_cache.index import IndexEntry, read_index, rebuild_index, refresh_index, scan_cache
 from flow_cache.meta import CacheMeta, Source
 
 
@@ -117,3 +118,26 @@ def test_rows_are_plain_csv(tmp_path: Path) -> None:
     assert row["num_fields"] == "3"
     assert row["has_rgb"] == "False"
     assert replace(entry, video=row["video"]) == entry
+
+
+def test_an_index_written_while_others_still_write_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = add(tmp_path, "a.avi", bound=20.0)
+    size = path.stat().st_size
+
+    def scan_then_others_write(root: Path):
+        found = scan_cache(root)
+        time.sleep(0.02)  # more than a tick of the file system's clock
+        add(tmp_path, "a.avi", bound=30.0)
+        add(tmp_path, "b.avi")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flow_cache.index.scan_cache", scan_then_others_write)
+        assert refresh_index(tmp_path) == []
+    assert path.stat().st_size == size
+    assert [(entry.video, entry.bound) for entry in read_index(tmp_path)] == [
+        ("a.avi", 30.0),
+        ("b.avi", 20.0),
+    ]

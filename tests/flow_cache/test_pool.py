@@ -11,8 +11,8 @@ from flow_cache import pool as pool_module
 from flow_cache.errors import CacheWriteError, FlowCacheError
 from flow_cache.meta import CacheMeta, Source
 from flow_cache.methods import get_method
-from flow_cache.pool import Advance, Finished, WorkerPool
-from flow_cache.worker import Job
+from flow_cache.pool import Finished, WorkerPool
+from flow_cache.worker import Advance, Job
 
 
 @pytest.fixture
@@ -109,11 +109,14 @@ def test_a_worker_serves_until_the_pipe_closes(jobs: list[Job]) -> None:
         messages = []
         reader = threading.Thread(target=lambda: messages.extend(_receive(ours)))
         reader.start()
-        pool_module._serve(theirs)
+        pool_module._serve(theirs, None)
         reader.join()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert messages == [None, Advance(3), Finished(jobs[0], fields=3)]
+    ready, advance, finished = messages
+    assert ready is None
+    assert advance.fields == 3
+    assert finished == Finished(jobs[0], fields=3)
 
 
 def _receive(connection) -> list:

@@ -13,8 +13,9 @@ import pytest
 from flow_cache.container import CacheReader, temporary_files
 from flow_cache.errors import CacheWriteError
 from flow_cache.index import read_index
-from flow_cache.pool import Advance, WorkerPool
+from flow_cache.pool import WorkerPool
 from flow_cache.precompute import Failure, PrecomputeConfig, PrecomputeInterrupted, precompute
+from flow_cache.worker import Advance
 
 
 def members(root: Path) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ import pytest
 
 from flow_cache.precompute import Failure, PrecomputeSummary
 from flow_cache.progress import ProgressLine, format_seconds, print_summary
+from flow_cache.worker import Advance
 
 
 class Clock:
@@ -27,33 +28,42 @@ def test_line_counts_rates_and_estimates(clock: Clock) -> None:
     with ProgressLine(10, 1000, kept=4, enabled=False) as line:
         assert line.describe(clock.now) == "4/10 videos, 0.0 pairs/s, 0 failed"
         clock.now += 10
-        line.advance(50)
+        line.advance(Advance(50, {}))
         line.finished(250, failed=False)
         assert line.describe(clock.now) == "5/10 videos, 5.0 pairs/s, 30.0 s left, 0 failed"
         line.finished(750, failed=True)
         assert line.describe(clock.now) == "6/10 videos, 5.0 pairs/s, 1 failed"
 
 
+def test_line_says_how_busy_the_stages_are(clock: Clock) -> None:
+    with ProgressLine(10, 0, kept=0, enabled=False, workers=2) as line:
+        clock.now += 10
+        line.advance(Advance(20, {"decode": 1.0, "flow": 12.0}))
+        line.advance(Advance(20, {"decode": 1.0, "flow": 3.0, "store": 2.0}))
+        expected = "0/10 videos, 4.0 pairs/s, decode 10 % flow 75 % store 10 %, 0 failed"
+        assert line.describe(clock.now) == expected
+
+
 def test_rate_is_that_of_the_last_half_minute(clock: Clock) -> None:
     line = ProgressLine(10, 1000, kept=0, enabled=False)
     for _ in range(100):
         clock.now += 1
-        line.advance(2)
+        line.advance(Advance(2, {}))
         line.describe(clock.now)
     for _ in range(40):
         clock.now += 1
-        line.advance(10)
+        line.advance(Advance(10, {}))
         text = line.describe(clock.now)
     assert "10.0 pairs/s" in text
 
 
 def test_plain_lines_come_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressLine(2, 10, kept=0) as line:
-        line.advance(1)
+        line.advance(Advance(1, {}))
         assert capsys.readouterr().err == ""
         clock.now += 31
-        line.advance(1)
-        line.advance(1)
+        line.advance(Advance(1, {}))
+        line.advance(Advance(1, {}))
     assert capsys.readouterr().err == "flow-cache: 0/2 videos, 0.1 pairs/s, 0 failed\n"
 
 
@@ -62,7 +72,7 @@ def test_nothing_is_shown_when_there_is_nothing_to_do(
 ) -> None:
     with ProgressLine(3, 0, kept=3) as line:
         clock.now += 100
-        line.advance(1)
+        line.advance(Advance(1, {}))
     assert capsys.readouterr().err == ""
 
 
@@ -76,7 +86,7 @@ def test_live_line_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     with ProgressLine(2, 10, kept=1) as line:
-        line.advance(7)
+        line.advance(Advance(7, {}))
         line.finished(10, failed=True)
     assert "2/2 videos" in terminal.getvalue()
     assert "1 failed" in terminal.getvalue()

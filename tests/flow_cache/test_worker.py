@@ -11,9 +11,9 @@ from flow_cache.errors import ArgumentError, CacheWriteError, VideoError
 from flow_cache.frames import read_frames
 from flow_cache.meta import CacheMeta, Source
 from flow_cache.methods import get_method
-from flow_cache.pool import Advance, Finished, attempt
+from flow_cache.pool import Finished, attempt
 from flow_cache.quantize import clip_fraction, quantize
-from flow_cache.worker import Job, cache_video, hash_source, source_bytes
+from flow_cache.worker import Advance, Job, cache_video, hash_source, source_bytes
 
 
 def job(source: Path, target: Path, *, keep_partial: bool = False, **values) -> Job:
@@ -54,7 +54,7 @@ def test_streaming_in_chunks_equals_the_whole_stack(
 ) -> None:
     monkeypatch.setattr("flow_cache.methods.base.FlowMethod.chunk", 3)
     video = make_video(tmp_path / "a.avi", frames=frames)
-    advanced: list[int] = []
+    advanced: list[Advance] = []
     meta = cache_video(
         job(video, tmp_path / "a.flow.zip", step=step, bound=1.0, short_side=32), advanced.append
     )
@@ -66,8 +66,8 @@ def test_streaming_in_chunks_equals_the_whole_stack(
         assert reader.rgb(range(frames)).shape == (frames, 32, 42, 3)
         middle = reader.rgb([frames - 1])[0].astype(int)
     assert np.abs(middle - decoded[-1].rgb).mean() < 12
-    assert sum(advanced) == meta.fields == frames - step
-    assert max(advanced) <= 3
+    assert sum(done.fields for done in advanced) == meta.fields == frames - step
+    assert max(done.fields for done in advanced) <= 3
     assert meta.clip_fraction == pytest.approx(clip_fraction(flow, 1.0))
     assert meta.source.sha256 == hashlib.sha256(video.read_bytes()).hexdigest()
     assert (meta.fps, meta.frames, meta.width, meta.height) == (25.0, frames, 42, 32)
@@ -119,7 +119,11 @@ def test_attempt_turns_errors_into_reasons(tmp_path: Path, monkeypatch: pytest.M
     outbox = Outbox()
     good = job(folder, tmp_path / "clip.flow.zip")
     assert attempt(good, outbox) == Finished(good, fields=2)
-    assert outbox.sent == [Advance(2)]
+    (advance,) = outbox.sent
+    assert isinstance(advance, Advance)
+    assert advance.fields == 2
+    assert set(advance.seconds) == {"decode", "flow", "store"}
+    assert min(advance.seconds.values()) > 0
     missing = job(tmp_path / "none.avi", tmp_path / "none.flow.zip")
     assert attempt(missing, outbox) == Finished(missing, reason="no such file")
     (tmp_path / "file").touch()

@@ -15,7 +15,6 @@ import pytest
 
 from flow_cache.cuda import tvl1
 from flow_cache.cuda.backend import KERNELS, kernel_source
-from flow_cache.cuda.tvl1 import level_plans
 from flow_cache.methods import preset_names
 from flow_cache.methods.tvl1 import TVL1Parameters
 
@@ -83,10 +82,10 @@ def test_measures_and_writes_everything(resident, quick, monkeypatch, tmp_path, 
     device = resident()
     monkeypatch.setattr(benchmark, "open_device", lambda name: device)
     presets = ["tvl1:opencv", "tvl1:opencv-cuda", "farneback:default"]
-    assert benchmark.main([*SMALL, "--presets", *presets, f"--out={tmp_path}"]) == 0
+    assert benchmark.main([*SMALL, "--tune", "--presets", *presets, f"--out={tmp_path}"]) == 0
     rows = read(tmp_path / "cuda.csv")
     ours = [row for row in rows if row["implementation"] == "ours"]
-    assert len(ours) == 2 * 3 * 2 * 2
+    assert len(ours) == 2 * 3 * 2 * 2 + 2 * (len(tvl1.TUNINGS) - 1)
     assert len({(row["size"], row["estimator"], row["frames"], row["batch"]) for row in ours}) == len(ours)
     for row in ours:
         assert not row["note"], row
@@ -187,14 +186,16 @@ def test_iterations_are_counted_as_the_records_say(resident, preset):
     assert (some.iterations < whole.iterations).all()
     assert (some.iterations > 0).all()
     assert (some.total(3) < whole.total(3)).all()
-    # the device's own record
+    # the device's own record, which counts 64 pixels at a time
+    chosen = TVL1Parameters.build(preset, epsilon=0.05, **{**parameters, "nscales": 1})
+    some = work.count_work(lambda device: tvl1.TVL1(chosen, device), resident(), frames)
     device = resident()
     method = tvl1.TVL1(chosen, device)
     method.batch = 3
     method(frames)
     (workspace,) = method._workspaces.values()
     records = device.download(workspace._control[workspace._turn])
-    assert records[:, work.record_fields()["ITERATED"]].tolist() == some.iterations.tolist()
+    assert records[:, work.record_fields()["ITERATED"]].tolist() == (27 * some.iterations).tolist()
 
 
 def test_bytes_of_the_iterations_follow_from_the_sizes(resident):
@@ -202,9 +203,9 @@ def test_bytes_of_the_iterations_follow_from_the_sizes(resident):
     work, frames = tool("cuda_work"), tool("cuda_frames").scene(3, 3, 36, 50)
     chosen = TVL1Parameters.build(epsilon=0, warps=3, nscales=2, inner_iterations=12, outer_iterations=2)
     counted = work.count_work(lambda device: tvl1.TVL1(chosen, device), resident(), frames)
-    plans = level_plans(chosen, 36, 50)
+    plans = tvl1.level_plans(chosen, 36, 50, tvl1.TUNINGS[0])
     pixels = sum(plan.height * plan.stride for plan in plans)
-    passes = 3 * 2 * 12 // tvl1.ITERATIONS
+    passes = 3 * 2 * 12 // tvl1.TUNINGS[0].iterations
     assert counted.by_pair["iterate"][:, 0].tolist() == [15 * 4 * pixels * passes] * 2
     assert counted.by_pair["median"][:, 0].tolist() == [4 * 4 * pixels * 3 * 2] * 2
     assert counted.by_frame["grey_from_bytes"].tolist() == [5 * 36 * 50, 0]
@@ -222,6 +223,23 @@ def test_work_of_a_batch_is_the_mean_of_its_pairs():
     assert made.total(1).tolist() == [6 + 20, 1 + 200]
     assert made.total(2).tolist() == [9 + 15, 1 + 150]
     assert made.total(6).tolist() == [16 + 10 * 7 / 6, 1 + 100 * 7 / 6]
+
+
+def test_tunings_change_what_is_compiled_and_counted(resident):
+    """Longer passes read and write memory less often; names tell them apart."""
+    estimator, work = tool("cuda_agreement").Estimator, tool("cuda_work")
+    frames = tool("cuda_frames").scene(3, 2, 36, 50)
+    changed = {"epsilon": 0.0, "warps": 1, "nscales": 1, "inner_iterations": 40, "outer_iterations": 1}
+    counted, names = {}, set()
+    for number, tuning in enumerate(tvl1.TUNINGS):
+        made = estimator("tvl1", "opencv", number)
+        names.add(made.name)
+        counts = work.count_work(lambda device, e=made: e.on_gpu(device, **changed), resident(), frames)
+        assert counts.iterations.tolist() == [40]
+        counted[tuning.iterations] = counts.by_pair["iterate"][0, 0]
+    assert len(names) == len(tvl1.TUNINGS)
+    for iterations, bytes_ in counted.items():
+        assert bytes_ == 15 * 4 * 36 * 52 * -(-40 // iterations)
 
 
 def test_every_kernel_of_flow_has_a_cost():

@@ -45,6 +45,18 @@ def test_agrees_at_fixed_iterations(device, stack, size, parameters):
     assert np.abs(expected).max() > 0.1
 
 
+@pytest.mark.parametrize("tuning", tvl1.TUNINGS, ids=str)
+def test_tunings_agree(device, stack, tuning, monkeypatch):
+    """Bit for bit where nothing depends on the sums, which strips of another width round otherwise."""
+    frames = stack(2, 37, 140, 0.8, -0.5)
+    parameters = {**FIXED, "outer_iterations": 2}
+    expected = estimate(device, frames, **parameters)
+    monkeypatch.setattr(TVL1, "tuning", tuning)
+    assert np.array_equal(estimate(device, frames, **parameters), expected)
+    converged = estimate(device, frames, preset="fast")
+    assert mean_distance(converged, get_method("tvl1", preset="fast")(frames)) < 0.002
+
+
 @pytest.mark.parametrize("preset", TVL1Parameters.presets)
 def test_presets_agree_with_convergence(device, stack, preset):
     frames = stack(3, 40, 60, 0.8, -0.5)
@@ -58,7 +70,7 @@ def test_presets_agree_with_convergence(device, stack, preset):
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("preset", TVL1Parameters.presets)
-@pytest.mark.parametrize("name", ["golf", "pour", "walk"])
+@pytest.mark.parametrize("name", ["golf", "walk"])
 def test_agrees_on_real_frames(device, real_data, preset, name):
     frames = real_frames(real_data, name, 3, (96, 72))
     expected = get_method("tvl1", preset=preset)(frames)
@@ -115,7 +127,7 @@ def test_a_pair_does_not_depend_on_its_batch(device, stack, parameters):
     frames[3] = frames[2]
     frames[5:] = stack(2, 40, 50, 0.1, 0.2, seed=4)
     whole = estimate(device, frames, **parameters)
-    for batch in (1, 4, 64):
+    for batch in (1, 4):
         assert np.array_equal(estimate(device, frames, batch=batch, **parameters), whole), batch
     method = TVL1(TVL1Parameters.build(**parameters), device)
     assert np.array_equal(method.pairs(frames[:-1], frames[1:]), whole)
@@ -154,7 +166,6 @@ def test_lengths_of_passes_change_nothing(device, stack, monkeypatch, convention
     }
     expected = estimate(device, frames, **options)
     monkeypatch.setattr(tvl1, "SPARE_PASSES", spare)
-    monkeypatch.setattr(tvl1, "ITERATIONS", 4)
     assert np.array_equal(estimate(device, frames, **options), expected)
 
 
@@ -180,6 +191,16 @@ def test_stops_where_the_cpu_stops(device, stack, monkeypatch):
     assert np.abs(estimate(device, frames, **options) - expected).max() < 1e-4
     shorter = {**options, "epsilon": 0.0, "outer_iterations": len(counts), "inner_iterations": 25}
     assert np.abs(estimate(device, frames, **shorter) - expected).max() > 1e-3
+
+
+def test_counts_what_was_done(device, stack):
+    """15 iterations of 1920 pixels in three passes, twice; nothing is done again without a test for convergence."""
+    method = TVL1(
+        TVL1Parameters.build(nscales=1, warps=2, outer_iterations=1, inner_iterations=15, epsilon=0), device
+    )
+    method(stack(4, 40, 48, 0.8, -0.5))
+    (work,) = method._workspaces.values()
+    assert work.work_done() == (2 * 15 * 1920, 2 * 3 * 1920)
 
 
 def test_identical_frames_give_exactly_zero(device, stack):

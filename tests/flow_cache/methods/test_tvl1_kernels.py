@@ -191,6 +191,14 @@ def test_runs_all_iterations_without_a_threshold():
     assert np.array_equal(together.unknowns, single.unknowns)
 
 
+def test_without_a_threshold_even_no_change_stops_nothing():
+    still = Iterations(9, 20)
+    still.state[:] = 0
+    still.backup = np.full(1, np.nan, np.float32)  # the solver keeps none then
+    assert still.iterate(0.0, 37) == (37, 0.0)
+    assert not still.state.any()
+
+
 def test_cuda_looks_late():
     """OpenCV's CUDA version looks at iteration 1, then not before as many as the change is thresholds."""
     single = Iterations(24, 40)

@@ -1,0 +1,207 @@
+"""Take over folders of `flow_x_00001.jpg`, `flow_y_00001.jpg` and `img_00001.jpg` into a cache.
+
+Grey levels are taken as they are (`export.py` says what they mean); what JPEG has lost stays lost. The estimator and
+its parameters are not known: the method is `imported`. The bound is what the user says; 20 px is what `dense_flow`
+and `denseflow` were run with for TSN and MMAction2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.codecs import CodecSettings
+from flow_cache.container import CacheWriter
+from flow_cache.errors import ArgumentError, VideoError
+from flow_cache.inputs import choose_videos
+from flow_cache.meta import CacheMeta, Source, current_versions
+from flow_cache.opencv import opencv
+from flow_cache.plan import make_plan
+from flow_cache.precompute import Failure, prepare_output, record_outcome
+from flow_cache.worker import Job, hash_source, reason_of
+
+METHOD = "imported"
+_NAME = re.compile(r"(flow_x|flow_y|img)_([0-9]{1,9})\.(jpg|jpeg|png)", re.IGNORECASE)
+_CHUNK = 32
+
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """What to import, and how."""
+
+    input: str | Path
+    """A folder with such a folder for each video somewhere below it, or a single one."""
+    output: str | Path
+    """The cache folder; files appear under the folders' relative paths."""
+    bound: float = 20.0
+    """Flow of this many pixels fills the grey levels; the images themselves do not say."""
+    step: int = 1
+    """Flow is from frame t to frame t + step."""
+    codec: str = "jpegls"
+    """How fields are stored: jpegls (near-lossless), jpeg or png (lossless)."""
+    max_error: int = 1
+    """Largest error of jpegls in grey levels; 0 is lossless."""
+    quality: int = 95
+    """Quality of jpeg fields, 1 to 100."""
+    rgb: bool = False
+    """Take the images too. They are encoded anew."""
+    rgb_quality: int = 95
+    """JPEG quality of the RGB frames, 1 to 100."""
+    overwrite: bool = False
+    """Redo videos that are in the cache already, whatever their parameters."""
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import did."""
+
+    done: int
+    skipped: int
+    """Videos that were in the cache already."""
+    failures: list[Failure]
+    fields: int
+    output: Path
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The images of one folder, in order."""
+
+    x: list[Path]
+    y: list[Path]
+    images: list[Path]
+
+
+def import_folders(config: ImportConfig) -> ImportSummary:
+    """Fill a cache from folders of flow images; what is there already, whole and of the same make, is kept.
+
+    Folders that lack images or hold unreadable ones are listed in the summary and in `failures.csv`. Raises
+    ArgumentError or CacheMismatchError before any work, CacheWriteError when the disk refuses.
+    """
+    output = Path(config.output).absolute()
+    codec = CodecSettings(config.codec, config.max_error, config.quality, config.rgb_quality)
+    template = CacheMeta(
+        source=Source(""), method=METHOD, backend="flow_x and flow_y images", bound=config.bound, step=config.step,
+        codec=codec if config.rgb else replace(codec, rgb_quality=None), versions=current_versions(),
+    )  # fmt: skip
+    root, names = choose_videos(config.input)
+    names = [name for name in names if _holds_flow(root / name)]
+    if not names:
+        raise ArgumentError(f"{config.input}: holds no folder with flow_x_... images")
+    prepare_output(output)
+    plan = make_plan(template, root, names, output, overwrite=config.overwrite)
+    plan.check()
+    failures: list[Failure] = []
+    fields = 0
+    for job in plan.jobs:
+        try:
+            fields += _import(job).fields
+        except VideoError as error:
+            job.target.unlink(missing_ok=True)
+            failures.append(Failure(job.video, reason_of(error)))
+    done = len(plan.jobs) - len(failures)
+    record_outcome(output, failures)
+    return ImportSummary(done, len(plan.kept), failures, fields, output)
+
+
+def _import(job: Job) -> CacheMeta:
+    layout = _layout(job)
+    meta = replace(job.meta, source=replace(job.meta.source, sha256=hash_source(job.source)))
+    writer: CacheWriter | None = None
+    ends = values = 0
+    try:
+        for start in range(0, len(layout.x), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            levels = np.stack([_read(layout.x[part], job.source), _read(layout.y[part], job.source)], axis=1)
+            if writer is None:
+                writer = CacheWriter(job.target, meta)
+            writer.add_flow(levels)
+            ends += int(np.count_nonzero((levels == 0) | (levels == 255)))
+            values += levels.size
+        assert writer is not None, "a layout has at least one field"
+        for start in range(0, len(layout.images), _CHUNK):
+            writer.add_rgb(_read(layout.images[start : start + _CHUNK], job.source, colour=True))
+        # As far as it can be known: what was clipped has the first or last level.
+        return writer.close(clip_fraction=ends / values)
+    except ArgumentError as error:  # sizes that change
+        raise VideoError(job.source, str(error)) from error
+    finally:
+        if writer is not None:
+            writer.abort()
+
+
+def _holds_flow(folder: Path) -> bool:
+    return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
+
+
+def _layout(job: Job) -> _Layout:
+    """Find a folder's images and check that none is missing; raises VideoError."""
+    found: dict[str, dict[int, Path]] = {"flow_x": {}, "flow_y": {}, "img": {}}
+    for path in job.source.iterdir():
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        kind, number = match[1].lower(), int(match[2])
+        if number in found[kind]:
+            raise VideoError(job.source, f"holds {kind} number {number} twice")
+        found[kind][number] = path
+    if not job.meta.has_rgb:
+        found["img"] = {}
+    x, y, images = (_in_order(job.source, kind, found[kind]) for kind in found)
+    if len(x) != len(y) or min(found["flow_x"], default=0) != min(found["flow_y"], default=0):
+        raise VideoError(job.source, f"holds {len(x)} flow_x and {len(y)} flow_y images, expected as many")
+    if not x:
+        raise VideoError(job.source, "holds no flow_x images")
+    if job.meta.has_rgb:
+        if len(images) == len(x):  # dense_flow writes as many images as fields: the last frame is not there
+            images += images[-1:] * job.meta.step
+        if len(images) != len(x) + job.meta.step:
+            raise VideoError(
+                job.source, f"holds {len(images)} img images, {len(x)} fields need {len(x) + job.meta.step}"
+            )
+    return _Layout(x, y, images)
+
+
+def _in_order(folder: Path, kind: str, numbered: dict[int, Path]) -> list[Path]:
+    if not numbered:
+        return []
+    first, last = min(numbered), max(numbered)
+    if first > 1:
+        raise VideoError(folder, f"{kind} starts with number {first}, expected 0 or 1")
+    if last - first + 1 != len(numbered):
+        missing = next(number for number in range(first, last) if number not in numbered)
+        raise VideoError(folder, f"{kind} number {missing} is missing")
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _read(paths: list[Path], folder: Path, *, colour: bool = False) -> Images:
+    """Read images: (n, H, W) uint8, or (n, H, W, 3) RGB."""
+    return np.stack(list(_equally_large(paths, folder, colour)))
+
+
+def _equally_large(paths: list[Path], folder: Path, colour: bool) -> Iterator[Images]:
+    cv2 = opencv()
+    shape: tuple[int, ...] | None = None
+    for path in paths:
+        try:
+            encoded = np.fromfile(path, np.uint8)
+        except OSError as error:
+            raise VideoError(folder, f"image {path.name}: {error.strerror or error}") from error
+        mode = cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
+        try:
+            image = cv2.imdecode(encoded, mode) if encoded.size else None
+        except cv2.error as error:
+            raise VideoError(folder, f"image {path.name} cannot be decoded") from error
+        if image is None:
+            raise VideoError(folder, f"image {path.name} cannot be decoded")
+        if shape not in (None, image.shape):
+            raise VideoError(folder, f"image {path.name} has another size than those before it")
+        shape = image.shape
+        yield image[..., ::-1] if colour else image

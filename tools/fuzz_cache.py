@@ -1,0 +1,389 @@
+"""Read damaged and hostile cache files: each must be refused with a named error, or read exactly as it was written.
+
+    python tools/fuzz_cache.py --cases 10000 --seed 0
+
+A case is made from the seed and its number alone, so one that fails can be had again with `--first N --cases 1`. No
+case may take more than `--seconds`, or more memory than `--mebibytes` beyond what the process held before the first.
+Files whose checksums were forged on purpose cannot be told from others: those must be refused or give arrays of the
+announced shape. Exit status 1, and every broken promise by its number, if there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import io
+import json
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.codecs import CODECS, CodecSettings
+from flow_cache.container import CacheReader, CacheWriter
+from flow_cache.errors import CacheFileError
+from flow_cache.meta import CacheMeta, Source
+
+Images = NDArray[np.uint8]
+Random = np.random.Generator
+FIELDS, HEIGHT, WIDTH = 6, 18, 24
+HUGE = (0, 1, 2, 5, 7, 255, 256, 32767, 32768, 65535, 1 << 16, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
+NAMES = (
+    "../../../../tmp/evil", "/etc/passwd", "C:\\evil", "C:evil", "..\\..\\evil", "flow/../../evil", "flow/\0.png",
+    "flow/00000.png\0.jls", "flow//00000.png", "./flow/00000.png", "flow/0000\u0660.png", "flow/-0001.png",
+    "flow/000000.png", "flow/00000.PNG", "FLOW/00000.png", "rgb/../flow/00000.png", "meta.json", "flow/", "",
+    "\n", "flow/99999.png", "flow/00001.png" + " " * 60_000, "\u202egnp.00000/wolf", "aux", "con.png",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Original:
+    """A sound cache file, and what is in it."""
+
+    data: bytes
+    flow: Images
+    rgb: Images | None
+    members: dict[str, bytes]
+
+
+class BrokenPromiseError(Exception):
+    """A file was read wrongly, or failed with another error than a named one."""
+
+
+def originals(folder: Path) -> list[Original]:
+    """Write one small file for every codec, with and without RGB."""
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.integers(-2, 3, (FIELDS, 2, HEIGHT, WIDTH)), axis=3) + 128
+    frames = rng.integers(0, 256, (FIELDS + 1, HEIGHT, WIDTH, 3), np.uint8)
+    made = []
+    for codec in CODECS:
+        for quality in (None, 90):
+            path = folder / "original.flow.zip"
+            meta = CacheMeta(
+                Source("a/b.avi", 7, "00"), "tvl1", codec=CodecSettings(codec, rgb_quality=quality)
+            )
+            with CacheWriter(path, replace(meta, parameters={"tau": 0.25, "warps": 5})) as writer:
+                writer.add_flow(np.clip(smooth, 0, 255).astype(np.uint8))
+                if quality is not None:
+                    writer.add_rgb(frames)
+            with CacheReader(path) as reader, zipfile.ZipFile(path) as archive:
+                rgb = None if quality is None else reader.rgb(range(FIELDS + 1))
+                members = {name: archive.read(name) for name in archive.namelist()}
+                made.append(Original(path.read_bytes(), reader.flow(range(FIELDS)), rgb, members))
+            path.unlink()
+    return made
+
+
+def flip_bits(original: Original, rng: Random) -> bytes:
+    """Flip one to eight bits, often near the end, where the directory is."""
+    data = bytearray(original.data)
+    for _ in range(rng.integers(1, 9)):
+        reach = len(data) if rng.random() < 0.6 else min(len(data), 1500)
+        data[len(data) - 1 - rng.integers(reach)] ^= 1 << int(rng.integers(8))
+    return bytes(data)
+
+
+def overwrite(original: Original, rng: Random) -> bytes:
+    """Put zeros, ones or noise over a stretch."""
+    data = bytearray(original.data)
+    start, length = int(rng.integers(len(data))), int(rng.integers(1, 400))
+    length = min(length, len(data) - start)
+    data[start : start + length] = [b"\0" * length, b"\xff" * length, rng.bytes(length)][rng.integers(3)]
+    return bytes(data)
+
+
+def cut(original: Original, rng: Random) -> bytes:
+    """Cut the end off, or all before the last bytes."""
+    place = int(rng.integers(len(original.data)))
+    if rng.random() < 0.3:
+        return original.data[:place] + original.data[-22:]
+    return original.data[:place] if rng.random() < 0.7 else original.data[place:]
+
+
+def shift(original: Original, rng: Random) -> bytes:
+    """Put bytes in, take some out, or put two files together."""
+    data = original.data
+    place, length = int(rng.integers(len(data))), int(rng.integers(1, 300))
+    choice = rng.integers(4)
+    if choice == 0:
+        return data[:place] + rng.bytes(length) + data[place:]
+    if choice == 1:
+        return data[:place] + data[place + length :]
+    return data + data if choice == 2 else rng.bytes(length) + data
+
+
+def edit_record(original: Original, rng: Random) -> bytes:
+    """Put a telling value into one field of the directory, a local header or the end record."""
+    data = bytearray(original.data)
+    kinds = ((b"PK\1\2", 46), (b"PK\3\4", 30), (b"PK\5\6", 22))
+    signature, length = kinds[rng.integers(len(kinds))]
+    places = [place for place in range(len(data) - length + 1) if data[place : place + 4] == signature]
+    place = places[rng.integers(len(places))]
+    width = int(rng.choice([2, 4]))
+    value = int(rng.choice(HUGE)) & ((1 << 8 * width) - 1)
+    at = place + 4 + 2 * int(rng.integers((length - 4 - width) // 2 + 1))
+    data[at : at + width] = value.to_bytes(width, "little")
+    return bytes(data)
+
+
+def forge_end(original: Original, rng: Random) -> bytes:
+    """Announce absurd numbers of members, sizes and offsets, as a 64-bit record or as a plain one."""
+    body, end = original.data[:-22], original.data[-22:]
+    _, _, _, _, count, size, offset, _ = struct.unpack("<4s4H2LH", end)
+    values = [count, size, offset]
+    for _ in range(rng.integers(1, 4)):
+        values[rng.integers(3)] = (
+            int(rng.choice([*HUGE, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1])) or (1 << 64) - 1
+        )
+    plain = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    if rng.random() < 0.5:
+        values = [
+            min(value, limit) for value, limit in zip(values, (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF), strict=True)
+        ]
+        return body + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, values[0], values[0], *values[1:], 0)
+    record = struct.pack("<4sQ2H2L2Q2Q", b"PK\6\6", 44, 45, 45, 0, 0, values[0], values[0], *values[1:])
+    at = int(rng.choice([len(body), len(body), 0, len(body) + 1, 1 << 40, (1 << 63) - 1]))
+    return body + record + struct.pack("<4sLQL", b"PK\6\7", 0, at, 1) + plain
+
+
+def pack(members: list[tuple[str, bytes]], deflate: bool = False) -> bytes:
+    """Write members, also several of one name, as any tool would."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED) as archive:
+        for name, data in members:
+            info = zipfile.ZipInfo(name or "x")
+            info.filename = name  # as it is: ZipInfo would end it at a NUL
+            info.compress_type = archive.compression
+            if name in archive.NameToInfo:
+                archive.NameToInfo.pop(name)  # or it would warn
+            archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def hostile_value(rng: Random) -> Any:
+    """Choose something that a number or a text in JSON could be instead."""
+    values: list[Any] = [
+        *HUGE, -1, -(1 << 31), 1 << 40, 1 << 63, 10**300, 0.5, -0.0, 1e308, float("nan"), float("inf"), True, None,
+        "", "x", "../../evil", "C:\\evil", "\0", "1" * 5000, [], [1], [5, 5], {}, {"a": 1}, "png", "jpeg", "jpegls",
+    ]  # fmt: skip
+    return values[rng.integers(len(values))]
+
+
+def edit_meta(original: Original, rng: Random) -> bytes:
+    """Put hostile values into `meta.json`, checksums right."""
+    members = dict(original.members)
+    document = json.loads(members["meta.json"])
+    for _ in range(rng.integers(1, 4)):
+        names = [*document, "width", "height", "frames", "fields", "step", "unknown"]
+        name = names[rng.integers(len(names))]
+        if rng.random() < 0.1:
+            document.pop(name, None)
+        else:
+            document[name] = hostile_value(rng)
+    text = json.dumps(document).encode()
+    if rng.random() < 0.1:
+        junk = [b"[" * 200_000, b"{}", b"", b"\xff\xfe", b'{"format":' * 50_000, b" " * 1_100_000, text[:-5]]
+        text = junk[rng.integers(len(junk))]
+    return pack([*(members | {"meta.json": text}).items()])
+
+
+def rename(original: Original, rng: Random) -> bytes:
+    """Give a member a name that leads elsewhere, or add one of such a name."""
+    members = [*original.members.items()]
+    place = int(rng.integers(len(members)))
+    name = NAMES[rng.integers(len(NAMES))]
+    if rng.random() < 0.5:
+        members[place] = (name, members[place][1])
+    else:
+        members.insert(place, (name, members[place][1]))
+    return pack(members)
+
+
+def duplicate(original: Original, rng: Random) -> bytes:
+    """Let a member come twice, beside or instead of another."""
+    members = [*original.members.items()]
+    place, other = (int(number) for number in rng.choice(len(members), 2, replace=False))
+    if rng.random() < 0.5:
+        members[other] = (members[place][0], members[other][1])
+    else:
+        members.insert(other, members[place])
+    return pack(members)
+
+
+def shuffle(original: Original, rng: Random) -> bytes:
+    """Write the members in another order, `meta.json` still first: nothing is wrong with that."""
+    first, *others = original.members.items()
+    return pack([first, *(others[place] for place in rng.permutation(len(others)))])
+
+
+def deflate_bomb(original: Original, rng: Random) -> bytes:
+    """Store members deflated, one of them a hundredth of what it announces."""
+    members = [*original.members.items()]
+    place = int(rng.integers(len(members)))
+    members[place] = (members[place][0], b"\0" * int(rng.integers(1 << 10, 1 << 20)))
+    return pack(members, deflate=True)
+
+
+def absurd_image(original: Original, rng: Random) -> bytes:
+    """Announce absurd dimensions in an image's header, and often the same in `meta.json`."""
+    members = dict(original.members)
+    document = json.loads(members["meta.json"])
+    width, height = (int(side) for side in rng.choice([1, 24, 4096, 20_000, 32767, 65535], 2))
+    if rng.random() < 0.8:
+        document |= {"width": width, "height": height}
+        members["meta.json"] = json.dumps(document).encode()
+    for name, data in members.items():
+        if name != "meta.json" and rng.random() < 0.8:
+            lines = 2 * height if name.startswith("flow") else height
+            members[name] = _with_size(data, width, min(lines, (1 << 32) - 1))
+    return pack([*members.items()])
+
+
+def _with_size(data: bytes, width: int, height: int) -> bytes:
+    if data[:4] == b"\x89PNG":
+        header = data[12:16] + struct.pack(">2L", width, height) + data[24:29]
+        return data[:12] + header + struct.pack(">L", zlib.crc32(header)) + data[33:]
+    position = 2
+    while data[position + 1] not in (0xF7, 0xC0, 0xC1, 0xC2):
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    size = struct.pack(">2H", height & 0xFFFF, width & 0xFFFF)
+    return data[: position + 5] + size + data[position + 9 :]
+
+
+def forge_image(original: Original, rng: Random) -> bytes:
+    """Damage an image and give it a right checksum, so that only the decoder can notice."""
+    members = dict(original.members)
+    names = [name for name in members if name != "meta.json"]
+    name = names[rng.integers(len(names))]
+    data = bytearray(members[name])
+    for _ in range(rng.integers(1, 6)):
+        data[rng.integers(len(data))] = int(rng.integers(256))
+    if rng.random() < 0.3:
+        data = data[: rng.integers(1, len(data))] + (b"" if rng.random() < 0.5 else b"\xff\xd9")
+    return pack([*(members | {name: bytes(data)}).items()])
+
+
+Case = Callable[[Original, Random], bytes]
+DAMAGED: tuple[Case, ...] = (
+    flip_bits, overwrite, cut, shift, edit_record, forge_end, edit_meta, rename, duplicate, shuffle, deflate_bomb,
+)  # fmt: skip
+FORGED: tuple[Case, ...] = (absurd_image, forge_image)  # checksums right, contents wrong
+ALWAYS_REFUSED: tuple[Case, ...] = (rename, duplicate, deflate_bomb)
+
+
+def judge(path: Path, original: Original, kind: Case) -> str:
+    """Read a file in every way; returns `read` or `refused`. Raises BrokenPromiseError."""
+    try:
+        with CacheReader(path) as reader:
+            meta = reader.meta
+            flow = reader.flow(range(reader.num_fields))
+            rgb = reader.rgb(range(reader.num_frames)) if reader.has_rgb else None
+            reader.check()
+    except CacheFileError as error:
+        if str(path) not in str(error) or "\n" in str(error) or len(str(error)) > 1000:
+            raise BrokenPromiseError(f"an unclear message: {error!r:.300}") from error
+        return "refused"
+    except Exception as error:
+        raise BrokenPromiseError(f"{type(error).__name__}: {error!s:.300}") from error
+    if kind in ALWAYS_REFUSED:
+        raise BrokenPromiseError("was read, but must be refused")
+    if flow.shape != (meta.fields, 2, meta.height, meta.width):
+        raise BrokenPromiseError(f"flow of shape {flow.shape}")
+    if kind in DAMAGED:
+        same_rgb = rgb is original.rgb or np.array_equal(rgb, original.rgb)  # type: ignore[arg-type]
+        if not np.array_equal(flow, original.flow) or not same_rgb:
+            raise BrokenPromiseError("gives other arrays than were written")
+    return "read"
+
+
+def fuzz(
+    first: int, cases: int, seed: int, seconds: float, only: str | None = None
+) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Run cases; returns how often each kind was read or refused, and the broken promises."""
+    outcomes: Counter[tuple[str, str]] = Counter()
+    broken: list[str] = []
+
+    def too_long(number: int, frame: FrameType | None) -> None:
+        raise BrokenPromiseError(f"takes more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, too_long)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = originals(folder)
+        path = folder / "case.flow.zip"
+        for number in range(first, first + cases):
+            rng = np.random.default_rng([seed, number])
+            original = made[rng.integers(len(made))]
+            kinds = [kind for kind in DAMAGED + FORGED if only in (None, kind.__name__)]
+            kind = kinds[rng.integers(len(kinds))]
+            path.write_bytes(kind(original, rng))
+            faulthandler.dump_traceback_later(10 * seconds, exit=True)  # for code that no signal can stop
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            started = time.monotonic()
+            try:
+                outcome = judge(path, original, kind)
+                if time.monotonic() - started > seconds:  # the alarm's exception may have been swallowed
+                    raise BrokenPromiseError(f"takes {time.monotonic() - started:.0f} s")
+                outcomes[kind.__name__, outcome] += 1
+            except BrokenPromiseError as error:
+                broken.append(f"case {number} ({kind.__name__}): {error}")
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                faulthandler.cancel_dump_traceback_later()
+            if list(folder.iterdir()) != [path]:
+                broken.append(f"case {number} ({kind.__name__}): other files appeared")
+    return outcomes, broken
+
+
+def limit_memory(mebibytes: int) -> None:
+    """Let the process have no more than so much memory beyond what it holds."""
+    with tempfile.TemporaryDirectory() as name:
+        originals(Path(name))  # loads every codec
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (mebibytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def main() -> int:
+    """Parse the arguments, run the cases, print what came of them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=[kind.__name__ for kind in DAMAGED + FORGED])
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--mebibytes", type=int, default=512)
+    arguments = parser.parse_args()
+    faulthandler.enable()
+    limit_memory(arguments.mebibytes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcomes, broken = fuzz(
+        arguments.first, arguments.cases, arguments.seed, arguments.seconds, arguments.only
+    )
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    for kind in DAMAGED + FORGED:
+        read, refused = outcomes[kind.__name__, "read"], outcomes[kind.__name__, "refused"]
+        print(f"{kind.__name__:14} {refused:6} refused, {read:6} read as announced")
+    print(
+        f"{sum(outcomes.values())} cases, {len(broken)} broken promises, resident memory grew by {grown:.0f} MiB"
+    )
+    for line in broken[:50]:
+        print(line)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flow_cache.cuda import tvl1
-from flow_cache.cuda.backend import KERNELS, kernel_source
+from flow_cache.cuda.backend import COMPILE_OPTIONS, KERNELS, kernel_source
 from flow_cache.methods import preset_names
 from flow_cache.methods.tvl1 import TVL1Parameters
 
@@ -281,6 +281,23 @@ def test_the_copy_copies_and_the_loop_adds(resident):
     module.launch("multiply_add", (2, 1, 1), (256, 1, 1), (out, 3, 1.0, 0.5))
     expected = 8 * (np.arange(512) % 256) + 28 + 8 * 6 * 0.5
     assert np.array_equal(device.download(out), expected)
+
+
+@pytest.mark.parametrize("architecture", [75, 90, 120])
+def test_the_ceilings_compile_without_warnings_or_spills(architecture):
+    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="NVRTC comes with CuPy")
+    try:
+        supported = nvrtc.getSupportedArchs()
+    except Exception as error:
+        pytest.skip(f"NVRTC cannot be loaded: {error}")
+    if architecture not in supported:
+        pytest.skip(f"this NVRTC knows {min(supported)} to {max(supported)}")
+    program = nvrtc.createProgram(kernel_source(tool("cuda_ceilings").SOURCE), "ceilings.cu", (), ())
+    nvrtc.compileProgram(program, (*COMPILE_OPTIONS, f"-arch=sm_{architecture}", "--ptxas-options=-v"))
+    log = nvrtc.getProgramLog(program)
+    nvrtc.destroyProgram(program)
+    assert "warning" not in log
+    assert log.count(" 0 bytes spill stores, 0 bytes spill loads") == 2
 
 
 def test_a_call_is_timed_after_three_warm_ups(monkeypatch):

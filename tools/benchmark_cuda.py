@@ -1,330 +1,346 @@
-"""Measure the CUDA estimators: agreement with the CPU path first, then pairs a second and memory.
+"""Measure flow on a GPU: agreement with the CPU path, pairs a second, memory, and the share of what the card can do.
 
-    python tools/benchmark_cuda.py [VIDEO ...] --out reports/benchmarks
+    python tools/benchmark_cuda.py [--videos FOLDER] [--out reports/benchmarks]
 
-Frames lie on the device, and so does the flow, unless a row says "host": then uint8 frames come from the host and
-quantised flow goes back there. Bytes and operations are counted for TV-L1 from the iterations and passes that the
-kernels did, and given as shares of what a large copy and a large loop of fused multiply-adds reach on the same card.
-Without videos, a texture that moves is made up. cuCIM and OpenCV's CUDA version are measured where they are installed.
+First what the GPU says: the mean end-point difference to our CPU path on `--agreement` pairs, beside what one rounding
+of the frames does to the CPU path itself, with convergence and with fixed numbers of iterations. Then how many pairs a
+second, by size, preset and batch, with frames that are on the device already and with frames from the host, of which
+flow comes back as bytes; beside our CPU path with all cores, and others' code on CUDA where it is installed.
+Bytes and operations are counted (see cuda_work.py) and compared with a large copy and a large loop of fused
+multiplications and additions, measured in the same run. Frames are generated (see cuda_frames.py) unless a folder of
+videos is named. Writes cuda.md, cuda.csv, cuda_agreement.csv and cuda_kernels.csv.
+Exit status: 0; 1 where the GPU disagrees with the CPU; 2 where there is no GPU, or for unusable arguments.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import functools
+import gc
 import importlib
-import importlib.util
-import platform
-import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from benchmarking import Frames
+from cuda_agreement import Estimator, agreement
+from cuda_ceilings import TIMED, Ceilings, TooSlowError, measure_ceilings, seconds_a_call, waiter
+from cuda_frames import scenes, to_and_fro
+from cuda_others import others
+from cuda_report import Row, device_facts, short_table, write_report
+from cuda_work import Work, count_work
 
-from flow_cache.cuda.engine import CudaMethod
-from flow_cache.cuda.tvl1 import TUNINGS, TVL1, TVL1Workspace
-from flow_cache.errors import DeviceError
-from flow_cache.methods import get_method, preset_names
+from flow_cache.cores import available_cores
+from flow_cache.cuda.backend import Backend
+from flow_cache.cuda.cupy_backend import CupyBackend
+from flow_cache.cuda.tvl1 import TUNINGS
+from flow_cache.device import open_device
+from flow_cache.errors import ArgumentError, DeviceError
 
-SIZES = ("320x240", "340x256", "640x480", "1920x1080")
+SIZES = ("340x256", "320x240", "640x480", "1920x1080")  # what matters most first, should time run out
 BATCHES = (1, 4, 16, 64, 256)
-BYTES_PER_PASS = 4 * (9 + 6)  # a pass reads u, p and the data term of a pixel, and writes u and p
-OPERATIONS_PER_ITERATION = 62  # of a pixel; a fused multiply-add counts as two
-FMA_KERNEL = """
-extern "C" __global__ void multiply_add(float* out, int rounds) {
-    float a[8];
-    for (int i = 0; i < 8; i++) a[i] = threadIdx.x + i;
-    for (int r = 0; r < rounds; r++)
-#pragma unroll
-        for (int i = 0; i < 8; i++) a[i] = a[i] * 0.999f + 0.5f;
-    float total = 0;
-    for (int i = 0; i < 8; i++) total += a[i];
-    out[blockIdx.x * blockDim.x + threadIdx.x] = total;
-}
-"""
+PRESETS = ("tvl1:opencv", "tvl1:opencv-cuda", "tvl1:fast", "farneback:default", "farneback:opencv")
+DISTINCT = 9  # frames of a size, shown to and fro: 16 different pairs
+COUNTED = 2 * (DISTINCT - 1)
+AGREEMENT_STACK = 11  # frames of a scene whose pairs are compared
+BOUND = 20.0
+
+
+class Clock:
+    """Decides what there is time for: `limit` seconds a case, `total` of all."""
+
+    def __init__(self, limit: float, total: float) -> None:
+        self.limit = limit
+        self._end = time.perf_counter() + total
+
+    def left(self) -> float:
+        """Return the seconds that the next case may take."""
+        return min(self.limit, self._end - time.perf_counter())
 
 
 @dataclass(frozen=True)
-class Row:
-    """One estimator at one size and batch."""
+class Options:
+    """What to measure, and for how long."""
 
-    size: str
-    method: str
-    batch: int
-    pairs_per_second: float
-    slowest: float
-    fastest: float
-    difference: float
-    """Mean end-point difference to the CPU path, pixels; NaN = not compared at this size."""
-    device_mib: float
-    """Device memory of the batch."""
-    gigabytes_per_second: float
-    """Counted traffic of TV-L1's passes; NaN = not counted."""
-    bandwidth_share: float
-    teraflops: float
-    arithmetic_share: float
+    batches: tuple[int, ...]
+    repeats: int
+    timed: float
+    clock: Clock
+    ceilings: Ceilings
 
 
-@functools.lru_cache(maxsize=4)
-def moving_texture(count: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Make frames of smooth noise that moves by about a pixel and turns a little."""
-    rng = np.random.default_rng(0)
-    lengths, angles = rng.uniform(8, 60, 24), rng.uniform(0, 2 * np.pi, 24)
-    kx, ky = 2 * np.pi / lengths * np.cos(angles), 2 * np.pi / lengths * np.sin(angles)
-    phases = rng.uniform(0, 2 * np.pi, 24)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    frames = np.empty((count, height, width), np.uint8)
-    for t in range(count):
-        px, py = x - 0.9 * t + 0.004 * t * (y - height / 2), y + 0.6 * t - 0.004 * t * (x - width / 2)
-        waves = sum(np.cos(a * px + b * py + c) for a, b, c in zip(kx, ky, phases, strict=True))
-        frames[t] = np.clip(127.5 + 18 * waves, 0, 255)
-    return frames
+class Speed:
+    """The measurements of one preset at one size."""
 
+    def __init__(
+        self, backend: Backend, estimator: Estimator, size: str, frames: Frames, options: Options
+    ) -> None:
+        self.backend, self.estimator, self.size, self.frames, self.options = (
+            backend, estimator, size, frames, options,
+        )  # fmt: skip
+        self.wait = waiter(backend)
+        self.work = self._count()
+        self._pair_seconds: dict[str, float] = {}
 
-def seconds_of(work: Callable[[], Any], wait: Callable[[], Any], repeats: int) -> list[float]:
-    """Time some work, after it was done twice to warm up (the second time its launches are recorded)."""
-    for _ in range(3):
-        work()
-    wait()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        wait()
-        times.append(time.perf_counter() - start)
-    return times
+    def _count(self) -> Work:
+        pairs = min(COUNTED, max(self.options.batches))  # enough for every batch: pairs recur
+        while pairs > 1 and not self._fits(pairs):
+            pairs //= 2
+        make = partial(Estimator.on_gpu, self.estimator)
+        return count_work(make, self.backend, to_and_fro(self.frames, pairs + 1))
 
+    def _needed(self, batch: int) -> int:
+        """Return the bytes that a batch takes, its frames and its flow on the device counted in."""
+        height, width = self.frames.shape[1:]
+        frame, pair = self.estimator.on_gpu(self.backend)._bytes(height, width)
+        return int((batch + 1) * (frame + height * width) + batch * (pair + 8 * height * width))
 
-def ceilings(cupy: Any) -> tuple[float, float]:
-    """Return what a large copy moves and a large loop of fused multiply-adds does: bytes and operations a second."""
-    source = cupy.zeros(1 << 28, cupy.float32)
-    target = cupy.empty_like(source)
-    wait = cupy.cuda.get_current_stream().synchronize
+    def _fits(self, batch: int) -> bool:
+        return self._needed(batch) < 0.95 * self.backend.free_memory()
 
-    def copy() -> None:
-        cupy.copyto(target, source)
+    def rows(self) -> Iterator[Row]:
+        """Measure all batches, from both places."""
+        for batch in self.options.batches:
+            for place in ("device", "host"):
+                gc.collect()  # workspaces and what has been recorded know one another
+                if not self._fits(batch):
+                    needed, free = (v / 2**20 for v in (self._needed(batch), self.backend.free_memory()))
+                    yield self._skipped(place, batch, f"does not fit: {needed:.0f} MiB of {free:.0f} free")
+                    continue
+                try:
+                    yield self._measure(place, batch)
+                except TooSlowError as error:
+                    yield self._skipped(place, batch, f"not measured, too slow for the time set: {error}")
+                except DeviceError as error:
+                    yield self._skipped(place, batch, f"does not fit: {error}")
 
-    bandwidth = 2 * source.nbytes / min(seconds_of(copy, wait, 10))
-    kernel = cupy.RawKernel(FMA_KERNEL, "multiply_add")
-    blocks, rounds = 64 * cupy.cuda.Device().attributes["MultiProcessorCount"], 4096
-    out = cupy.empty(blocks * 256, cupy.float32)
+    def _skipped(self, place: str, batch: int, note: str) -> Row:
+        return Row(self.size, "ours", self.estimator.name, place, batch, note=note)
 
-    def multiply_add() -> None:
-        kernel((blocks,), (256,), (out, np.int32(rounds)))
-
-    operations = 2 * 8 * rounds * blocks * 256 / min(seconds_of(multiply_add, wait, 10))
-    return bandwidth, operations
-
-
-def difference(method: CudaMethod, name: str, preset: str, frames: NDArray[np.uint8]) -> float:
-    """Return the mean end-point difference to the CPU path on a few frames."""
-    expected = get_method(name, preset=preset, threads=0)(frames)
-    flow = method(frames)
-    return float(np.hypot(flow[:, 0] - expected[:, 0], flow[:, 1] - expected[:, 1]).mean())
-
-
-def measure(
-    method: CudaMethod,
-    label: str,
-    frames: NDArray[np.uint8],
-    apart: float,
-    repeats: int,
-    peaks: tuple[float, float],
-) -> Iterator[Row]:
-    """Time a method on one batch: frames and flow on the device, then bytes from and to the host."""
-    device, batch = method.device, len(frames) - 1
-    size = f"{frames.shape[2]}x{frames.shape[1]}"
-    method.batch = batch
-    before = device.free_memory()
-    there = device.empty(frames.shape, np.uint8)
-    device.upload(frames, there)
-    method(frames)
-    memory = (before - device.free_memory()) / 2**20
-    token = device.empty(1, np.int32)
-    device.clear(token)
-    for place, work in (("", lambda: method(there)), (", host", lambda: method.quantized(frames, 20.0))):
-        times = seconds_of(work, lambda: device.download(token), repeats)
-        middle = statistics.median(times)
-        moved = done = float("nan")
-        (workspace,) = [w for w in method._workspaces.values() if w.pairs == batch][-1:]
-        if isinstance(workspace, TVL1Workspace) and not place:
-            iterated, passes = workspace.work_done()
-            moved, done = (
-                batch * passes * BYTES_PER_PASS / middle,
-                batch * iterated * OPERATIONS_PER_ITERATION / middle,
-            )
-        yield Row(
-            size, label + place, batch, batch / middle, batch / max(times), batch / min(times), apart, memory,
-            moved / 1e9, moved / peaks[0], done / 1e12, done / peaks[1],
+    def _measure(self, place: str, batch: int) -> Row:
+        limit, repeats = self.options.clock.left(), self.options.repeats
+        expected = self._pair_seconds.get(place, 0.0) * batch
+        if limit <= 0 or (repeats + 2) * expected > 2 * limit:
+            raise TooSlowError(f"about {expected:.1f} s a call" if limit > 0 else "no time left")
+        free = self.backend.free_memory()
+        method = self.estimator.on_gpu(self.backend)
+        method.batch = batch
+        frames: Any = to_and_fro(self.frames, batch + 1)
+        if place == "device":
+            there = self.backend.empty(frames.shape, np.uint8)
+            self.backend.upload(frames, there)
+            frames = there
+        work: Callable[[], object] = (
+            partial(method, frames) if place == "device" else partial(method.quantized, frames, BOUND)
+        )
+        flow = work()
+        self.wait()
+        taken = max(0, free - self.backend.free_memory())
+        del flow
+        if max(workspace.pairs for workspace in method._workspaces.values()) < batch:
+            raise DeviceError("the device's memory ran out, smaller batches were worked on")
+        seconds = seconds_a_call(work, self.wait, repeats, limit, self.options.timed)
+        self._pair_seconds[place] = statistics.median(seconds) / batch
+        rates = [batch / value for value in seconds]
+        bytes_, operations = self.work.total(batch)
+        rate = statistics.median(rates)
+        ceilings = self.options.ceilings
+        return Row(
+            self.size, "ours", self.estimator.name, place, batch, rate, min(rates), max(rates), taken / 2**20,
+            self.work.mean_iterations(batch), bytes_ / 1e6, operations / 1e6,
+            rate * bytes_ / ceilings.bandwidth, rate * operations / ceilings.arithmetic,
         )  # fmt: skip
 
 
-def others(frames: NDArray[np.uint8], repeats: int) -> Iterator[tuple[str, list[float]]]:
-    """Time one pair by cuCIM and by OpenCV's CUDA version, where they are installed."""
-    if importlib.util.find_spec("cucim"):
-        import cupy
+class HostSpeed:
+    """Our CPU path, with all cores and a pair for each."""
 
-        estimate = importlib.import_module("cucim.skimage.registration").optical_flow_tvl1
-        first, second = (cupy.asarray(frame) for frame in frames[:2])
-        wait = cupy.cuda.get_current_stream().synchronize
-        yield "cuCIM TV-L1", seconds_of(lambda: estimate(first, second), wait, repeats)
-    cuda: Any = getattr(importlib.import_module("cv2"), "cuda", None)
-    if cuda is not None and cuda.getCudaEnabledDeviceCount() > 0 and hasattr(cuda, "OpticalFlowDual_TVL1"):
-        solver = cuda.OpticalFlowDual_TVL1.create()
-        mats = [cuda.GpuMat(frame) for frame in frames[:2]]
-        yield "OpenCV CUDA TV-L1", seconds_of(lambda: solver.calc(*mats, None), lambda: None, repeats)
+    def __init__(self) -> None:
+        self._pixel_seconds: dict[str, float] = {}  # by estimator: of a pair and pixel, at the size before
+
+    def row(self, estimator: Estimator, size: str, frames: Frames, options: Options) -> Row:
+        """Measure it at one size."""
+        batch = max(4, available_cores())
+        pixels = batch * frames[0].size
+        row = partial(Row, size, "ours, CPU", estimator.name, "host", batch)
+        limit = options.clock.left()
+        expected = pixels * self._pixel_seconds.get(estimator.name, 0.0)
+        try:
+            if limit <= 0 or options.repeats * expected > limit:
+                raise TooSlowError(f"about {expected:.1f} s a call" if limit > 0 else "no time left")
+            work = partial(estimator.on_cpu(), to_and_fro(frames, batch + 1))
+            seconds = seconds_a_call(work, lambda: None, options.repeats, limit, options.timed)
+        except TooSlowError as error:
+            return row(note=f"not measured, too slow for the time set: {error}")
+        self._pixel_seconds[estimator.name] = statistics.median(seconds) / pixels
+        rates = [batch / value for value in seconds]
+        return row(statistics.median(rates), min(rates), max(rates))
 
 
-def benchmark(
-    device: str,
-    sizes: list[str],
-    batches: list[int],
-    repeats: int,
-    tune: bool,
-    frames_of: Callable[[int, int, int], NDArray[np.uint8]],
+def other_rows(
+    backend: Backend, estimator: Estimator, size: str, frames: Frames, options: Options
 ) -> Iterator[Row]:
-    """Compare and measure all methods, presets, sizes and batches; a batch too large for the card is left out.
-
-    tune: also measure TV-L1 with its kernel compiled in every known way, at the last batch.
-    """
-    import cupy
-
-    with cupy.cuda.Device(get_method("tvl1", device).device.index):  # type: ignore[attr-defined]
-        peaks = ceilings(cupy)
-        yield Row("", "ceilings (GB/s, TFLOP/s)", 0, 0, 0, 0, 0, 0, peaks[0] / 1e9, 1, peaks[1] / 1e12, 1)
-        for size in sizes:
-            width, height = (int(side) for side in size.split("x"))
-            for name, preset in [(n, p) for n in ("tvl1", "farneback") for p in preset_names(n)]:
-                method = get_method(name, device, preset=preset)
-                assert isinstance(method, CudaMethod)
-                few = frames_of(5 if width * height < 400_000 else 2, height, width)
-                apart = difference(method, name, preset, few)
-                if apart > 0.05:
-                    raise SystemExit(
-                        f"{name} {preset} at {size} is {apart:.4f} px off the CPU path; not timed"
-                    )
-                for batch in batches:
-                    try:
-                        yield from measure(
-                            method,
-                            f"{name} {preset}",
-                            frames_of(batch + 1, height, width),
-                            apart,
-                            repeats,
-                            peaks,
-                        )
-                    except DeviceError as error:
-                        print(f"{name} {preset}, {size}, batch {batch}: {error}")
-                        break
-            for tuning in TUNINGS[1:] if tune else ():
-                method = get_method("tvl1", device)
-                assert isinstance(method, TVL1)
-                method.tuning = tuning
-                yield from measure(
-                    method, f"tvl1 opencv {tuning}", frames_of(batches[-1] + 1, height, width), float("nan"), repeats,
-                    peaks,
-                )  # fmt: skip
-            for label, times in others(frames_of(2, height, width), repeats):
-                nan = float("nan")
-                yield Row(
-                    size, label, 1, 1 / statistics.median(times), 1 / max(times), 1 / min(times), nan, nan, nan, nan,
-                    nan, nan,
-                )  # fmt: skip
+    """Measure what others have, pair by pair, frames on the device."""
+    for other in others()[0]:
+        if other.method != estimator.method or estimator.preset not in other.presets:
+            continue
+        pairs = 4
+        row = partial(Row, size, other.name, estimator.name, "device", 1)
+        try:
+            run = other.prepare(estimator.parameters(), to_and_fro(frames, pairs + 1))
+            wait = waiter(backend)
+            seconds = seconds_a_call(run, wait, options.repeats, options.clock.left(), options.timed)
+        except TooSlowError as error:
+            yield row(note=f"not measured, too slow for the time set: {error}")
+        except Exception as error:  # a comparison that cannot be made is told, and spoils nothing else
+            yield row(
+                note=f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
+        else:
+            rates = [pairs / value for value in seconds]
+            yield row(statistics.median(rates), min(rates), max(rates))
 
 
-def provenance(device: str, repeats: int) -> dict[str, str]:
-    """Say where and with what was measured."""
-    import cupy
-
-    runtime = cupy.cuda.runtime
-    index = int(device.partition(":")[2] or 0)
-    card = runtime.getDeviceProperties(index)["name"].decode()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "commit": commit.stdout.strip() or "not a git checkout",
-        "card": f"{card}, driver for CUDA {runtime.driverGetVersion()}",
-        "versions": f"Python {platform.python_version()}, CuPy {cupy.__version__}, CUDA {runtime.runtimeGetVersion()}",
-        "repeats": f"{repeats} after three to warm up; medians, slowest and fastest",
-    }
+def sides(size: str) -> tuple[int, int]:
+    """Split WIDTHxHEIGHT."""
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ArgumentError(f"a size must be WIDTHxHEIGHT, got {size!r}")
+    return int(width), int(height)
 
 
-def write_report(folder: Path, about: dict[str, str], rows: list[Row]) -> None:
-    """Write flow_cuda.csv and flow_cuda.md into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "flow_cuda.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(asdict(rows[0])))
-        table.writeheader()
-        table.writerows(asdict(row) for row in rows)
-    lines = ["# Optical flow on CUDA", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
-    lines += [*(__doc__ or "").strip().splitlines()[4:], "", *table_lines(rows)]
-    (folder / "flow_cuda.md").write_text("\n".join(lines) + "\n")
+def small_case(backend: Backend) -> None:
+    """Run every kernel once directly and once from a graph, on little: for compute-sanitizer. Prints one line."""
+    if isinstance(backend, CupyBackend):
+        importlib.import_module("cupy").cuda.set_allocator(
+            None
+        )  # so that arrays have no neighbours in a pool
+    stack = scenes(None, 1, 4, 72, 66)[0]  # two levels of Farneback's pyramid
+    quick = {"warps": 1, "nscales": 2, "inner_iterations": 14}
+    for name, changed in [
+        ("tvl1:opencv", {**quick, "outer_iterations": 2}),
+        ("tvl1:opencv", {**quick, "outer_iterations": 1, "median_filtering": 3}),
+        ("tvl1:opencv-cuda", quick),
+        ("farneback:default", {"iterations": 2}),
+    ]:
+        method = Estimator.named(name).on_gpu(backend, **changed)
+        method.batch = 2
+        first = method.quantized(stack, BOUND)[0]
+        if (
+            not np.array_equal(first, method.quantized(stack, BOUND)[0])
+            or not np.isfinite(method(stack.astype(np.float32))).all()
+        ):
+            raise SystemExit(f"{name}: a second run gave other flow")
+    print("small case: both methods ran twice with equal results")
 
 
-def table_lines(rows: list[Row]) -> list[str]:
-    """Return the rows as a markdown table."""
-    lines = [
-        "| size | method | batch | pairs/s (slowest, fastest) | off, px | MiB | GB/s (share) | TFLOP/s (share) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        lines.append(
-            f"| {r.size} | {r.method} | {r.batch} | {r.pairs_per_second:.0f} ({r.slowest:.0f} to {r.fastest:.0f}) "
-            f"| {r.difference:.4f} | {r.device_mib:.0f} | {r.gigabytes_per_second:.0f} ({r.bandwidth_share:.0%}) "
-            f"| {r.teraflops:.1f} ({r.arithmetic_share:.0%}) |"
-        )
-    return lines
+def measure(backend: Backend, given: argparse.Namespace) -> int:
+    """Measure everything and write the report; returns the exit status."""
+    estimators = [Estimator.named(name) for name in given.presets]
+    clock = Clock(given.case_seconds, given.seconds)
+    ceilings = measure_ceilings(backend, given.repeats, given.copied, given.rounds, given.timed)
+    facts = device_facts(backend)
+    count = min(AGREEMENT_STACK - 1, given.agreement)
+    width, height = sides(given.agreement_size)
+    stacks = scenes(given.videos, -(-given.agreement // count), count + 1, width, height)
+    fixed = -(-len(stacks) // 5)
+    agreed = []
+    for result in agreement(backend, estimators, stacks, fixed):
+        agreed.append(result)
+        print(result.line(), flush=True)
+    options = Options(tuple(given.batches), given.repeats, given.timed, clock, ceilings)
+    rows: list[Row] = []
+    host = HostSpeed()
+    work: dict[tuple[str, str], Work] = {}
+    for size in given.sizes:
+        frames = scenes(given.videos, 1, DISTINCT, *sides(size))[0]
+        for estimator in estimators:
+            speed = Speed(backend, estimator, size, frames, options)
+            work[size, estimator.name] = speed.work
+            for row in speed.rows():
+                rows.append(row)
+                print(row.line(), flush=True)
+            for row in (
+                host.row(estimator, size, frames, options),
+                *other_rows(backend, estimator, size, frames, options),
+            ):
+                rows.append(row)
+                print(row.line(), flush=True)
+        if size == given.sizes[0] and given.tune:
+            largest = replace(options, batches=options.batches[-1:])
+            for tuning in range(1, len(TUNINGS)):
+                tuned = Speed(backend, Estimator("tvl1", "opencv", tuning), size, frames, largest)
+                for row in tuned.rows():
+                    rows.append(row)
+                    print(row.line(), flush=True)
+    write_report(given.out, facts, ceilings, given, agreed, rows, work, others()[1])
+    print(short_table(agreed, rows))
+    print(f"report: {given.out / 'cuda.md'}")
+    return 0 if all(result.holds() for result in agreed) else 1
 
 
-def read_frames(videos: list[Path], count: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Read grey frames of videos one after the other, from the start again where they do not suffice."""
-    from flow_cache.frames import read_frames as frames_of
-
-    taken: list[NDArray[np.uint8]] = []
-    while len(taken) < count:
-        for video in videos:
-            taken += [frame.grey for frame in frames_of(video, size=(width, height))]
-    return np.stack(taken[:count])
-
-
-def main() -> None:
-    """Measure and write the report."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the arguments; raises ArgumentError for those that make no sense."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "videos", nargs="*", type=Path, help="videos to take frames from, resized to each size"
+    add = parser.add_argument
+    add("--videos", type=Path, help="folder of videos to take frames from (default: frames are generated)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("reports/benchmarks"),
+        help="folder for the report (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks"), help="folder for the report")
-    parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
-    parser.add_argument("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT, several")
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="pairs at a time, several")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats")
-    parser.add_argument(
-        "--tune", action="store_true", help="also measure the other ways to compile the iterations"
+    add("--device", default="cuda", help="cuda or cuda:N (default: %(default)s)")
+    add("--agreement", type=int, default=100, help="pairs to compare first (default: %(default)s)")
+    add("--agreement-size", default="340x256", help="WIDTHxHEIGHT of these pairs (default: %(default)s)")
+    add("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT, several, in the order of their importance")
+    add("--batches", nargs="+", type=int, default=BATCHES, help="pairs in a batch, several, rising")
+    add("--presets", nargs="+", default=PRESETS, help="METHOD:PRESET, several")
+    add("--repeats", type=int, default=5, help="timed repeats (default: %(default)s)")
+    add("--case-seconds", type=float, default=8, help="most seconds for a case (default: %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=1800,
+        help="seconds after which cases are left out (default: %(default)s)",
     )
-    options = parser.parse_args()
+    add("--tune", action="store_true", help="also measure the other ways to compile TV-L1's iterations")
+    add("--small-case", action="store_true", help="only run every kernel on little, for compute-sanitizer")
+    for name, kind, default in (("timed", float, TIMED), ("copied", int, 1 << 30), ("rounds", int, 20_000)):
+        add(f"--{name}", type=kind, default=default, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    for size in (given.agreement_size, *given.sizes):
+        sides(size)
+    for name in given.presets:
+        Estimator.named(name)
+    if min(given.batches) < 1 or given.repeats < 2 or given.agreement < 1:
+        raise ArgumentError("batches and agreement must be at least 1, repeats at least 2")
+    return given
 
-    def frames_of(count: int, height: int, width: int) -> NDArray[np.uint8]:
-        if options.videos:
-            return read_frames(options.videos, count, height, width)
-        return moving_texture(count, height, width)
 
-    rows = []
-    sizes, batches = list(options.sizes), list(options.batches)
-    for row in benchmark(options.device, sizes, batches, options.repeats, options.tune, frames_of):
-        rows.append(row)
-        print(table_lines([row])[-1], flush=True)
-    write_report(options.out, provenance(options.device, options.repeats), rows)
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and write the report; returns the exit status."""
+    try:
+        given = parse(arguments)
+        backend = open_device(given.device)
+        if backend is None:
+            raise ArgumentError(f"device must be cuda or cuda:N, got {given.device!r}")
+    except (ArgumentError, DeviceError) as error:
+        print(f"benchmark_cuda: {error}", file=sys.stderr)
+        return 2
+    with backend.active():
+        if given.small_case:
+            small_case(backend)
+            return 0
+        return measure(backend, given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

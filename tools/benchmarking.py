@@ -62,20 +62,26 @@ def time_in_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> di
 
 def provenance(*libraries: str) -> dict[str, str]:
     """Say what was run, on which commit, machine and versions."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=False
-    )
-    state = " with uncommitted changes" if changed.stdout.strip() else ""
+    commit = _git("rev-parse", "HEAD")
+    state = " with uncommitted changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
     command = [Path(sys.executable).name, os.path.relpath(sys.argv[0]), *sys.argv[1:]]
     return {
         "command": f"`{shlex.join(command)}`",
-        "commit": (commit.stdout.strip() or "not a git checkout") + state,
+        "commit": (commit or "not a git checkout") + state,
         "machine": f"{_processor()}, {available_cores()} cores, {platform.platform()}",
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in libraries)]
         ),
     }
+
+
+def _git(*arguments: str) -> str:
+    """Ask git; nothing where there is none, or no checkout."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def _processor() -> str:

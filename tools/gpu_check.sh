@@ -1,59 +1,96 @@
 #!/usr/bin/env bash
-# Check the CUDA engine on this machine's GPU: the `gpu` tests, compute-sanitizer where it exists, a short benchmark.
-#
-#     tools/gpu_check.sh [OUTPUT]
-#
-# Takes less than eight minutes; writes tests.txt, flow_cuda.csv and flow_cuda.md into OUTPUT (default: gpu_check) and
-# prints a short table last. Exit status: 0 all well, 1 a check failed, 2 there is no usable GPU.
+# Check flow on this machine's GPU in under eight minutes: tests, compute-sanitizer on a small case, benchmark.
 set -uo pipefail
-cd "$(dirname "$0")/.."
-output=${1:-gpu_check}
-python=${PYTHON:-python3}
-mkdir -p "$output"
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-failed=0
 
-if ! reason=$("$python" -c 'from flow_cache.device import open_device; open_device("cuda")' 2>&1); then
-  tail -n 1 <<< "$reason" >&2
+usage() {
+  cat <<'TEXT'
+usage: tools/gpu_check.sh [--help] [benchmark arguments ...]
+
+From a checkout, on a machine with a CUDA device and this project's GPU dependencies (nothing is installed or
+downloaded): runs the tests marked `gpu`, compute-sanitizer's memcheck and racecheck on a small case where it is
+installed, and tools/benchmark_cuda.py, each with a time limit. A step that fails is shown and the others still run.
+
+Writes gpu_check.md, gpu_check.csv and gpu_check.log beside the benchmark's reports into $OUT, or reports/benchmarks.
+$PYTHON: the interpreter (default: python3). Arguments go to the benchmark, e.g. --videos FOLDER.
+Exit status: 0 all steps passed; 1 some failed; 2 no usable GPU.
+TEXT
+}
+
+case ${1:-} in
+  -h | --help)
+    usage
+    exit 0
+    ;;
+esac
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+python=${PYTHON:-python3}
+out=${OUT:-reports/benchmarks}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export FLOW_CACHE_REQUIRE_GPU=1 # a test that finds no GPU fails then
+export PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" # where compute-sanitizer often is
+
+if ! said=$("$python" -c '
+import sys
+from flow_cache.device import open_device
+from flow_cache.errors import FlowCacheError
+try:
+    open_device("cuda")
+except FlowCacheError as error:
+    sys.exit(str(error))
+' 2>&1); then
+  printf 'gpu_check: %s\n' "$(tail -n 1 <<<"$said")" >&2
   exit 2
 fi
 
-echo "== tests [$SECONDS s]"
-FLOW_CACHE_REQUIRE_GPU=1 timeout 200 "$python" -m pytest -q -m gpu tests/flow_cache/cuda 2>&1 | tee "$output/tests.txt" | tail -n 15
-[ "${PIPESTATUS[0]}" -eq 0 ] || failed=1
+mkdir -p "$out" || exit 2
+log="$out/gpu_check.log"
+: >"$log"
+results=("step,result,seconds")
+failed=0
 
-echo "== compute-sanitizer [$SECONDS s]"
-if command -v compute-sanitizer > /dev/null; then
-  small='
-import numpy as np
-from flow_cache.methods import get_method
-frames = (np.random.default_rng(0).random((3, 40, 72)) * 255).astype(np.uint8)
-for name in ("tvl1", "farneback"):
-    get_method(name, "cuda")(frames)
-get_method("tvl1", "cuda", preset="fast").quantized(frames, 20.0)
-'
-  for tool in memcheck racecheck; do
-    CUPY_CACHE_IN_MEMORY=1 timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$python" -c "$small" > "$output/$tool.txt" 2>&1
-    case $? in
-      0) echo "$tool: no errors" ;;
-      124) echo "$tool: not done within 60 s" ;;
-      *) echo "$tool: errors, see $output/$tool.txt"; failed=1 ;;
-    esac
-  done
-else
-  echo "not installed"
-fi
+# step NAME SECONDS COMMAND...: run with a limit, show the end of what a failing one said, note how it went.
+step() {
+  local name=$1 limit=$2 start=$SECONDS status result=passed
+  shift 2
+  printf '\n=== %s (at most %s s): %s\n' "$name" "$limit" "$*" | tee -a "$log"
+  timeout --kill-after=5 "$limit" "$@" </dev/null 2>&1 | tee -a "$log"
+  status=${PIPESTATUS[0]}
+  case $status in
+    0) ;;
+    124 | 137) result="took more than $limit s" ;;
+    *) result="failed with status $status" ;;
+  esac
+  if [ "$status" -ne 0 ]; then failed=1; fi
+  results+=("$name,$result,$((SECONDS - start))")
+}
 
-echo "== benchmark [$SECONDS s]"
-timeout 130 "$python" tools/benchmark_cuda.py --out "$output" --sizes 340x256 --batches 1 64 256 \
-  --repeats 5 --tune || failed=1
-[ "$SECONDS" -gt 400 ] || timeout $((460 - SECONDS)) "$python" tools/benchmark_cuda.py \
-  --out "$output/large" --sizes 1920x1080 --batches 1 8 --repeats 5 || failed=1
+# The folders whose tests drive the device; others may need packages that a GPU machine has not.
+step tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/flow_cache/cuda tests/flow_cache/methods
 
-echo "== $([ $failed -eq 0 ] && echo all well || echo FAILED) [$SECONDS s]"
-tail -n 1 "$output/tests.txt"
-for table in "$output/flow_cuda.md" "$output/large/flow_cuda.md"; do
-  [ -f "$table" ] && grep '^|' "$table"
+for tool in memcheck racecheck; do
+  if command -v compute-sanitizer >/dev/null; then
+    step "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 3 --report-api-errors no \
+      "$python" tools/benchmark_cuda.py --small-case
+  else
+    results+=("$tool,skipped: compute-sanitizer is not installed,0")
+  fi
 done
-exit $failed
+
+# 470 seconds less what has been used, and some to write the report in.
+left=$((470 - SECONDS))
+step benchmark "$left" "$python" tools/benchmark_cuda.py --out "$out" --seconds "$((left - 60))" --case-seconds 5 --tune "$@"
+
+printf '%s\n' "${results[@]}" >"$out/gpu_check.csv"
+{
+  printf '# Check on a GPU\n\n'
+  printf '| step | result | seconds |\n|---|---|---|\n'
+  for row in "${results[@]:1}"; do printf '| %s |\n' "${row//,/ | }"; done
+} >"$out/gpu_check.md"
+
+printf '\n%s\n' "reports: $out/gpu_check.md, $out/cuda.md"
+for row in "${results[@]}"; do
+  IFS=, read -r name result seconds <<<"$row"
+  printf '%-10s %-48s %8s\n' "$name" "$result" "$seconds"
+done
+exit "$failed"

@@ -1,0 +1,153 @@
+"""The check on a GPU, as a shell sees it: with no GPU, and with stand-ins for what it runs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "gpu_check.sh"
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+# A python that has a GPU, and whose programs end as $FAIL says; it notes how it was called.
+STAND_IN = """#!/usr/bin/env bash
+printf '%s|%s\\n' "$FLOW_CACHE_REQUIRE_GPU" "${*//$'\\n'/ }" >>"$CALLS"
+case "$*" in
+  *open_device*) exit 0 ;;
+  *"-m pytest"*) echo "said by the tests"; [[ $FAIL != *tests* ]] ;;
+  *--small-case*) [[ $FAIL != *small* ]] ;;
+  *benchmark_cuda.py*) echo "said by the benchmark"; [[ $FAIL != *benchmark* ]] ;;
+esac
+"""
+# Runs what follows its options, as compute-sanitizer does.
+SANITIZER = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do case $1 in --tool | --error-exitcode | --report-api-errors) shift ;; esac; shift; done
+exec "$@"
+"""
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
+    )  # fmt: skip
+
+
+def executable(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """Run the check with stand-ins; returns what it did, the rows of its CSV, and the calls."""
+
+    def check(*arguments, fail="", sanitizer=True):
+        python = executable(tmp_path / "bin" / "stand-in", STAND_IN)
+        if sanitizer:
+            executable(tmp_path / "bin" / "compute-sanitizer", SANITIZER)
+        out, calls = tmp_path / "out", tmp_path / "calls"
+        path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+        done = run(*arguments, PYTHON=str(python), OUT=str(out), PATH=path, FAIL=fail, CALLS=str(calls))
+        with (out / "gpu_check.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return done, rows, calls.read_text().splitlines()
+
+    return check
+
+
+def test_its_syntax_is_good():
+    assert subprocess.run(["bash", "-n", str(SCRIPT)], check=False).returncode == 0
+    if shutil.which("shellcheck"):
+        done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_it_can_be_executed_and_says_how_it_is_used():
+    assert os.access(SCRIPT, os.X_OK)
+    done = run("--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: tools/gpu_check.sh")
+    assert not done.stderr
+
+
+def test_without_a_gpu_it_fails_in_one_line(tmp_path):
+    done = run(PYTHON=sys.executable, OUT=str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("gpu_check: device cuda:0")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_cupy_it_says_so(tmp_path):
+    python = executable(tmp_path / "python", f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    done = run(PYTHON=str(python))
+    assert done.returncode == 2
+    assert "needs CuPy, which is not installed" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_all_steps_run_and_are_tabled(checked, tmp_path):
+    done, rows, calls = checked("--videos", "films")
+    assert done.returncode == 0, done.stderr
+    assert [(row["step"], row["result"]) for row in rows] == [
+        ("tests", "passed"), ("memcheck", "passed"), ("racecheck", "passed"), ("benchmark", "passed")
+    ]  # fmt: skip
+    assert all(call.startswith("1|") for call in calls)  # a test that finds no GPU fails
+    assert "-m pytest -q -m gpu" in calls[1]
+    assert sum("--small-case" in call for call in calls) == 2
+    assert f"--out {tmp_path / 'out'} --seconds " in calls[-1]
+    assert calls[-1].endswith("--videos films")
+    assert "said by the tests" in (tmp_path / "out" / "gpu_check.log").read_text()
+    assert "| racecheck | passed | 0 |" in (tmp_path / "out" / "gpu_check.md").read_text()
+    table = done.stdout.strip().splitlines()[-5:]
+    assert [line.split()[0] for line in table] == ["step", "tests", "memcheck", "racecheck", "benchmark"]
+
+
+@pytest.mark.parametrize("failing", ["tests", "small", "benchmark"])
+def test_a_failing_step_is_told_and_the_others_still_run(checked, failing):
+    done, rows, calls = checked(fail=failing)
+    assert done.returncode == 1
+    results = {row["step"]: row["result"] for row in rows}
+    expected = {"small": {"memcheck", "racecheck"}}.get(failing, {failing})
+    assert {step for step, result in results.items() if result == "failed with status 1"} == expected
+    assert {step for step, result in results.items() if result == "passed"} == set(results) - expected
+    assert len(calls) == 5
+
+
+@pytest.mark.skipif(shutil.which("compute-sanitizer") is not None, reason="compute-sanitizer is installed")
+def test_without_a_sanitizer_its_steps_are_skipped_and_said(checked):
+    done, rows, calls = checked(sanitizer=False)
+    assert done.returncode == 0
+    assert [row["result"].split(":")[0] for row in rows] == ["passed", "skipped", "skipped", "passed"]
+    assert len(calls) == 3
+
+
+def test_limits_add_up_to_less_than_eight_minutes():
+    text = SCRIPT.read_text()
+    assert "left=$((470 - SECONDS))" in text
+    assert "step tests 150 " in text
+    assert text.count(" 45 compute-sanitizer") == 1
+    assert 150 + 2 * 45 + 60 < 470 < 480
+
+
+@pytest.mark.parametrize(("required", "status", "outcome"), [("", 0, "1 skipped"), ("1", 1, "1 error")])
+def test_one_switch_turns_skipped_gpu_tests_into_failures(required, status, outcome):
+    test = "tests/flow_cache/cuda/test_tvl1.py::test_far_motion_stays_finite"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", test], capture_output=True,
+        text=True, check=False, cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "FLOW_CACHE_REQUIRE_GPU": required},
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout
+    assert outcome in done.stdout

@@ -65,6 +65,11 @@ def open_cuda(index: int) -> Backend:
         raise DeviceError(
             f"device {name}: CuPy cannot be loaded ({_first_line(error)}); {_INSTALL}"
         ) from error
+    except OSError as error:  # it makes a folder for compiled kernels when it is imported
+        raise DeviceError(
+            f"device {name}: CuPy cannot be loaded ({_first_line(error)}); name a folder that can be written by the "
+            "environment variable CUPY_CACHE_DIR"
+        ) from error
     runtime = cupy.cuda.runtime
     built = int(runtime.runtimeGetVersion())
     _check_driver(name, runtime, built)

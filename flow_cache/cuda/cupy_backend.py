@@ -47,6 +47,12 @@ class CupyModule:
                 raise DeviceError(
                     f"the kernels do not compile for this GPU ({reason}); install a CuPy for a newer CUDA"
                 ) from error
+            except RuntimeError as error:  # CUDA's headers are missing, say
+                reason = str(error).strip().splitlines()[0]
+                raise DeviceError(
+                    f"the kernels cannot be made ({reason}); where CUDA's headers are missing, "
+                    "pip install 'cupy-cuda13x[ctk]'"
+                ) from error
         if shared > DEFAULT_SHARED and shared > kernel.max_dynamic_shared_size_bytes:
             kernel.max_dynamic_shared_size_bytes = shared
         values = tuple(np.uintp(0) if value is None else kernel_argument(value) for value in arguments)
@@ -145,6 +151,9 @@ class _Recorded:
             stream = self._cupy.cuda.Stream(non_blocking=True)
             with stream:
                 stream.begin_capture()
-                self._work()
-                self._graph = stream.end_capture()
+                try:
+                    self._work()
+                finally:
+                    graph = stream.end_capture()  # also after an error, or the stream would go on recording
+            self._graph = graph
         self._graph.launch(self._cupy.cuda.get_current_stream())

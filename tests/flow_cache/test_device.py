@@ -127,6 +127,13 @@ def test_cupy_that_cannot_be_loaded(monkeypatch):
         device.open_device("cuda")
 
 
+def test_cupy_whose_cache_cannot_be_written(monkeypatch):
+    error = PermissionError(13, "Permission denied", "/.cupy")
+    monkeypatch.setattr(device.importlib, "import_module", raising(error))
+    with pytest.raises(DeviceError, match=r"cannot be loaded \(.*/.cupy'\); name a folder .* CUPY_CACHE_DIR"):
+        device.open_device("cuda")
+
+
 def test_a_number_beyond_the_devices(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", pretended_cupy(count=2))
     with pytest.raises(DeviceError, match=r"there is no cuda:2; CUDA sees 2 device\(s\), cuda:0 to cuda:1"):

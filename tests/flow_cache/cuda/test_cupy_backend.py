@@ -217,14 +217,44 @@ def test_memory_that_is_exhausted_is_one_clear_error(cupy):
     assert "\n" not in str(caught.value)
 
 
-def test_a_card_that_the_compiler_does_not_know_is_one_clear_error(cupy):
+def test_a_capture_that_fails_is_ended(cupy):
+    backend = CupyBackend(cupy, 0)
+    calls = []
+
+    def work():
+        calls.append(cupy.captured is not None)
+        if len(calls) == 2:
+            raise OutOfMemoryError("while capturing")
+
+    recorded = backend.recorded(work)
+    recorded()
+    with pytest.raises(OutOfMemoryError):
+        recorded()
+    assert cupy.captured is None
+    recorded()  # captures anew
+    assert calls == [False, True, True]
+    assert cupy.graphs == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            CompileError("nvrtc: error: invalid value for --gpu-architecture (-arch)\nmore"),
+            r"do not compile for this GPU .*; install a CuPy for a newer CUDA",
+        ),
+        (
+            RuntimeError("Failed to find CUDA headers\nmore"),
+            r"cannot be made \(Failed to find CUDA headers\); .* pip install 'cupy-cuda13x\[ctk\]'",
+        ),
+    ],
+)
+def test_kernels_that_cannot_be_made_are_one_clear_error(cupy, error, message):
     def get_function(name):
-        raise CompileError("nvrtc: error: invalid value for --gpu-architecture (-arch)\nmore")
+        raise error
 
     cupy.RawModule = lambda **_: SimpleNamespace(get_function=get_function)
     method = TVL1(TVL1Parameters.build("fast"), CupyBackend(cupy, 0))
-    with pytest.raises(
-        DeviceError, match=r"do not compile for this GPU .*; install a CuPy for a newer CUDA"
-    ) as caught:
+    with pytest.raises(DeviceError, match=message) as caught:
         method(np.zeros((3, 20, 30), np.uint8))
     assert "\n" not in str(caught.value)

@@ -184,13 +184,6 @@ class TVL1Workspace(Workspace):
             ),
         )
 
-    def work_done(self) -> tuple[float, float]:
-        """Return what the last batch took for a pair, on average: pixels times iterations, and times passes."""
-        control = self.backend.download(self._control[self._turn])
-        used = self.backend.download(self.first) >= 0
-        iterated, passes = control[used][:, 6:].mean(axis=0) * 64
-        return float(iterated), float(passes)
-
     @staticmethod
     def _grid(width: int, height: int, depth: int) -> Size:
         return blocks_for(width, BLOCK[0]), blocks_for(height, BLOCK[1]), depth

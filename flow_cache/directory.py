@@ -102,7 +102,8 @@ class Directory:
         """Return the name of the member at a position of the directory, as it may be shown."""
         start = self._names[position]
         stop = start + min(int(self._name_lengths[position]), _LONGEST_NAME_SHOWN)
-        return self._data[start:stop].decode("ascii", "replace")
+        text = self._data[start:stop].decode("ascii", "replace")
+        return text if text.isprintable() else ascii(text)
 
     def member(self, position: int) -> Member:
         """Return the member at a position of the directory."""

@@ -326,3 +326,55 @@ def test_cache_path(video: str, expected: str) -> None:
 def test_cache_path_never_leaves_the_root(video: str) -> None:
     with pytest.raises(ArgumentError, match="stays inside"):
         cache_path("root", video)
+
+
+def test_much_room_is_given_only_to_what_can_be_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.flow.zip")
+    monkeypatch.setattr("flow_cache.container._MAX_UNPROVEN", 0)
+    with CacheReader(path) as reader:
+        assert np.array_equal(reader.flow([4, 1, 4]), FIELDS[[4, 1, 4]])
+    cut = repack(path, tmp_path / "b.flow.zip", lambda m: m | {"flow/00001.png": m["flow/00001.png"][:60]})
+
+    def no_room(*arguments) -> None:
+        raise MemoryError
+
+    with CacheReader(cut) as reader, pytest.raises(CacheFileError, match="cannot be decoded"):
+        reader.flow([1] * 1000)
+    monkeypatch.setattr("flow_cache.container._room_for", no_room)
+    with (
+        CacheReader(path) as reader,
+        pytest.raises(CacheFileError, match=r"1000 images of .* do not fit into memory"),
+    ):
+        reader.flow([1] * 1000)
+
+
+def test_rgb_as_it_is_stored(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flow.zip")
+    with CacheReader(path) as reader, zipfile.ZipFile(path) as archive:
+        assert reader.encoded_rgb(5) == archive.read("rgb/00005.jpg")
+        for index in (-1, 6):
+            with pytest.raises(CacheFileError, match=f"frame {index} asked for, holds 6 RGB frames"):
+                reader.encoded_rgb(index)
+
+
+def test_an_odd_name_in_a_message_stays_one_line(tmp_path: Path) -> None:
+    path = repack(
+        write(tmp_path / "a.flow.zip"),
+        tmp_path / "b.flow.zip",
+        lambda m: {("\n\x1b[2J" if n == "flow/00002.png" else n): d for n, d in m.items()},
+        compression=zipfile.ZIP_DEFLATED,
+    )
+    data = bytearray(path.read_bytes())
+    for name in (b"meta.json", b"flow/0000"):  # so that the odd one is the first to be refused
+        place = data.index(b"PK\1\2")
+        while (place := data.find(b"PK\1\2", place)) >= 0:
+            if data[place + 46 : place + 46 + len(name)] == name:
+                data[place + 10 : place + 12] = b"\0\0"
+                data[place + 20 : place + 24] = data[place + 24 : place + 28]
+            place += 4
+    path.write_bytes(data)
+    with pytest.raises(CacheFileError) as caught:
+        CacheReader(path)
+    assert str(caught.value).isprintable()

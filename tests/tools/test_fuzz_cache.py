@@ -1,4 +1,4 @@
-"""Damaged and hostile cache files: a part of the cases here, all of them where there is time."""
+"""Damaged and hostile cache files: 500 cases here; `tools/fuzz_cache.py` does 10,000."""
 
 from __future__ import annotations
 
@@ -29,22 +29,13 @@ def fuzz_cache() -> ModuleType:
     return module
 
 
-def run(cases: int) -> str:
+def test_five_hundred_cases() -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--cases", str(cases)],
+        [sys.executable, str(SCRIPT), "--cases", "500"],
         capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_five_hundred_cases() -> None:
-    assert "500 cases, 0 broken promises" in run(500)
-
-
-@pytest.mark.slow
-def test_ten_thousand_cases() -> None:
-    assert "10000 cases, 0 broken promises" in run(10_000)
+    assert "500 cases, 0 broken promises" in done.stdout
 
 
 def test_a_wrongly_read_file_would_be_noticed(fuzz_cache: ModuleType, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""The benchmark of the cache, on generated videos: it must measure what it says, whatever the figures are."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Two short videos of a moving texture."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for n in range(2):
+        large = cv2.GaussianBlur(rng.integers(0, 256, (80, 120, 3), np.uint8), (0, 0), 2)
+        writer = cv2.VideoWriter(str(folder / f"{n}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+        for t in range(13 + n):
+            writer.write(np.ascontiguousarray(large[t : t + 48, 2 * t : 2 * t + 64]))
+        writer.release()
+    return folder
+
+
+def run(*arguments):
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, str(ROOT / "tools" / "benchmark_cache.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_writes_what_it_measured(videos, tmp_path):
+    out = tmp_path / "out"
+    few = ("--videos", 2, "--clips", 2, "--repeats", 2, "--method", "farneback", "--scratch", tmp_path)
+    done = run(videos, "--out", out, *few)
+    assert done.returncode == 0, done.stderr
+    codecs = {row["codec"]: row for row in read(out / "cache_codecs.csv")}
+    for error in range(4):
+        assert int(codecs[f"jpegls, error {error}"]["max_error"]) <= error
+    assert float(codecs["jpegls, error 1"]["encode"]) == float(codecs["jpegls, error 1"]["decode"]) == 1
+    assert codecs["png"]["mean_error"] == "0.0"
+    assert [row["fields"] for row in read(out / "cache_opening.csv")] == ["12", "3000"]
+    reads = [row for row in read(out / "cache_reads.csv") if row["videos"] == "clips"]
+    stores = {row["store"]: row for row in reads}
+    expected = {"JPEG folders q95", "JPEG folders q95, as TSN reads", "cache, jpegls error 1", "cache, png"}
+    expected |= {"HDF5, raw", "HDF5, gzip"} if find_spec("h5py") else set()
+    expected |= {"LMDB of our bytes"} if find_spec("lmdb") else set()
+    assert set(stores) == expected
+    assert (float(stores["JPEG folders q95"]["warm"]), float(stores["JPEG folders q95"]["cold"])) == (1, 1)
+    assert stores["cache, jpegls error 1"]["max_error"] == "1"
+    assert stores["cache, png"]["max_error"] == "0"
+    report = (out / "cache.md").read_text()
+    assert "--repeats 2" in report
+    assert f"| clips | cache, png | {float(stores['cache, png']['megabytes']):.1f} |" in report
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
+
+
+def test_unusable_arguments_are_named(tmp_path):
+    done = run("no/such/folder", "--out", tmp_path)
+    assert done.returncode != 0
+    assert "no/such/folder: no such file or folder" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,336 @@
+"""Measure the flow cache on real flow: codecs, opening, and training reads against JPEG folders, HDF5 and LMDB.
+
+    python tools/benchmark_cache.py VIDEOS --out reports/benchmarks
+
+Flow of `--videos` clips is computed and quantised once; every store holds the same levels and the very same JPEG
+bytes of the RGB frames. A training read is 16 places of a video, at each a stack of 10 fields and one frame.
+Agreement is checked before time is taken, contestants take turns in every round, and one thread does the work. Every
+store keeps fields that it has read for the same clip, as our reader does, but for `JPEG folders, as TSN reads`, which
+opens every image each time it occurs. Cold reads follow `posix_fadvise(POSIX_FADV_DONTNEED)` on the files of that
+video; names and inodes stay in the kernel's cache, which favours many small files. Writes cache.md and
+cache_codecs.csv, cache_reads.csv, cache_opening.csv. h5py and lmdb are left out where they are not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from benchmarking import markdown_table, pick_videos, provenance, time_in_turns, write_csv
+from cache_stores import FOLDERS, OURS, RGB_QUALITY, Clip, build, write_cache
+
+from flow_cache.codecs import CodecSettings, decode_into, encode_flow
+from flow_cache.container import CacheReader
+from flow_cache.frames import read_frames
+from flow_cache.methods import get_method
+from flow_cache.opencv import opencv
+from flow_cache.quantize import DEFAULT_BOUND, quantize
+
+STEPS, STACK = 16, 10
+LIBRARIES = ("numpy", "imagecodecs", "opencv-contrib-python", "h5py", "lmdb")
+SETTINGS = [
+    *(CodecSettings("jpegls", max_error=error) for error in (0, 1, 2, 3)),
+    *(CodecSettings("jpeg", quality=quality) for quality in (75, 90, 95)),
+    CodecSettings("png"),
+]
+
+
+@dataclass(frozen=True)
+class CodecRow:
+    """One codec and setting; errors are in grey levels, times in multiples of `jpegls, error 1`."""
+
+    codec: str
+    kilobytes: float
+    """Of one field."""
+    mean_error: float
+    error_99: float
+    max_error: int
+    encode: float
+    decode: float
+
+
+@dataclass(frozen=True)
+class OpeningRow:
+    """What opening costs, in multiples of decoding a window of 10 fields of the same file."""
+
+    fields: int
+    opening: float
+    zipfile: float
+    """What Python's zipfile takes to list the file."""
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """One store; speeds are in multiples of the JPEG folders."""
+
+    videos: str
+    store: str
+    megabytes: float
+    """Sizes of all files together."""
+    disk: float
+    """What they take on the disk, MB."""
+    warm: float
+    warm_low: float
+    warm_high: float
+    cold: float
+    cold_low: float
+    cold_high: float
+    mean_error: float
+    max_error: int
+
+
+def read_clip(video: Path, method: str) -> Clip:
+    """Compute a clip's levels."""
+    frames = list(read_frames(video, rgb=True, threads=1))
+    flow = get_method(method, threads=0)(np.stack([frame.grey for frame in frames]))
+    return Clip(
+        quantize(flow, DEFAULT_BOUND), np.stack([frame.rgb for frame in frames if frame.rgb is not None])
+    )
+
+
+def measure_codecs(clips: list[Clip], repeats: int) -> list[CodecRow]:
+    """Compare codecs on every fourth field, by medians of times."""
+    images = [field.reshape(-1, field.shape[-1]) for clip in clips for field in clip.flow[::4]]
+    encoded = {name(s): [encode_flow(image, s) for image in images] for s in SETTINGS}
+    errors = {}
+    out = np.empty_like(images[0])
+
+    def encode(settings: CodecSettings) -> None:
+        for image in images:
+            encode_flow(image, settings)
+
+    def decode(settings: CodecSettings) -> None:
+        for data in encoded[name(settings)]:
+            decode_into(data, settings.codec, out)
+
+    for settings in SETTINGS:
+        counts = np.zeros(256, np.int64)
+        for image, data in zip(images, encoded[name(settings)], strict=True):
+            decode_into(data, settings.codec, out)
+            counts += np.bincount(np.abs(out.astype(np.int16) - image).reshape(-1), minlength=256)
+        errors[name(settings)] = counts
+        limit = {"jpegls": settings.max_error, "png": 0}.get(settings.codec, 255)
+        assert not counts[limit + 1 :].any(), f"{settings} breaks its promise"
+    encoding = time_in_turns({name(s): partial(encode, s) for s in SETTINGS}, repeats)
+    decoding = time_in_turns({name(s): partial(decode, s) for s in SETTINGS}, repeats)
+    reference = name(CodecSettings())
+    rows = []
+    for settings in SETTINGS:
+        key = name(settings)
+        share = np.cumsum(errors[key]) / errors[key].sum()
+        rows.append(
+            CodecRow(
+                key,
+                sum(map(len, encoded[key])) / len(images) / 1e3,
+                float((errors[key] * np.arange(256)).sum() / errors[key].sum()),
+                float(np.searchsorted(share, 0.99)),
+                int(np.flatnonzero(errors[key])[-1]),
+                statistics.median(encoding[key]) / statistics.median(encoding[reference]),
+                statistics.median(decoding[key]) / statistics.median(decoding[reference]),
+            )
+        )
+    return rows
+
+
+def name(settings: CodecSettings) -> str:
+    """Name a codec and its setting."""
+    if settings.codec == "png":
+        return "png"
+    return (
+        f"jpegls, error {settings.max_error}"
+        if settings.codec == "jpegls"
+        else f"jpeg, quality {settings.quality}"
+    )
+
+
+def measure_opening(clips: list[Clip], folder: Path, repeats: int) -> list[OpeningRow]:
+    """Compare opening a file with decoding a window of it, for a short and a long video."""
+    folder.mkdir()
+    rows = []
+    joined = Clip(np.concatenate([c.flow for c in clips]), np.concatenate([c.rgb for c in clips]))
+    for fields in (min(len(clip.flow) for clip in clips), 3000):
+        tiled = -(-(fields + 1) // len(joined.flow))
+        clip = Clip(
+            np.concatenate([joined.flow] * tiled)[:fields], np.concatenate([joined.rgb] * tiled)[: fields + 1]
+        )
+        path = folder / f"{fields}.flow.zip"
+        write_cache(path, clip, CodecSettings(rgb_quality=RGB_QUALITY))
+        with CacheReader(path) as reader:
+            middle = (fields - STACK) // 2
+            tasks: dict[str, Callable[[], object]] = {
+                "opening": partial(_open_and_close, CacheReader, path),
+                "window": partial(reader.flow, range(middle, middle + STACK)),
+                "zipfile": partial(_open_and_close, zipfile.ZipFile, path),
+            }
+            times = time_in_turns(tasks, 20 * repeats)
+        window = statistics.median(times["window"])
+        opening, listing = (statistics.median(times[key]) / window for key in ("opening", "zipfile"))
+        rows.append(OpeningRow(fields, opening, listing))
+    return rows
+
+
+def _open_and_close(kind: Callable[[Path], CacheReader | zipfile.ZipFile], path: Path) -> None:
+    kind(path).close()
+
+
+def training_clip(fields: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Choose 16 places, evenly spread but for a common shift, with a stack of fields and a frame at each."""
+    last = fields - STACK
+    places = (np.linspace(0, last, STEPS) + rng.uniform(0, last / STEPS)).clip(0, last).astype(int).tolist()
+    return [place + n for place in places for n in range(STACK)], places
+
+
+def measure_reads(label: str, clips: list[Clip], folder: Path, count: int, repeats: int) -> list[ReadRow]:
+    """Compare stores by training clips per second; results must agree first."""
+    stores = build(clips, folder)
+    rng = np.random.default_rng(0)
+    wanted = []
+    for _ in range(count):
+        video = int(rng.integers(len(clips)))
+        wanted.append((video, *training_clip(len(clips[video].flow), rng)))
+    errors: dict[str, tuple[float, int]] = {}
+    for key, store in stores.items():
+        sums, largest, total = 0, 0, 0
+        for video, fields, frames in wanted[:10]:
+            flow, rgb = store.read(video, fields, frames)
+            difference = np.abs(flow.astype(np.int16) - clips[video].flow[fields])
+            sums, total = sums + int(difference.sum()), total + difference.size
+            largest = max(largest, int(difference.max()))
+            with CacheReader(folder / "jpegls" / f"{video}.flow.zip") as reader:
+                assert np.abs(rgb.astype(int) - reader.rgb(frames)).mean() < 1, f"{key} reads other frames"
+        errors[key] = sums / total, largest
+        assert sums / total < 2, f"{key} reads other fields"
+    assert errors[OURS][1] <= 1
+    os.sync()  # what is not yet on the disk cannot be dropped
+    warm: dict[str, list[float]] = {key: [] for key in stores}
+    cold: dict[str, list[float]] = {key: [] for key in stores}
+    for _ in range(repeats):
+        for key, store in stores.items():
+            started = time.perf_counter()
+            for video, fields, frames in wanted:
+                store.read(video, fields, frames)
+            warm[key].append(time.perf_counter() - started)
+        for key, store in stores.items():
+            seconds = 0.0
+            for video, fields, frames in wanted:
+                store.drop(video)
+                started = time.perf_counter()
+                store.read(video, fields, frames)
+                seconds += time.perf_counter() - started
+            cold[key].append(seconds)
+    rows = []
+    for key, store in stores.items():
+        paths = [path for path in store.folder.rglob("*") if path.is_file()]
+        rows.append(
+            ReadRow(
+                label,
+                key,
+                sum(path.stat().st_size for path in paths) / 1e6,
+                sum(path.stat().st_blocks for path in paths) * 512 / 1e6,
+                *_ratio(warm[FOLDERS], warm[key]),
+                *_ratio(cold[FOLDERS], cold[key]),
+                *errors[key],
+            )
+        )
+        store.close()
+    return rows
+
+
+def _ratio(reference: list[float], times: list[float]) -> tuple[float, float, float]:
+    """Return the median ratio of times taken in the same round, and its extremes."""
+    ratios = [first / second for first, second in zip(reference, times, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def report(
+    out: Path, codecs: list[CodecRow], opening: list[OpeningRow], reads: list[ReadRow], about: str
+) -> None:
+    """Write the tables."""
+    for file, rows in (("codecs", codecs), ("opening", opening), ("reads", reads)):
+        write_csv(out / f"cache_{file}.csv", [asdict(row) for row in rows])
+    origin = [f"- {key}: {value}" for key, value in provenance(*LIBRARIES).items()]
+    lines = ["# Flow cache", "", about, "", *origin, ""]
+    lines += [
+        "## Codecs",
+        "",
+        "Errors in grey levels (one is 0.157 px at the bound of 20 px), times as multiples.",
+        "",
+    ]
+    codec_rows = [
+        (r.codec, f"{r.kilobytes:.2f}", f"{r.mean_error:.3f}", f"{r.error_99:.0f}", str(r.max_error),
+         f"{r.encode:.2f}", f"{r.decode:.2f}")
+        for r in codecs
+    ]  # fmt: skip
+    lines += markdown_table(
+        ("codec", "kB a field", "mean error", "99 %", "largest", "encode", "decode"), codec_rows
+    )
+    lines += ["## Opening", "", f"In multiples of decoding {STACK} fields of the same file.", ""]
+    opening_rows = [(f"{r.fields:,}", f"{r.opening:.2f}", f"{r.zipfile:.2f}") for r in opening]
+    lines += markdown_table(("fields (and as many frames)", "opening", "Python's zipfile"), opening_rows)
+    lines += [
+        "## Training reads",
+        "",
+        f"Training clips of {STEPS} x {STACK} fields and {STEPS} frames a second, as multiples of `{FOLDERS}` (median",
+        "of the rounds, in brackets the lowest and highest).",
+        "",
+    ]
+    read_rows = [
+        (r.videos, r.store, f"{r.megabytes:.1f}", f"{r.disk:.1f}",
+         f"{r.warm:.2f} ({r.warm_low:.2f}-{r.warm_high:.2f})", f"{r.cold:.2f} ({r.cold_low:.2f}-{r.cold_high:.2f})",
+         f"{r.mean_error:.3f}", str(r.max_error))
+        for r in reads
+    ]  # fmt: skip
+    head = ("videos", "store", "MB", "MB on disk", "warm", "cold", "mean error", "largest")
+    lines += markdown_table(head, read_rows)
+    (out / "cache.md").write_text("\n".join(lines))
+
+
+def main() -> int:
+    """Parse the arguments, measure, write the report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("source", type=Path, metavar="VIDEOS", help="folder of videos of one frame size")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--videos", type=int, default=20)
+    parser.add_argument("--method", default="tvl1")
+    parser.add_argument("--clips", type=int, default=40, help="training clips in a round")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--scratch", type=Path, default=None, help="where stores are written; not a memory disk"
+    )
+    arguments = parser.parse_args()
+    opencv().setNumThreads(1)
+    clips = [read_clip(video, arguments.method) for video in pick_videos(arguments.source, arguments.videos)]
+    if len({clip.flow.shape[2:] for clip in clips}) > 1 or min(len(clip.flow) for clip in clips) <= STACK:
+        raise SystemExit(f"expected videos of one frame size with more than {STACK + 1} frames")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        folder = Path(scratch)
+        codecs = measure_codecs(clips, arguments.repeats)
+        opening = measure_opening(clips, folder / "opening", arguments.repeats)
+        reads = measure_reads("clips", clips, folder / "clips", arguments.clips, arguments.repeats)
+        frames = [clip.rgb[:-1] for clip in clips] + [clips[-1].rgb[-1:]]
+        joined = Clip(np.concatenate([clip.flow for clip in clips]), np.concatenate(frames))
+        reads += measure_reads("one long", [joined], folder / "long", arguments.clips, arguments.repeats)
+    lengths = sorted(len(clip.flow) for clip in clips)
+    height, width = clips[0].flow.shape[2:]
+    about = (
+        f"{len(clips)} videos of {width}x{height} with {lengths[0]} to {lengths[-1]} fields by\n"
+        f"`{arguments.method}`, RGB as JPEG of quality {RGB_QUALITY}; the long video is all of them. One thread;\n"
+        f"{arguments.clips} clips in each of {arguments.repeats} rounds."
+    )
+    report(arguments.out, codecs, opening, reads, about)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

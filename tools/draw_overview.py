@@ -10,30 +10,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from flow_cache import CacheReader, cache_path
+from flow_cache import CacheReader, cache_path, flow_colours
 from flow_cache.quantize import dequantize
 
 VIDEOS = 4
 COLOURS = {"rgb": "#4477AA", "flow": "#EE8866", "fused": "#228833"}
-
-
-def flow_colours(flow: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Paint flow (2, H, W) in pixels as RGB (H, W, 3): hue is direction, saturation is length."""
-    length, angle = cv2.cartToPolar(flow[0], flow[1], angleInDegrees=True)
-    hsv = np.empty((*length.shape, 3), np.float32)
-    hsv[..., 0] = angle
-    hsv[..., 1] = np.clip(length / max(float(np.quantile(length, 0.99)), 1e-6), 0, 1)
-    hsv[..., 2] = 1.0
-    rgb: NDArray[np.uint8] = np.round(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).astype(np.uint8)
-    return rgb
 
 
 def choose(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -66,7 +53,7 @@ def draw(run: Path) -> Figure:
         top, bottom = (figure.add_subplot(grid[line, column]) for line in range(2))
         top.imshow(frame)
         top.set_title(str(row["label"]).replace("_", " "), fontsize=11, fontweight="bold")
-        bottom.imshow(flow_colours(flow))
+        bottom.imshow(flow_colours(flow, max(float(np.quantile(np.hypot(*flow), 0.99)), 1e-6)))
         for axes in (top, bottom):
             axes.set_xticks([])
             axes.set_yticks([])

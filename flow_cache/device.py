@@ -8,7 +8,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from flow_cache.errors import ArgumentError, DeviceError
+from flow_cache.errors import ArgumentError, DeviceError, first_line
 
 if TYPE_CHECKING:
     from flow_cache.cuda.backend import Backend
@@ -63,11 +63,11 @@ def open_cuda(index: int) -> Backend:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             raise DeviceError(f"device {name} needs CuPy, which is not installed; {_INSTALL}") from error
         raise DeviceError(
-            f"device {name}: CuPy cannot be loaded ({_first_line(error)}); {_INSTALL}"
+            f"device {name}: CuPy cannot be loaded ({first_line(error)}); {_INSTALL}"
         ) from error
     except OSError as error:  # it makes a folder for compiled kernels when it is imported
         raise DeviceError(
-            f"device {name}: CuPy cannot be loaded ({_first_line(error)}); name a folder that can be written by the "
+            f"device {name}: CuPy cannot be loaded ({first_line(error)}); name a folder that can be written by the "
             "environment variable CUPY_CACHE_DIR"
         ) from error
     runtime = cupy.cuda.runtime
@@ -83,7 +83,7 @@ def open_cuda(index: int) -> Backend:
             runtime.memGetInfo()  # makes the context, which takes a few hundred MiB
     except runtime.CUDARuntimeError as error:
         raise DeviceError(
-            f"device {name} cannot be used ({_first_line(error)}); see in nvidia-smi whether its memory is taken"
+            f"device {name} cannot be used ({first_line(error)}); see in nvidia-smi whether its memory is taken"
         ) from error
     capability = (int(digits[:-1]), int(digits[-1]))
     oldest = _OLDEST.get(built // 1000, _OLDEST[13])
@@ -96,7 +96,7 @@ def open_cuda(index: int) -> Backend:
         cupy.cuda.nvrtc.getVersion()
     except Exception as error:
         raise DeviceError(
-            f"device {name}: CUDA's compiler NVRTC cannot be loaded ({_first_line(error)}); "
+            f"device {name}: CUDA's compiler NVRTC cannot be loaded ({first_line(error)}); "
             f"pip install nvidia-cuda-nvrtc{'' if built >= 13000 else '-cu12'}"
         ) from error
     backend: Backend = importlib.import_module("flow_cache.cuda.cupy_backend").CupyBackend(cupy, index)
@@ -128,7 +128,7 @@ def _device_count(name: str, runtime: Any) -> int:
                 f"device {name}: the NVIDIA driver is too old for CuPy; update the driver"
             ) from error
         if error.status != _NO_DEVICE:
-            raise DeviceError(f"device {name} cannot be used: {_first_line(error)}") from error
+            raise DeviceError(f"device {name} cannot be used: {first_line(error)}") from error
         count = 0
     if count == 0:
         raise DeviceError(
@@ -139,8 +139,3 @@ def _device_count(name: str, runtime: Any) -> int:
 
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

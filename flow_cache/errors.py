@@ -72,3 +72,9 @@ class CacheWriteError(FlowCacheError):
 
     def __str__(self) -> str:
         return f"cannot write {self.path}: {self.reason}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -21,7 +21,7 @@ from flow_cache.cuda.backend import (
     kernel_source,
     macro_options,
 )
-from flow_cache.errors import ArgumentError, DeviceError
+from flow_cache.errors import ArgumentError, DeviceError, first_line
 
 _DLPACK_CUDA = (2, 13)  # memory of a device, and managed memory
 DEFAULT_SHARED = 48 * 1024  # more dynamic shared memory than this has to be asked for
@@ -43,14 +43,12 @@ class CupyModule:
             try:
                 kernel = self._kernels[name] = self._module.get_function(name)
             except self._cupy.cuda.compiler.CompileException as error:
-                reason = str(error).strip().splitlines()[0]
                 raise DeviceError(
-                    f"the kernels do not compile for this GPU ({reason}); install a CuPy for a newer CUDA"
+                    f"the kernels do not compile for this GPU ({first_line(error)}); install a CuPy for a newer CUDA"
                 ) from error
             except RuntimeError as error:  # CUDA's headers are missing, say
-                reason = str(error).strip().splitlines()[0]
                 raise DeviceError(
-                    f"the kernels cannot be made ({reason}); where CUDA's headers are missing, "
+                    f"the kernels cannot be made ({first_line(error)}); where CUDA's headers are missing, "
                     "pip install 'cupy-cuda13x[ctk]'"
                 ) from error
         if shared > DEFAULT_SHARED and shared > kernel.max_dynamic_shared_size_bytes:

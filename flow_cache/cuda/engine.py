@@ -15,7 +15,7 @@ import numpy as np
 
 from flow_cache.cuda.backend import Backend, DeviceArray, DeviceMemoryError, blocks_for
 from flow_cache.errors import ArgumentError, DeviceError
-from flow_cache.methods.base import MIN_SIDE, FlowMethod, check_frames, check_step
+from flow_cache.methods.base import FlowMethod, check_count, check_frames, check_layout, check_scale
 from flow_cache.quantize import check_bound, quantize_scale
 
 BATCH_PIXELS = 24_000_000  # a batch of this many keeps the largest GPU busy; more only takes memory
@@ -102,7 +102,7 @@ class CudaMethod(FlowMethod):
         """
         with self.device.active():
             stack, on_device = self._checked(frames)
-            _check_count(len(stack), step)
+            check_count(len(stack), step)
             return self._solve(
                 stack.shape, len(stack) - step, on_device, lambda: self._stack_batches(stack, step)
             )
@@ -135,7 +135,7 @@ class CudaMethod(FlowMethod):
         with self.device.active():
             checked = [self._checked(frames) for frames in stacks]
             for stack, _ in checked:
-                _check_count(len(stack), step)
+                check_count(len(stack), step)
             stack, on_device = checked[0]
             if len({(one.shape[1:], one.dtype, there) for one, there in checked}) > 1:
                 raise ArgumentError("stacks must have one frame size and dtype, and be in one place")
@@ -166,25 +166,14 @@ class CudaMethod(FlowMethod):
         if own is None:
             check_frames(frames)
             return frames, False
-        if own.ndim != 3:
-            raise ArgumentError(f"frames must be a stack (T, H, W) of grey frames, got shape {own.shape}")
-        if own.dtype not in (np.uint8, np.float32):
-            raise ArgumentError(
-                f"frames must be uint8 or float32 grey levels 0 to 255, got dtype {own.dtype}"
-            )
-        if min(own.shape[1:]) < MIN_SIDE:
-            height, width = own.shape[1:]
-            raise ArgumentError(f"frames must be at least {MIN_SIDE}x{MIN_SIDE} pixels, got {width}x{height}")
+        check_layout(own)
         if own.dtype == np.float32 and own.size:
             low, high = check_levels(self.device, own)
             if not (low >= 0 and high <= 255):
                 raise ArgumentError(
                     f"float frames must be grey levels 0 to 255; they hold {low} to {high} or a NaN"
                 )
-            if 0 < high <= 1:
-                raise ArgumentError(
-                    "float frames must be grey levels 0 to 255, but none exceeds 1; multiply them by 255"
-                )
+            check_scale(high)
         return own, True
 
     def _stack_batches(
@@ -334,7 +323,7 @@ class _Quantizer:
 
     def clipped(self, start: int, end: int) -> int:
         """Return how many values of some pairs were clipped."""
-        clipped, nans = self._device.download(self._counts)[start:end].sum(axis=0, dtype=np.int64)
+        clipped, nans = self._device.download(self._counts[start:end]).sum(axis=0, dtype=np.int64)
         if nans:
             raise ArgumentError("flow holds NaN; expected numbers (an estimator must not return NaN)")
         return int(clipped)
@@ -354,11 +343,3 @@ def _float_of(ordered: int) -> float:
     """Undo the order-preserving mapping of floats to unsigned integers that `extremes` uses."""
     value = ordered ^ 0x80000000 if ordered & 0x80000000 else ordered ^ 0xFFFFFFFF
     return float(np.array([value], np.uint32).view(np.float32)[0])
-
-
-def _check_count(count: int, step: int) -> None:
-    check_step(step)
-    if count < 2:
-        raise ArgumentError(f"flow needs at least 2 frames, got {count}")
-    if step >= count:
-        raise ArgumentError(f"step {step} needs at least {step + 1} frames, got {count}")

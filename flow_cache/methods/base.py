@@ -150,6 +150,13 @@ def check_frames(frames: Grey) -> None:
         raise ArgumentError(
             f"frames must be a NumPy array (T, H, W) uint8 or float32, got {type(frames).__name__}"
         )
+    check_layout(frames)
+    if frames.dtype != np.uint8:
+        _check_levels(frames)
+
+
+def check_layout(frames: Any) -> None:
+    """Raise ArgumentError unless an array, wherever it is, is (T, H, W) uint8 or float32 of at least 8x8 pixels."""
     if frames.ndim != 3:
         raise ArgumentError(f"frames must be a stack (T, H, W) of grey frames, got shape {frames.shape}")
     if frames.dtype not in (np.uint8, np.float32):
@@ -157,8 +164,6 @@ def check_frames(frames: Grey) -> None:
     if min(frames.shape[1:]) < MIN_SIDE:
         height, width = frames.shape[1:]
         raise ArgumentError(f"frames must be at least {MIN_SIDE}x{MIN_SIDE} pixels, got {width}x{height}")
-    if frames.dtype != np.uint8:
-        _check_levels(frames)
 
 
 def _check_levels(frames: Grey) -> None:
@@ -168,7 +173,13 @@ def _check_levels(frames: Grey) -> None:
         if not (low >= 0 and high <= 255):  # NaN fails too
             what = "a NaN" if np.isnan(low) else f"values from {low} to {high}"
             raise ArgumentError(f"float frames must be grey levels 0 to 255; frame {t} has {what}")
-    if len(frames) and 0 < frames.max() <= 1:
+    if len(frames):
+        check_scale(frames.max())
+
+
+def check_scale(highest: float) -> None:
+    """Raise ArgumentError if the highest level of float frames is that of frames from 0 to 1."""
+    if 0 < highest <= 1:
         raise ArgumentError(
             "float frames must be grey levels 0 to 255, but none exceeds 1; multiply them by 255"
         )
@@ -177,11 +188,16 @@ def _check_levels(frames: Grey) -> None:
 def check_stack(frames: Grey, step: int) -> None:
     """Raise ArgumentError unless frames are a stack that holds at least one pair `step` apart."""
     check_frames(frames)
+    check_count(len(frames), step)
+
+
+def check_count(count: int, step: int) -> None:
+    """Raise ArgumentError unless so many frames hold at least one pair `step` apart."""
     check_step(step)
-    if len(frames) < 2:
-        raise ArgumentError(f"flow needs at least 2 frames, got {len(frames)}")
-    if step >= len(frames):
-        raise ArgumentError(f"step {step} needs at least {step + 1} frames, got {len(frames)}")
+    if count < 2:
+        raise ArgumentError(f"flow needs at least 2 frames, got {count}")
+    if step >= count:
+        raise ArgumentError(f"step {step} needs at least {step + 1} frames, got {count}")
 
 
 def check_step(step: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.errors import ArgumentError, DeviceError
+from flow_cache.errors import ArgumentError, DeviceError, first_line
 from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters
 
 STRIDE = 8  # sides are multiples of it: correlations are between features of every eighth pixel
@@ -159,7 +159,7 @@ def _load(torch: Any, parameters: RaftParameters) -> tuple[RaftParameters, Any]:
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
+        reason = first_line(error).rstrip(":")
         raise ArgumentError(f"{p.weights} holds no weights of raft {p.model}: {reason}") from error
     return p, model.eval()
 
@@ -180,6 +180,5 @@ def _read(torch: Any, parameters: RaftParameters, known: Any) -> tuple[RaftParam
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common class for files that are not its own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ArgumentError(f"{path} is not a state dict that torch can load: {reason}") from error
+        raise ArgumentError(f"{path} is not a state dict that torch can load: {first_line(error)}") from error
     return dataclasses.replace(parameters, weights_sha256=digest), state

@@ -9,26 +9,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def videos(tmp_path):
-    """Two short videos of a moving texture."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for n in range(2):
-        large = cv2.GaussianBlur(rng.integers(0, 256, (80, 120, 3), np.uint8), (0, 0), 2)
-        writer = cv2.VideoWriter(str(folder / f"{n}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
-        for t in range(13 + n):
-            writer.write(np.ascontiguousarray(large[t : t + 48, 2 * t : 2 * t + 64]))
-        writer.release()
-    return folder
+def videos(make_videos):
+    return make_videos((13, 14), width=64, height=48)
 
 
 def run(*arguments):

@@ -8,26 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def videos(tmp_path):
-    """Three short videos of a moving texture."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for n in range(3):
-        large = cv2.GaussianBlur(rng.integers(0, 256, (80, 120, 3), np.uint8), (0, 0), 2)
-        writer = cv2.VideoWriter(str(folder / f"{n}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (96, 64))
-        for t in range(4):
-            writer.write(np.ascontiguousarray(large[t : t + 64, 2 * t : 2 * t + 96]))
-        writer.release()
-    return folder
+def videos(make_videos):
+    return make_videos((4, 4, 4), width=96, height=64)
 
 
 def run(*arguments):

@@ -12,7 +12,6 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from flow_cache.codecs import CODECS
@@ -22,6 +21,7 @@ from flow_cache.export import FORMATS, ExportConfig, export_cache
 from flow_cache.import_folders import ImportConfig, import_folders
 from flow_cache.info import describe_cache, render_info, render_json
 from flow_cache.methods import method_names
+from flow_cache.places import as_place, exists
 from flow_cache.precompute import (
     Failure,
     PrecomputeConfig,
@@ -74,8 +74,8 @@ def _precompute(arguments: dict[str, Any]) -> int:
 
 
 def _info(arguments: dict[str, Any]) -> int:
-    cache = Path(arguments["cache"])
-    if not cache.exists():
+    cache = as_place(arguments["cache"])
+    if not exists(cache):
         raise ArgumentError(f"{cache}: no such cache file or folder")
     info = describe_cache(cache)
     print(render_json(info)) if arguments["json"] else render_info(info)
@@ -88,7 +88,7 @@ def _verify(arguments: dict[str, Any]) -> int:
     if arguments["videos"] is None and (arguments["repair"] or arguments["root"] is not None):
         raise ArgumentError("--repair and --root need --videos, where the cache was made from")
     videos = None if arguments["videos"] is None else Videos(arguments["videos"], arguments["root"])
-    found = verify_cache(Path(arguments["cache"]), videos, decode=arguments["decode"])
+    found = verify_cache(as_place(arguments["cache"]), videos, decode=arguments["decode"])
     repair = None
     if arguments["repair"] and videos is not None:
         repair = repair_cache(found, videos, device=arguments["device"], workers=arguments["workers"])

@@ -17,9 +17,9 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,11 @@ from flow_cache.directory import LOCAL, Directory, Member, Members
 from flow_cache.errors import ArgumentError, CacheFileError
 from flow_cache.frames import VIDEO_SUFFIXES
 from flow_cache.meta import CacheMeta
+from flow_cache.places import as_place, open_to_read
 from flow_cache.writer import META_NAME, CacheWriter, temporary_files
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 __all__ = ["CACHE_SUFFIX", "CacheMeta", "CacheReader", "CacheWriter", "cache_path", "temporary_files"]
 
@@ -39,7 +43,7 @@ _MAX_META = 1 << 20
 _MAX_UNPROVEN = 1 << 28
 
 
-def cache_path(root: str | os.PathLike[str], video_relative: str | PurePosixPath) -> Path:
+def cache_path(root: str | os.PathLike[str] | Place, video_relative: str | PurePosixPath) -> Place:
     """Return where a video's cache file lies: its relative path without suffix, plus `.flow.zip`.
 
     Only the suffix of a video file counts, so that an image folder `person.01` keeps its whole name. Raises
@@ -58,7 +62,7 @@ def cache_path(root: str | os.PathLike[str], video_relative: str | PurePosixPath
         raise ArgumentError(f"{video_relative!s:.200}: hidden files are not taken for videos; rename it")
     if relative.suffix.lower() in VIDEO_SUFFIXES:
         name = relative.stem
-    return Path(root).joinpath(*parts[:-1], name + CACHE_SUFFIX)
+    return as_place(root).joinpath(*parts[:-1], name + CACHE_SUFFIX)
 
 
 class CacheReader:
@@ -66,19 +70,19 @@ class CacheReader:
 
     Opening checks that the file is whole: its directory, `meta.json`, and that every announced field and
     frame is there; reading checks each member's CRC and shape. Whatever is wrong raises CacheFileError. One
-    reader serves one thread; it can be pickled, and then opens the file anew.
+    reader serves one thread; it can be pickled, and then opens the file anew. path: or a URL that fsspec knows.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str] | Place) -> None:
         try:
-            self._file: BinaryIO = self.path.open("rb")
+            self.path = as_place(path)
+            self._file: Any = open_to_read(self.path)
         except FileNotFoundError as error:
-            raise CacheFileError(self.path, "no such cache file") from error
+            raise CacheFileError(str(path), "no such cache file") from error
         except OSError as error:
-            raise CacheFileError(self.path, error.strerror or str(error)) from error
+            raise CacheFileError(str(path), error.strerror or str(error)) from error
         try:
-            self._file_size = os.fstat(self._file.fileno()).st_size
+            self._file_size: int = self._file.seek(0, os.SEEK_END)
             directory = Directory(self.path, self._file, self._file_size)
             self.meta: CacheMeta = self._read_meta(directory)
             self._flow, self._rgb = self._arrange(directory)
@@ -182,7 +186,7 @@ class CacheReader:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[CacheReader], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[CacheReader], tuple[Place]]:
         return (type(self), (self.path,))
 
     def _images(
@@ -222,7 +226,7 @@ class CacheReader:
         try:
             self._file.seek(member.offset)
             # Header, name and data in one go; the writer leaves no extra field in between.
-            chunk = self._file.read(LOCAL.size + len(member.name) + member.size)
+            chunk: bytes = self._file.read(LOCAL.size + len(member.name) + member.size)
             if len(chunk) < LOCAL.size:
                 raise CacheFileError(self.path, "the file ends inside it", member.name)
             signature, *_, name_length, extra_length = LOCAL.unpack_from(chunk)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.errors import CacheFileError
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 LOCAL = struct.Struct("<4s5H3L2H")  # local file header
 
@@ -71,7 +73,7 @@ def member_name(prefix: str, index: int, extension: str) -> str:
 class Directory:
     """The members of a zip file. Raises CacheFileError if the directory is damaged or the file cut."""
 
-    def __init__(self, path: Path, file: BinaryIO, file_size: int) -> None:
+    def __init__(self, path: Place, file: Any, file_size: int) -> None:
         self._path = path
         offset, size, count = _end_record(path, file, file_size)
         if offset + size > file_size or count * _ENTRY.itemsize > size:
@@ -147,7 +149,7 @@ class Directory:
             raise CacheFileError(self._path, reason, self.name(int(np.argmax(bad))))
 
 
-def _end_record(path: Path, file: BinaryIO, file_size: int) -> tuple[int, int, int]:
+def _end_record(path: Place, file: Any, file_size: int) -> tuple[int, int, int]:
     """Find the end record; returns the directory's (offset, size, number of members)."""
     damaged = CacheFileError(path, "is not a whole zip file (its end record is missing)")
     tail_size = min(file_size, _END.size + _END64_LOCATOR.size)

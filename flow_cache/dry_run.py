@@ -16,15 +16,18 @@ from flow_cache.errors import VideoError
 from flow_cache.estimation import check_devices
 from flow_cache.frames import probe_frames, read_frames
 from flow_cache.inputs import choose_videos
+from flow_cache.meta import CacheMeta
 from flow_cache.methods import FlowMethod, get_method
+from flow_cache.places import as_place, is_local
 from flow_cache.plan import Plan, make_plan
 from flow_cache.precompute import Failure, PrecomputeConfig, make_template
 from flow_cache.progress import format_seconds
 from flow_cache.quantize import quantize
-from flow_cache.worker import Job, reason_of
+from flow_cache.worker import Job, readable, reason_of
 from flow_cache.writer import MEMBER_OVERHEAD, reserved_bytes
 
 _OPENED = 500  # videos that are opened at most, evenly spread
+_COPIED = 12  # the same of remote ones, which have to be copied for that
 _SAMPLED = 3  # videos of which flow is computed
 _SAMPLED_FIELDS = 12  # of each
 _DECODED = 2000  # frames that are counted at most, to see how far the headers are wrong
@@ -67,7 +70,7 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
         config.input, videos=videos, root=config.root, limit=config.limit, shard=config.shard
     )
     plan = make_plan(
-        template, root, names, Path(config.output).absolute(),
+        template, root, names, as_place(config.output).absolute(),
         overwrite=config.overwrite, keep_partial=config.keep_partial,
     )  # fmt: skip
     workers = max(min(config.workers or available_cores(), len(plan.jobs)), 1)
@@ -131,9 +134,10 @@ def print_estimate(found: Estimate) -> None:
 
 
 def _spread(jobs: list[Job]) -> list[Job]:
-    if len(jobs) <= _OPENED:
+    most = _OPENED if all(is_local(job.source) for job in jobs) else _COPIED
+    if len(jobs) <= most:
         return jobs
-    return [jobs[place] for place in np.linspace(0, len(jobs) - 1, _OPENED).round().astype(int)]
+    return [jobs[place] for place in np.linspace(0, len(jobs) - 1, most).round().astype(int)]
 
 
 def _count(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[Failure]]:
@@ -142,7 +146,8 @@ def _count(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[Failure]]:
     unreadable: list[Failure] = []
     for job in jobs:
         try:
-            counts.append((job, probe_frames(job.source)))
+            with readable(job.source) as source:
+                counts.append((job, probe_frames(source)))
         except VideoError as error:
             unreadable.append(Failure(job.video, reason_of(error)))
     return counts, unreadable
@@ -150,12 +155,16 @@ def _count(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[Failure]]:
 
 def _sample(job: Job, method: FlowMethod, fields: int) -> _Sample:
     """Do what a worker does with the beginning of a video, and count its frames."""
-    meta = job.meta
+    with readable(job.source) as source:
+        return _sample_local(job.meta, source, method, fields)
+
+
+def _sample_local(meta: CacheMeta, source: Path, method: FlowMethod, fields: int) -> _Sample:
     started = time.perf_counter()
-    frames = read_frames(job.source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1)
+    frames = read_frames(source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1)
     first = list(islice(frames, fields + meta.step))
     if len(first) <= meta.step:
-        raise VideoError(job.source, f"has {len(first)} frames, step {meta.step} needs {meta.step + 1}")
+        raise VideoError(source, f"has {len(first)} frames, step {meta.step} needs {meta.step + 1}")
     flow = quantize(method(np.stack([frame.grey for frame in first]), meta.step), meta.bound)
     encoded = [encode_flow(field.reshape(-1, field.shape[-1]), meta.codec) for field in flow]
     for frame in first[: len(flow)]:
@@ -179,7 +188,7 @@ def _fields(
     known = [(announced, sample.frames) for announced, sample in samples if sample.whole and announced]
     correction = sum(real for _, real in known) / sum(announced for announced, _ in known) if known else 1.0
     fields = sum(max(announced * correction - step, 0) for _, announced in counts)
-    if len(jobs) > _OPENED:
+    if len(jobs) > len(_spread(jobs)):
         opened = sum(job.meta.source.bytes for job, _ in counts)
         fields *= sum(job.meta.source.bytes for job in jobs) / max(opened, 1)
     return round(fields)

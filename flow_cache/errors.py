@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 
 class FlowCacheError(Exception):
@@ -32,9 +35,9 @@ class VideoError(FlowCacheError):
     `frame` is the index of the first frame that could not be had, None when the video could not be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], reason: str, frame: int | None = None) -> None:
-        super().__init__(str(path), reason, frame)  # all three in args, so that it survives pickling
-        self.path = Path(path)
+    def __init__(self, path: str | Place, reason: str, frame: int | None = None) -> None:
+        super().__init__(path, reason, frame)  # all three in args, so that it survives pickling
+        self.path = Path(path) if isinstance(path, str) else path
         self.reason = reason
         self.frame = frame
 
@@ -46,9 +49,9 @@ class VideoError(FlowCacheError):
 class CacheFileError(FlowCacheError):
     """A cache file is missing or damaged; `member` names the part inside it, where one is to blame."""
 
-    def __init__(self, path: str | os.PathLike[str], reason: str, member: str | None = None) -> None:
-        super().__init__(str(path), reason, member)
-        self.path = Path(path)
+    def __init__(self, path: str | Place, reason: str, member: str | None = None) -> None:
+        super().__init__(path, reason, member)
+        self.path = Path(path) if isinstance(path, str) else path
         self.reason = reason
         self.member = member
 
@@ -60,18 +63,30 @@ class CacheFileError(FlowCacheError):
 class CacheWriteError(FlowCacheError):
     """A cache cannot be written (disk full, read-only folder, ...)."""
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path = Path(path)
+    def __init__(self, path: str | Place, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = Path(path) if isinstance(path, str) else path
         self.reason = reason
 
     @classmethod
-    def from_os_error(cls, path: str | os.PathLike[str], error: OSError) -> CacheWriteError:
+    def from_os_error(cls, path: str | Place, error: OSError) -> CacheWriteError:
         """Build the error from what the operating system said."""
         return cls(path, error.strerror or str(error))
 
     def __str__(self) -> str:
         return f"cannot write {self.path}: {self.reason}"
+
+
+class StorageError(FlowCacheError, OSError):
+    """A remote storage has refused something; whatever class its own package raises for that."""
+
+    def __init__(self, path: str | Place, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.strerror = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.strerror}"
 
 
 def first_line(error: BaseException) -> str:

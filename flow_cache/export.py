@@ -27,6 +27,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,13 @@ from flow_cache.container import CACHE_SUFFIX, CacheReader
 from flow_cache.errors import ArgumentError, CacheFileError, CacheWriteError
 from flow_cache.index import cache_files
 from flow_cache.inputs import collision_key
+from flow_cache.places import as_place, exists, is_folder, relative_name
 from flow_cache.precompute import Failure
 from flow_cache.quantize import dequantize
 from flow_cache.writer import probe_writable
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 FORMATS = ("jpg", "png", "npy", "flo")
 I3D_BOUND = 20.0
@@ -93,6 +98,10 @@ def export_cache(config: ExportConfig) -> ExportSummary:
         raise ArgumentError(f"start_index must be 0 or 1, got {config.start_index}")
     CodecSettings(quality=config.quality)  # checks it
     output = Path(config.output).absolute()
+    if "://" in str(config.output):
+        raise ArgumentError(
+            f"{config.output}: expected a local folder to export to; a URL can only be read from"
+        )
     targets = _targets(config, output)
     try:
         probe_writable(output)
@@ -107,7 +116,8 @@ def export_cache(config: ExportConfig) -> ExportSummary:
                 fields += reader.num_fields
             done += 1
         except CacheFileError as error:
-            name = source.relative_to(config.cache).as_posix() if Path(config.cache).is_dir() else source.name
+            cache = as_place(config.cache)
+            name = relative_name(source, cache) if is_folder(cache) else source.name
             where = "" if error.member is None else f"member {error.member}: "
             failures.append(Failure(name, where + error.reason))
         except OSError as error:
@@ -122,15 +132,15 @@ def write_flo(path: Path, flow: NDArray[np.float32]) -> None:
     path.write_bytes(_FLO_TAG + struct.pack("<2i", width, height) + pixels.tobytes())
 
 
-def _targets(config: ExportConfig, output: Path) -> dict[Path, Path]:
+def _targets(config: ExportConfig, output: Path) -> dict[Place, Path]:
     """Decide where each cache file goes. The names are those of the files, never what is written in them."""
-    cache = Path(config.cache)
-    if not cache.exists():
+    cache = as_place(config.cache)
+    if not exists(cache):
         raise ArgumentError(f"{cache}: no such cache file or folder")
-    files = cache_files(cache) if cache.is_dir() else {cache.name: cache}
+    files = cache_files(cache) if is_folder(cache) else {cache.name: cache}
     if not files:
         raise ArgumentError(f"{cache}: holds no cache files (*{CACHE_SUFFIX})")
-    targets: dict[Path, Path] = {}
+    targets: dict[Place, Path] = {}
     owners: dict[str, str] = {}
     for name, file in files.items():
         relative = Path(name.removesuffix(CACHE_SUFFIX))

@@ -12,14 +12,18 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.errors import ArgumentError, VideoError
 from flow_cache.opencv import opencv
+from flow_cache.places import as_place, is_file, is_local, list_files
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
@@ -39,18 +43,20 @@ class Frame:
     rgb: NDArray[np.uint8] | None = None
 
 
-def find_videos(root: Path) -> list[Path]:
+def find_videos(root: Place) -> list[Place]:
     """List the videos below a folder, sorted: video files, and innermost folders that hold images instead.
 
     A file, or a folder of images, is a list of itself. Hidden files and folders are passed over; links to
-    folders are followed once. Raises ArgumentError if `root` does not exist.
+    folders are followed once. Raises ArgumentError if `root` does not exist, OSError if a remote one cannot be read.
     """
-    root = Path(root)
+    root = as_place(root)
+    if not is_local(root):
+        return _find_remote_videos(root)
     if root.is_file() or is_image_folder(root):
         return [root]
     if not root.is_dir():
         raise ArgumentError(f"{root}: no such file or folder")
-    found: list[Path] = []
+    found: list[Place] = []
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -69,8 +75,25 @@ def find_videos(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def is_image_folder(path: Path) -> bool:
+def _find_remote_videos(root: Place) -> list[Place]:
+    """Do the same from one listing, which is what remote storages are quick at."""
+    names = [PurePosixPath(name) for name in list_files(root)]
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    if not names:
+        if not is_file(root):
+            raise ArgumentError(f"{root}: no such file or folder, or an empty one")
+        return [root]
+    videos = {name for name in names if name.suffix.lower() in VIDEO_SUFFIXES}
+    with_folders = {folder for name in names for folder in name.parent.parents}
+    images = {name.parent for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
+    images -= with_folders | {name.parent for name in videos}
+    return [root if name == PurePosixPath() else root / name.as_posix() for name in sorted(videos | images)]
+
+
+def is_image_folder(path: Place) -> bool:
     """Tell whether a folder is one video: it holds images, but neither videos nor visible folders."""
+    if not is_local(path):
+        return not is_file(path) and find_videos(path) == [path]
     if not path.is_dir():
         return False
     images = False
@@ -84,13 +107,14 @@ def is_image_folder(path: Path) -> bool:
     return images
 
 
+def is_image(name: str) -> bool:
+    """Tell whether a file counts as an image of a folder: by its suffix, and hidden ones do not."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
 def image_files(folder: Path) -> list[Path]:
     """List the images of a folder in natural order (`img_2` before `img_10`)."""
-    images = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    images = [path for path in folder.iterdir() if is_image(path.name) and path.is_file()]
     return sorted(images, key=lambda path: (_natural_key(path.name), path.name))
 
 

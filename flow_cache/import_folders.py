@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,13 @@ from flow_cache.errors import ArgumentError, VideoError
 from flow_cache.inputs import choose_videos
 from flow_cache.meta import CacheMeta, Source, current_versions
 from flow_cache.opencv import opencv
+from flow_cache.places import as_place, remove
 from flow_cache.plan import make_plan
 from flow_cache.precompute import Failure, prepare_output, record_outcome
-from flow_cache.worker import Job, hash_source, reason_of
+from flow_cache.worker import Job, hash_source, readable, reason_of
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 METHOD = "imported"
 _NAME = re.compile(r"(flow_x|flow_y|img)_([0-9]{1,9})\.(jpg|jpeg|png)", re.IGNORECASE)
@@ -67,7 +72,7 @@ class ImportSummary:
     """Videos that were in the cache already."""
     failures: list[Failure]
     fields: int
-    output: Path
+    output: Place
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def import_folders(config: ImportConfig) -> ImportSummary:
     Folders that lack images or hold unreadable ones are listed in the summary and in `failures.csv`. Raises
     ArgumentError or CacheMismatchError before any work, CacheWriteError when the disk refuses.
     """
-    output = Path(config.output).absolute()
+    output = as_place(config.output).absolute()
     codec = CodecSettings(config.codec, config.max_error, config.quality, config.rgb_quality)
     template = CacheMeta(
         source=Source(""), method=METHOD, backend="flow_x and flow_y images", bound=config.bound, step=config.step,
@@ -102,24 +107,25 @@ def import_folders(config: ImportConfig) -> ImportSummary:
     fields = 0
     for job in plan.jobs:
         try:
-            fields += _import(job).fields
+            with readable(job.source) as folder:
+                fields += _import(job, folder).fields
         except VideoError as error:
-            job.target.unlink(missing_ok=True)
+            remove(job.target)
             failures.append(Failure(job.video, reason_of(error)))
     done = len(plan.jobs) - len(failures)
     record_outcome(output, failures)
     return ImportSummary(done, len(plan.kept), failures, fields, output)
 
 
-def _import(job: Job) -> CacheMeta:
-    layout = _layout(job)
-    meta = replace(job.meta, source=replace(job.meta.source, sha256=hash_source(job.source)))
+def _import(job: Job, folder: Path) -> CacheMeta:
+    layout = _layout(job, folder)
+    meta = replace(job.meta, source=replace(job.meta.source, sha256=hash_source(folder)))
     writer: CacheWriter | None = None
     ends = values = 0
     try:
         for start in range(0, len(layout.x), _CHUNK):
             part = slice(start, start + _CHUNK)
-            levels = np.stack([_read(layout.x[part], job.source), _read(layout.y[part], job.source)], axis=1)
+            levels = np.stack([_read(layout.x[part], folder), _read(layout.y[part], folder)], axis=1)
             if writer is None:
                 writer = CacheWriter(job.target, meta)
             writer.add_flow(levels)
@@ -127,44 +133,44 @@ def _import(job: Job) -> CacheMeta:
             values += levels.size
         assert writer is not None, "a layout has at least one field"
         for start in range(0, len(layout.images), _CHUNK):
-            writer.add_rgb(_read(layout.images[start : start + _CHUNK], job.source, colour=True))
+            writer.add_rgb(_read(layout.images[start : start + _CHUNK], folder, colour=True))
         # As far as it can be known: what was clipped has the first or last level.
         return writer.close(clip_fraction=ends / values)
     except ArgumentError as error:  # sizes that change
-        raise VideoError(job.source, str(error)) from error
+        raise VideoError(folder, str(error)) from error
     finally:
         if writer is not None:
             writer.abort()
 
 
-def _holds_flow(folder: Path) -> bool:
+def _holds_flow(folder: Place) -> bool:
     return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
 
 
-def _layout(job: Job) -> _Layout:
+def _layout(job: Job, folder: Path) -> _Layout:
     """Find a folder's images and check that none is missing; raises VideoError."""
     found: dict[str, dict[int, Path]] = {"flow_x": {}, "flow_y": {}, "img": {}}
-    for path in job.source.iterdir():
+    for path in folder.iterdir():
         match = _NAME.fullmatch(path.name)
         if match is None:
             continue
         kind, number = match[1].lower(), int(match[2])
         if number in found[kind]:
-            raise VideoError(job.source, f"holds {kind} number {number} twice")
+            raise VideoError(folder, f"holds {kind} number {number} twice")
         found[kind][number] = path
     if not job.meta.has_rgb:
         found["img"] = {}
-    x, y, images = (_in_order(job.source, kind, found[kind]) for kind in found)
+    x, y, images = (_in_order(folder, kind, found[kind]) for kind in found)
     if len(x) != len(y) or min(found["flow_x"], default=0) != min(found["flow_y"], default=0):
-        raise VideoError(job.source, f"holds {len(x)} flow_x and {len(y)} flow_y images, expected as many")
+        raise VideoError(folder, f"holds {len(x)} flow_x and {len(y)} flow_y images, expected as many")
     if not x:
-        raise VideoError(job.source, "holds no flow_x images")
+        raise VideoError(folder, "holds no flow_x images")
     if job.meta.has_rgb:
         if len(images) == len(x):  # dense_flow writes as many images as fields: the last frame is not there
             images += images[-1:] * job.meta.step
         if len(images) != len(x) + job.meta.step:
             raise VideoError(
-                job.source, f"holds {len(images)} img images, {len(x)} fields need {len(x) + job.meta.step}"
+                folder, f"holds {len(images)} img images, {len(x)} fields need {len(x) + job.meta.step}"
             )
     return _Layout(x, y, images)
 

@@ -1,23 +1,26 @@
 """The data set's index: one row per cache file, so that a training run never opens files to count frames.
 
-`index.csv` is only a shortcut. Reading compares it with what lies in the folder: a row counts while its file
-has the size that the row says and is not newer than the index; every other file is opened. A run killed
-before it wrote the index therefore costs time at the next reading, never correctness.
+`index.csv` is only a shortcut. Reading compares it with what lies in the folder: a row counts while its file has the
+size and the time (or ETag) that the row says; every other file is opened. A run killed before it wrote the index, or
+one that writes at the same time, therefore costs time at the next reading, never correctness.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import os
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from flow_cache.container import CACHE_SUFFIX, CacheReader
 from flow_cache.errors import CacheFileError
-from flow_cache.writer import probe_writable, write_atomically
+from flow_cache.places import Status, as_place, each, is_folder, list_files, read_bytes
+from flow_cache.writer import write_atomically
+
+if TYPE_CHECKING:
+    import os
+
+    from flow_cache.places import Place
 
 INDEX_NAME = "index.csv"
 
@@ -42,9 +45,11 @@ class IndexEntry:
     clip_fraction: float
     bytes: int
     """Size of the cache file."""
+    stamp: str = field(compare=False)
+    """What tells that the file has been written anew, see `flow_cache.places.Status`."""
 
 
-def read_index(root: str | os.PathLike[str]) -> list[IndexEntry]:
+def read_index(root: str | os.PathLike[str] | Place) -> list[IndexEntry]:
     """List a cache's contents, sorted by video; written nowhere.
 
     Raises CacheFileError if the folder is missing or a file that the index does not cover is damaged.
@@ -55,69 +60,67 @@ def read_index(root: str | os.PathLike[str]) -> list[IndexEntry]:
     return entries
 
 
-def rebuild_index(root: str | os.PathLike[str]) -> list[IndexEntry]:
+def rebuild_index(root: str | os.PathLike[str] | Place) -> list[IndexEntry]:
     """Bring `index.csv` up to date, atomically, and return its rows.
 
     Raises CacheFileError if a cache file is damaged, CacheWriteError if the index cannot be written.
     """
-    entries, damaged, began = _scan_now(Path(root))
-    if damaged:
-        raise damaged[0]
-    _write_index(Path(root), entries, began)
+    entries = read_index(root)
+    _write_index(as_place(root), entries)
     return entries
 
 
-def refresh_index(root: str | os.PathLike[str]) -> list[CacheFileError]:
+def refresh_index(root: str | os.PathLike[str] | Place) -> list[CacheFileError]:
     """Bring `index.csv` up to date, atomically, and return the errors of the files that cannot be opened.
 
-    Several processes may do so at once. The last one's index stays; it bears the time at which its scan began, so that
-    the next reader opens whatever another process has written since.
+    Several processes may do so at once: the last one's index stays, and the next reader opens what it has missed.
     """
-    entries, damaged, began = _scan_now(Path(root))
-    _write_index(Path(root), entries, began)
+    entries, damaged = scan_cache(root)
+    _write_index(as_place(root), entries)
     return damaged
 
 
-def scan_cache(root: str | os.PathLike[str]) -> tuple[list[IndexEntry], list[CacheFileError]]:
+def scan_cache(root: str | os.PathLike[str] | Place) -> tuple[list[IndexEntry], list[CacheFileError]]:
     """List a cache's contents, sorted by video, and the errors of the files that cannot be opened."""
-    root = Path(root)
-    if not root.is_dir():
-        raise CacheFileError(root, "no such cache folder")
-    known, written = _load(root / INDEX_NAME)
-    entries: list[IndexEntry] = []
-    damaged: list[CacheFileError] = []
-    for name, path in cache_files(root).items():
+    try:
+        place = as_place(root)
+        if not is_folder(place):
+            raise CacheFileError(place, "no such cache folder")
+        known = _load(place / INDEX_NAME)
+        files = {name: status for name, status in list_files(place).items() if _is_cache_file(name)}
+    except OSError as error:
+        raise CacheFileError(str(root), error.strerror or str(error)) from error
+
+    def entry_of(name: str) -> IndexEntry | CacheFileError:
+        entry = known.get(name)
+        if entry is not None and (entry.bytes, entry.stamp) == files[name]:
+            return entry
         try:
-            status = path.stat()
-            entry = known.get(name)
-            if entry is None or entry.bytes != status.st_size or status.st_mtime_ns > written:
-                entry = read_entry(root, name)
-            entries.append(entry)
-        except OSError as error:
-            damaged.append(CacheFileError(path, error.strerror or str(error)))
+            return read_entry(place, name, files[name])
         except CacheFileError as error:
-            damaged.append(error)
+            return error
+
+    found = each(entry_of, list(files), place)
+    entries = [entry for entry in found if isinstance(entry, IndexEntry)]
+    damaged = [error for error in found if isinstance(error, CacheFileError)]
     return sorted(entries, key=lambda entry: (entry.video, entry.cache_file)), damaged
 
 
-def indexed_files(root: str | os.PathLike[str]) -> list[str]:
+def indexed_files(root: str | os.PathLike[str] | Place) -> list[str]:
     """List the cache files that `index.csv` speaks of, whether they are there or not."""
-    return list(_load(Path(root, INDEX_NAME))[0])
+    return list(_load(as_place(root) / INDEX_NAME))
 
 
-def cache_files(root: Path) -> dict[str, Path]:
-    """Find the cache files below a folder: relative path with forward slashes to path, sorted."""
-    found = [
-        Path(folder, name)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if name.endswith(CACHE_SUFFIX) and not name.startswith(".")
-    ]
-    return {path.relative_to(root).as_posix(): path for path in sorted(found)}
+def cache_files(root: Place) -> dict[str, Place]:
+    """Find the cache files below a folder, sorted by relative path with forward slashes; raises CacheFileError."""
+    try:
+        return {name: root / name for name in list_files(root) if _is_cache_file(name)}
+    except OSError as error:
+        raise CacheFileError(root, error.strerror or str(error)) from error
 
 
-def read_entry(root: Path, name: str) -> IndexEntry:
-    """Make a row from a cache file itself; raises CacheFileError."""
+def read_entry(root: Place, name: str, status: Status) -> IndexEntry:
+    """Make a row from a cache file itself, of which a listing said `status` before; raises CacheFileError."""
     with CacheReader(root / name) as reader:
         meta = reader.meta
         return IndexEntry(
@@ -134,46 +137,39 @@ def read_entry(root: Path, name: str) -> IndexEntry:
             method=meta.method,
             clip_fraction=meta.clip_fraction,
             bytes=reader.file_size,
+            stamp=status.stamp,
         )
 
 
-def _scan_now(root: Path) -> tuple[list[IndexEntry], list[CacheFileError], int]:
-    """Scan a cache; returns also when that began, by the clock of its file system."""
-    if not root.is_dir():
-        raise CacheFileError(root, "no such cache folder")
-    began = probe_writable(root)
-    return *scan_cache(root), began
+def _is_cache_file(name: str) -> bool:
+    return name.endswith(CACHE_SUFFIX) and not name.rpartition("/")[2].startswith(".")
 
 
-def _write_index(root: Path, entries: list[IndexEntry], began: int) -> None:
+def _write_index(root: Place, entries: list[IndexEntry]) -> None:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(IndexEntry)], lineterminator="\n")
+    writer = csv.DictWriter(text, [column.name for column in fields(IndexEntry)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(entry) for entry in entries)
-    path = root / INDEX_NAME
-    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
-    with contextlib.suppress(FileNotFoundError):
-        os.utime(path, ns=(began, began))
+    write_atomically(root / INDEX_NAME, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _load(path: Path) -> tuple[dict[str, IndexEntry], int]:
-    """Read the rows of an index and when it was written; nothing if it is missing or not readable as one."""
+def _load(path: Place) -> dict[str, IndexEntry]:
+    """Read the rows of an index; nothing if it is missing or not readable as one."""
     try:
-        written = path.stat().st_mtime_ns
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_bytes(path).decode("utf-8", "surrogateescape")
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         entries = [_parse(row) for row in rows]
     except (OSError, csv.Error, KeyError, ValueError, TypeError):
-        return {}, 0  # a shortcut only: the files themselves are read instead
-    return {entry.cache_file: entry for entry in entries}, written
+        return {}  # a shortcut only: the files themselves are read instead
+    return {entry.cache_file: entry for entry in entries}
 
 
 def _parse(row: dict[str, str]) -> IndexEntry:
     values: dict[str, Any] = {}
-    for field in fields(IndexEntry):
-        text = row[field.name]
-        if field.type == "bool":
-            values[field.name] = {"True": True, "False": False}[text]
+    for column in fields(IndexEntry):
+        text = row[column.name]
+        if column.type == "bool":
+            values[column.name] = {"True": True, "False": False}[text]
         else:
-            values[field.name] = {"str": str, "int": int, "float": float}[str(field.type)](text)
+            values[column.name] = {"str": str, "int": int, "float": float}[str(column.type)](text)
     return IndexEntry(**values)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,11 @@ from flow_cache.container import CacheReader
 from flow_cache.errors import CacheFileError
 from flow_cache.index import cache_files
 from flow_cache.meta import CacheMeta
+from flow_cache.places import each, is_folder
 from flow_cache.quantize import ZERO
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 _CLIP_LIMITS = (0.001, 0.01, 0.1, 1.0, 10.0)  # percent
 _BOUNDS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100)  # pixels
@@ -53,21 +56,21 @@ class CacheInfo:
         return self.bytes / self.fields if self.fields else 0.0
 
 
-def describe_cache(path: Path) -> CacheInfo:
+def describe_cache(path: Place) -> CacheInfo:
     """Describe a cache folder or a single cache file; damaged files are listed, not raised."""
-    files = cache_files(path) if path.is_dir() else {path.name: path}
+    files = cache_files(path) if is_folder(path) else {path.name: path}
+    sound: list[Place] = []
     metas: list[CacheMeta] = []
     size = 0
     damaged: list[str] = []
-    unreadable: set[str] = set()
-    for file in files.values():
-        try:
-            with CacheReader(file) as reader:
-                metas.append(reader.meta)
-                size += reader.file_size
-        except CacheFileError as error:
-            damaged.append(str(error))
-            unreadable.add(str(file))
+    places = list(files.values())
+    for file, found in zip(places, each(_meta_and_size, places, path), strict=True):
+        if isinstance(found, CacheFileError):
+            damaged.append(str(found))
+            continue
+        sound.append(file)
+        metas.append(found[0])
+        size += found[1]
     makes = Counter(json.dumps(_make(meta)) for meta in metas)
     return CacheInfo(
         path=str(path),
@@ -81,7 +84,7 @@ def describe_cache(path: Path) -> CacheInfo:
         made=[{**json.loads(make), "videos": count} for make, count in makes.most_common()],
         clip_fraction=_clipping(metas),
         clip_histogram=_clip_histogram(metas),
-        beyond=_beyond([file for file in files.values() if str(file) not in unreadable]),
+        beyond=_beyond(sound),
         damaged=damaged,
     )
 
@@ -125,6 +128,14 @@ def render_info(info: CacheInfo) -> None:
     Console(markup=False, highlight=False, soft_wrap=True).print(table)
 
 
+def _meta_and_size(file: Place) -> tuple[CacheMeta, int] | CacheFileError:
+    try:
+        with CacheReader(file) as reader:
+            return reader.meta, reader.file_size
+    except CacheFileError as error:
+        return error
+
+
 def _make(meta: CacheMeta) -> dict[str, Any]:
     make = {
         "method": meta.method,
@@ -163,7 +174,7 @@ def _clip_histogram(metas: list[CacheMeta]) -> dict[str, int]:
     return counts
 
 
-def _beyond(files: list[Path]) -> dict[str, float]:
+def _beyond(files: list[Place]) -> dict[str, float]:
     """Tell from a sample of fields how much smaller bounds would clip."""
     chosen = [files[place] for place in _spread(len(files), _SAMPLED_FILES)]
     levels: list[tuple[float, NDArray[np.int64]]] = []

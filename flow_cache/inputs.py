@@ -14,10 +14,15 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from flow_cache.container import cache_path
 from flow_cache.errors import ArgumentError
 from flow_cache.frames import find_videos, is_image_folder
+from flow_cache.places import as_place, exists, is_file, is_folder, is_local, read_bytes, relative_name
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 LIST_SUFFIXES = frozenset({".txt", ".list", ".lst"})
 MANIFEST_SUFFIX = ".csv"
@@ -25,33 +30,46 @@ MANIFEST_COLUMNS = ("path", "video")
 
 
 def choose_videos(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Place,
     *,
     videos: Sequence[str] | None = None,
-    root: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | Place | None = None,
     limit: int | None = None,
     shard: str | None = None,
-) -> tuple[Path, list[str]]:
+) -> tuple[Place, list[str]]:
     """Return the folder that relative paths start from, and those of the videos.
 
-    source: a video, a folder of videos (searched recursively), a folder of images, a list (`.txt`, one path a line) or
-    a manifest (`.csv` with a column `path` or `video`). videos: choose these instead. root: where the paths of a list
-    or manifest start, default: where it lies. limit: the first so many. shard: of those, part i of n as `i/n`. Raises
-    ArgumentError for paths that are absolute, lead out of the folder or collide, naming the line.
+    source: path or URL of a video, a folder of videos (searched recursively), a folder of images, a list (`.txt`, one
+    path a line) or a manifest (`.csv` with a column `path` or `video`). videos: choose these instead. root: where the
+    paths of a list or manifest start, default: where it lies. limit: the first so many. shard: of those, part i of n as
+    `i/n`. Raises ArgumentError for paths that are absolute, lead out of the folder or collide, naming the line.
     """
     part = None if shard is None else parse_shard(shard)
-    place = Path(os.path.normpath(Path(source).absolute()))  # `.` has no name
-    if not place.exists():
+    try:
+        return _choose(source, videos, root, limit, part)
+    except OSError as error:
+        raise ArgumentError(f"{source}: {error.strerror or error}") from error
+
+
+def _choose(
+    source: str | os.PathLike[str] | Place,
+    videos: Sequence[str] | None,
+    root: str | os.PathLike[str] | Place | None,
+    limit: int | None,
+    part: tuple[int, int] | None,
+) -> tuple[Place, list[str]]:
+    place = _absolute(source)
+    if not exists(place):
         raise ArgumentError(f"{source}: no such file or folder")
-    listed = place.is_file() and place.suffix.lower() in {*LIST_SUFFIXES, MANIFEST_SUFFIX}
+    listed = place.suffix.lower() in {*LIST_SUFFIXES, MANIFEST_SUFFIX} and is_file(place)
     if root is not None and not listed:
         raise ArgumentError(f"root is for lists and manifests only, and {source} is neither")
     if listed:
-        folder = place.parent if root is None else Path(os.path.normpath(Path(root).absolute()))
-        if not folder.is_dir():
+        folder = place.parent if root is None else _absolute(root)
+        if not is_folder(folder):
             raise ArgumentError(f"root {root}: no such folder")
     else:
-        folder = place if place.is_dir() and not is_image_folder(place) else place.parent
+        folder = place if is_folder(place) and not is_image_folder(place) else place.parent
     if videos is not None:
         names = _safe_names(videos)
         if not names:
@@ -59,7 +77,7 @@ def choose_videos(
     elif listed:
         names = read_list(place)
     else:
-        names = _safe_names(path.relative_to(folder).as_posix() for path in find_videos(place))
+        names = _safe_names(relative_name(path, folder) for path in find_videos(place))
         if not names:
             raise ArgumentError(f"{source}: no videos found (neither video files nor folders of images)")
     names = names[:limit]
@@ -67,10 +85,15 @@ def choose_videos(
     return folder, names if part is None else _part(names, *part)
 
 
-def read_list(path: Path) -> list[str]:
+def _absolute(where: str | os.PathLike[str] | Place) -> Place:
+    place = as_place(where)
+    return Path(os.path.normpath(place.absolute())) if is_local(place) else place  # `.` has no name
+
+
+def read_list(path: Place) -> list[str]:
     """Read the relative paths in a list or manifest, each once, in order; raises ArgumentError, naming the line."""
     try:
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        text = read_bytes(path).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise ArgumentError(f"{path}: {error.strerror or error}") from error
     lines = _manifest_lines(path, text) if path.suffix.lower() == MANIFEST_SUFFIX else _list_lines(text)
@@ -104,7 +127,7 @@ def _list_lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def _manifest_lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
+def _manifest_lines(path: Place, text: str) -> Iterator[tuple[int, str]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = reader.fieldnames or []

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flow_cache.container import CacheReader, cache_path
 from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError
 from flow_cache.index import cache_files
 from flow_cache.meta import CacheMeta, Source
+from flow_cache.places import each, is_local
 from flow_cache.worker import Job, source_bytes
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 
 @dataclass(frozen=True)
 class Plan:
     """Videos by what happens to them."""
 
-    output: Path
+    output: Place
     jobs: list[Job] = field(default_factory=list)
     """What has to be done, for whatever reason."""
     kept: list[str] = field(default_factory=list)
@@ -54,9 +59,9 @@ class Plan:
 
 def make_plan(
     template: CacheMeta,
-    root: Path,
+    root: Place,
     names: list[str],
-    output: Path,
+    output: Place,
     *,
     overwrite: bool = False,
     keep_partial: bool = False,
@@ -67,15 +72,16 @@ def make_plan(
     """
     plan = Plan(output)
     present = cache_files(output)
-    for name in names:
+    metas = dict(zip(present, each(read_meta, list(present.values()), output), strict=True))
+    sizes = each(lambda name: source_bytes(root / name), names, root)
+    for name, size in zip(names, sizes, strict=True):
         target = cache_path(output, name)
-        if not target.parent.resolve().is_relative_to(output.resolve()):
+        if is_local(target) and not target.parent.resolve().is_relative_to(Path(str(output)).resolve()):
             raise ArgumentError(f"{target}: a link leads out of the cache folder")
-        relative = target.relative_to(output).as_posix()
-        asked = replace(template, source=Source(name, source_bytes(root / name)))
-        path = present.pop(relative, None)
-        if path is not None:
-            found = read_meta(path)
+        relative = cache_path("", name).as_posix()
+        asked = replace(template, source=Source(name, size))
+        if relative in metas:
+            found = metas.pop(relative)
             reason = _reason_to_redo(found, asked, overwrite, keep_partial)
             if found is not None and not overwrite and (difference := found.difference(asked)) is not None:
                 plan.mismatches[relative] = difference
@@ -85,8 +91,7 @@ def make_plan(
                 continue
             plan.redone[name] = reason
         plan.jobs.append(Job(root / name, target, asked, keep_partial))
-    for relative, path in present.items():
-        found = read_meta(path)
+    for relative, found in metas.items():
         if (
             found is not None
             and (difference := found.difference(replace(template, source=found.source))) is not None
@@ -95,7 +100,7 @@ def make_plan(
     return plan
 
 
-def read_meta(path: Path) -> CacheMeta | None:
+def read_meta(path: Place) -> CacheMeta | None:
     """Read the meta of an existing cache file; None if the file is damaged."""
     try:
         with CacheReader(path) as reader:

@@ -18,7 +18,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from flow_cache.errors import CacheWriteError, FlowCacheError, LostDeviceError, VideoError
 from flow_cache.estimation import RemoteEstimator, Service
@@ -44,6 +44,12 @@ class _Worker:
     connection: Connection
     ready: bool = False
     job: Job | None = None
+
+
+class Advances(Protocol):
+    """Where a worker tells how it gets on: a pipe."""
+
+    def send(self, advance: Advance, /) -> None: ...
 
 
 class WorkerPool:
@@ -160,7 +166,7 @@ class WorkerPool:
             suspects.append(worker.job)
 
 
-def attempt(job: Job, advance: Connection, estimator: Estimator | None = None) -> Finished | FlowCacheError:
+def attempt(job: Job, advance: Advances, estimator: Estimator | None = None) -> Finished | FlowCacheError:
     """Do one job; what goes wrong with the video becomes the reason of its failure, other errors are returned."""
     try:
         meta = cache_video(job, advance.send, estimator)

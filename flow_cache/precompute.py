@@ -8,21 +8,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flow_cache.codecs import CodecSettings
 from flow_cache.cores import available_cores
 from flow_cache.errors import ArgumentError, CacheWriteError, FlowCacheError
 from flow_cache.estimation import check_devices, estimation_services
+from flow_cache.in_process import InProcess
 from flow_cache.index import refresh_index
 from flow_cache.inputs import choose_videos, parse_shard
 from flow_cache.meta import CacheMeta, Source, current_versions
 from flow_cache.methods import get_method
+from flow_cache.places import as_place, is_shared, relative_name, remove
 from flow_cache.plan import make_plan
 from flow_cache.pool import WorkerPool
 from flow_cache.progress import ProgressLine
 from flow_cache.worker import Advance
 from flow_cache.writer import probe_writable, remove_stale_temporaries, write_atomically
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 FAILURES_NAME = "failures.csv"
 
@@ -33,9 +38,9 @@ class PrecomputeConfig:
 
     input: str | Path
     """A video file, a folder of videos (searched recursively), a folder of images, a list (.txt, one path a line), or a
-    manifest (.csv with a column path or video)."""
+    manifest (.csv with a column path or video); a path, or a URL that fsspec knows, such as s3://bucket/videos."""
     output: str | Path
-    """The cache folder; files appear under the videos' relative paths."""
+    """The cache folder, a path or a URL; files appear under the videos' relative paths."""
     method: str = "tvl1"
     """Flow estimator: tvl1, farneback or raft."""
     preset: str | None = None
@@ -97,7 +102,7 @@ class PrecomputeSummary:
     fields: int
     """Flow fields computed in this run."""
     seconds: float
-    output: Path
+    output: Place
     partial: int = 0
     """How many of `done` hold only the readable beginning of their video."""
     remaining: int = 0
@@ -124,7 +129,7 @@ def precompute(
     """
     started = time.monotonic()
     template = make_template(config)
-    output = Path(config.output).absolute()
+    output = as_place(config.output).absolute()
     root, names = choose_videos(
         config.input, videos=videos, root=config.root, limit=config.limit, shard=config.shard
     )
@@ -146,13 +151,14 @@ def precompute(
         found = sorted(failures, key=lambda failure: failure.video)
         return PrecomputeSummary(done, kept, found, fields, seconds, output, partial, remaining)
 
-    workers = min(config.workers or available_cores(), len(jobs))
+    shared = is_shared(root) and is_shared(output)
+    workers = min(config.workers or available_cores(), len(jobs)) if shared else 1
     size = sum(job.meta.source.bytes for job in jobs)
     try:
         with (
             estimation_services(template, config.device if jobs else "cpu") as services,
             ProgressLine(len(names), size, kept, progress, workers) as line,
-            WorkerPool(workers, services) as pool,
+            WorkerPool(workers, services) if shared else InProcess(services) as pool,
         ):
             for event in pool.run(jobs):
                 if isinstance(event, Advance):
@@ -207,7 +213,7 @@ def make_template(config: PrecomputeConfig) -> CacheMeta:
     )
 
 
-def prepare_output(output: Path) -> None:
+def prepare_output(output: Place) -> None:
     """Make sure that the cache folder can be written, and clear away what dead runs left."""
     try:
         probe_writable(output)
@@ -224,11 +230,11 @@ def failures_name(shard: str | None = None) -> str:
     return f"failures.{number}-of-{count}.csv"
 
 
-def record_outcome(output: Path, failures: list[Failure], shard: str | None = None) -> None:
+def record_outcome(output: Place, failures: list[Failure], shard: str | None = None) -> None:
     """Write the index and the list of failures, which damaged files of other videos join."""
     remove_stale_temporaries(output)  # of workers that died
     damaged = refresh_index(output)
-    failures += [Failure(error.path.relative_to(output).as_posix(), error.reason) for error in damaged]
+    failures += [Failure(relative_name(as_place(error.path), output), error.reason) for error in damaged]
     if shard is None:  # this run has tried again what failed in earlier shards
         for path in output.glob("failures.*-of-*.csv"):
             _remove(path)
@@ -243,8 +249,8 @@ def record_outcome(output: Path, failures: list[Failure], shard: str | None = No
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Place) -> None:
     try:
-        path.unlink(missing_ok=True)
+        remove(path)
     except OSError as error:
         raise CacheWriteError.from_os_error(path, error) from error

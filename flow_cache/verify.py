@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flow_cache.container import CacheReader, cache_path
 from flow_cache.errors import ArgumentError, CacheFileError, VideoError
@@ -16,8 +16,12 @@ from flow_cache.index import cache_files, indexed_files
 from flow_cache.inputs import choose_videos
 from flow_cache.meta import CacheMeta
 from flow_cache.methods import method_names
+from flow_cache.places import exists, is_folder
 from flow_cache.precompute import PrecomputeConfig, PrecomputeSummary, precompute
-from flow_cache.worker import hash_source, source_bytes
+from flow_cache.worker import hash_source, readable, source_bytes
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Fault:
 class Verification:
     """What was found in a cache."""
 
-    path: Path
+    path: Place
     files: int
     fields: int
     """In the files that are sound in themselves."""
@@ -65,7 +69,7 @@ class Videos:
 
 
 def verify_cache(
-    path: Path, videos: Videos | None = None, *, decode: bool = False, only: Sequence[str] | None = None
+    path: Place, videos: Videos | None = None, *, decode: bool = False, only: Sequence[str] | None = None
 ) -> Verification:
     """Check a cache folder, or one cache file.
 
@@ -74,9 +78,9 @@ def verify_cache(
     that every video has a file, made from that very video (size and SHA-256). decode: decode every image too. only:
     cache files to be checked, default all. Raises ArgumentError if there is no such cache.
     """
-    if not path.exists():
+    if not exists(path):
         raise ArgumentError(f"{path}: no such cache file or folder")
-    single = not path.is_dir()
+    single = not is_folder(path)
     files = {path.name: path} if single else cache_files(path)
     faults: list[Fault] = []
     metas: dict[str, CacheMeta] = {}
@@ -124,7 +128,7 @@ def repair_cache(
     """
     if not found.faults:
         return Repair(None, [], [])
-    if not found.path.is_dir():
+    if not is_folder(found.path):
         raise ArgumentError(f"{found.path}: only a cache folder can be repaired, not a single file")
     if found.make is None:
         raise ArgumentError(
@@ -156,11 +160,11 @@ def repair_cache(
     return Repair(summary, [name for name in bad if name not in still], unknown + others)
 
 
-def config_of(meta: CacheMeta, source: str | Path, output: str | Path) -> PrecomputeConfig:
+def config_of(meta: CacheMeta, source: Place, output: Place) -> PrecomputeConfig:
     """Return the settings with which a run would make files like this one."""
     codec = meta.codec
     return PrecomputeConfig(
-        source, output, meta.method,
+        str(source), str(output), meta.method,
         short_side=meta.short_side, size=meta.size, bound=meta.bound, step=meta.step,
         codec=codec.codec, max_error=codec.max_error, quality=codec.quality,
         rgb=meta.has_rgb, rgb_quality=codec.rgb_quality or PrecomputeConfig.rgb_quality,
@@ -203,7 +207,7 @@ def _contradiction(name: str, meta: CacheMeta, make: CacheMeta | None, single: b
 
 
 def _against_videos(
-    videos: Videos, metas: dict[str, CacheMeta], files: dict[str, Path], bad: set[str]
+    videos: Videos, metas: dict[str, CacheMeta], files: dict[str, Place], bad: set[str]
 ) -> Iterator[Fault]:
     root, names = choose_videos(videos.input, root=videos.root)
     for name in names:
@@ -218,10 +222,15 @@ def _against_videos(
             found = source_bytes(root / name)
             if found != source.bytes:
                 yield Fault(cache_file, f"was made from a video of {source.bytes} bytes, it now has {found}")
-            elif source.sha256 and hash_source(root / name) != source.sha256:
+            elif source.sha256 and _hash(root / name) != source.sha256:
                 yield Fault(cache_file, "was made from a video of the same size with other contents")
         except VideoError as error:
             yield Fault(cache_file, f"its video cannot be read ({error.reason})")
+
+
+def _hash(video: Place) -> str:
+    with readable(video) as copy:
+        return hash_source(copy)
 
 
 def print_verification(found: Verification, repair: Repair | None) -> None:

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from flow_cache.colours import flow_colours, wheel_picture
 from flow_cache.container import CacheReader
 from flow_cache.errors import ArgumentError, CacheWriteError
-from flow_cache.frames import read_frames
+from flow_cache.frames import Frame, read_frames
+from flow_cache.meta import CacheMeta
 from flow_cache.opencv import opencv
+from flow_cache.places import as_place
 from flow_cache.quantize import dequantize
+from flow_cache.worker import readable
 from flow_cache.writer import probe_writable, write_atomically
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -91,7 +94,7 @@ def _frames(reader: CacheReader, indices: Sequence[int], video: str | Path | Non
         return (reader.rgb([index])[0] for index in indices) if reader.has_rgb else None
     meta = reader.meta
     wanted = set(indices)
-    stream = read_frames(video, short_side=meta.short_side, size=meta.size, rgb=True)
+    stream = _video_frames(video, meta)
 
     def chosen() -> Iterator[Images]:
         found = 0
@@ -109,6 +112,11 @@ def _frames(reader: CacheReader, indices: Sequence[int], video: str | Path | Non
             raise ArgumentError(f"{video}: ends before frame {max(wanted)}; is it the right video?")
 
     return chosen()
+
+
+def _video_frames(video: str | Path, meta: CacheMeta) -> Iterator[Frame]:
+    with readable(as_place(video)) as source:
+        yield from read_frames(source, short_side=meta.short_side, size=meta.size, rgb=True)
 
 
 def _head(width: int, text: str, max_motion: float) -> Images:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.container import CacheWriter
 from flow_cache.errors import VideoError
-from flow_cache.frames import Frame, image_files, probe_fps, read_frames
+from flow_cache.frames import Frame, image_files, is_image, probe_fps, read_frames
 from flow_cache.meta import CacheMeta
 from flow_cache.methods import FlowMethod, get_method
+from flow_cache.places import is_local, list_files, local_copy, status_of
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 # Frames are worked on in chunks of about this much float flow. Results do not depend on it: pairs are
 # independent.
@@ -28,8 +33,8 @@ _CHUNK_BYTES = 1 << 20  # for each of the pairs that the estimator wants togethe
 class Job:
     """One video to be done."""
 
-    source: Path
-    target: Path
+    source: Place
+    target: Place
     meta: CacheMeta
     """What was asked for, with the source's relative path and size."""
     keep_partial: bool = False
@@ -69,14 +74,38 @@ def cache_video(
     file cannot be written. On any exception no file appears.
     """
     method = estimator or _on_cpu(job.meta.method, tuple(job.meta.parameters.items()))
+    with readable(job.source) as source:
+        return _cache_local_video(job, source, method, advance)
+
+
+@contextlib.contextmanager
+def readable(source: Place) -> Iterator[Path]:
+    """Give a local path of a video, of a remote one that of a copy; VideoErrors name the place where it really is."""
+    if is_local(source):
+        yield source
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            copy = stack.enter_context(local_copy(source))
+        except OSError as error:
+            raise VideoError(source, error.strerror or str(error)) from error
+        try:
+            yield copy
+        except VideoError as error:
+            raise VideoError(source, error.reason, error.frame) from error
+
+
+def _cache_local_video(
+    job: Job, source: Path, method: Estimator | FlowMethod, advance: Callable[[Advance], object]
+) -> CacheMeta:
     meta = replace(
         job.meta,
-        fps=probe_fps(job.source),
-        source=replace(job.meta.source, sha256=hash_source(job.source)),
+        fps=probe_fps(source),
+        source=replace(job.meta.source, sha256=hash_source(source)),
         backend=method.backend,
     )
     frames = read_frames(
-        job.source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1
+        source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1
     )  # one decoder thread: the other cores have their own videos
     writer: CacheWriter | None = None
     clipped = values = 0
@@ -84,7 +113,7 @@ def cache_video(
     clock = _StageClock("decode")
     try:
         try:
-            for grey, rgb in _chunks(frames, meta.step, method.chunk, job.source):
+            for grey, rgb in _chunks(frames, meta.step, method.chunk, source):
                 if writer is None:  # only now, so that a video without a frame leaves no folder behind
                     writer = CacheWriter(job.target, meta)
                 clock.enter("flow")
@@ -139,12 +168,15 @@ def reason_of(error: VideoError) -> str:
     return error.reason if error.frame is None else f"frame {error.frame}: {error.reason}"
 
 
-def source_bytes(path: Path) -> int:
+def source_bytes(place: Place) -> int:
     """Return the size of a video file, or of all images of a folder; 0 if it cannot be had."""
     try:
-        if path.is_dir():
-            return sum(image.stat().st_size for image in image_files(path))
-        return path.stat().st_size
+        if is_local(place) and place.is_dir():
+            return sum(image.stat().st_size for image in image_files(place))
+        with contextlib.suppress(FileNotFoundError):
+            return status_of(place).size
+        files = {} if is_local(place) else list_files(place)  # a remote folder
+        return sum(status.size for name, status in files.items() if "/" not in name and is_image(name))
     except OSError:
         return 0  # reading it will say what is wrong
 

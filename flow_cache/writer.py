@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ from flow_cache.codecs import RGB_EXTENSION, encode_flow, encode_rgb
 from flow_cache.errors import ArgumentError, CacheWriteError
 from flow_cache.frames import MAX_SIDE
 from flow_cache.meta import CacheMeta
+from flow_cache.places import as_place, is_local, remove, staging_folder, upload
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 META_NAME = "meta.json"
 
@@ -39,22 +43,22 @@ _LOCAL_DATA_AT = 30 + len(META_NAME)
 class CacheWriter:
     """Write a cache file; as a context manager it commits on success and leaves nothing on an exception.
 
-    path: where the file will appear. meta: what is known at the start; counts and size are filled in at the
-    end. Raises CacheWriteError when the disk refuses, ArgumentError for arrays that do not belong together.
+    path: where the file will appear; for a URL it is put together in a local temporary file. meta: what is known at the
+    start; counts and size are filled in at the end. Raises CacheWriteError when the disk refuses, ArgumentError for
+    arrays that do not belong together.
     """
 
-    def __init__(self, path: str | os.PathLike[str], meta: CacheMeta) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str] | Place, meta: CacheMeta) -> None:
         self.meta = meta
         self._fields = 0
         self._frames = 0
         self._shape: tuple[int, int] | None = None
         self._reserved = reserved_bytes(meta)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary, self._file = _create_temporary(self.path.parent)
+            self.path = as_place(path)
+            self._temporary, self._file = _create_temporary(_folder_of_temporaries(self.path))
         except OSError as error:
-            raise CacheWriteError.from_os_error(self.path.parent, error) from error
+            raise CacheWriteError.from_os_error(as_place(path).parent, error) from error
         self._open = True
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
         self._add(META_NAME, b" " * self._reserved)
@@ -173,10 +177,9 @@ class CacheWriter:
         os.fsync(self._file.fileno())
         if sys.platform == "win32":  # an open file cannot be renamed there
             self._file.close()
-        self._temporary.replace(self.path)
+        _publish(self._temporary, self.path)
         self._open = False
         self._file.close()
-        sync_folder(self.path.parent)
 
 
 def reserved_bytes(meta: CacheMeta) -> int:
@@ -184,15 +187,15 @@ def reserved_bytes(meta: CacheMeta) -> int:
     return _round_up(len(meta.to_json()) + _RESERVE, 512)
 
 
-def temporary_files(root: Path) -> Iterator[Path]:
-    """Iterate the writers' temporary files below a folder, of live and of dead processes."""
-    for folder, _, names in os.walk(root):
+def temporary_files(root: Place) -> Iterator[Path]:
+    """Iterate the writers' temporary files below a folder, of live and of dead processes; local ones for a URL."""
+    for folder, _, names in os.walk(root if is_local(root) else staging_folder()):
         for name in names:
             if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
                 yield Path(folder, name)
 
 
-def remove_stale_temporaries(root: Path) -> int:
+def remove_stale_temporaries(root: Place) -> int:
     """Remove the temporary files that dead processes left below a folder; returns how many."""
     removed = 0
     for path in temporary_files(root):
@@ -209,20 +212,16 @@ def remove_stale_temporaries(root: Path) -> int:
     return removed
 
 
-def probe_writable(folder: Path) -> int:
-    """Create a folder and, for a moment, a file in it, to learn early whether that works; raises CacheWriteError.
-
-    Returns the time by the clock of the file system, in nanoseconds.
-    """
+def probe_writable(folder: Place) -> None:
+    """Create a folder and, for a moment, a file in it, to learn early whether that works; raises CacheWriteError."""
+    probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path, file = _create_temporary(folder)
-        now = os.fstat(file.fileno()).st_mtime_ns
-        file.close()
-        path.unlink()
+        write_atomically(probe, b"probe")
+        remove(probe)
+    except CacheWriteError as error:
+        raise CacheWriteError(folder, error.reason) from error
     except OSError as error:
         raise CacheWriteError.from_os_error(folder, error) from error
-    return now
 
 
 def sync_folder(folder: Path) -> None:
@@ -236,22 +235,39 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Place, data: bytes) -> None:
     """Write a small file whole or not at all; raises CacheWriteError."""
     try:
-        temporary, file = _create_temporary(path.parent)
+        temporary, file = _create_temporary(_folder_of_temporaries(path))
         try:
             with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            _publish(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
     except OSError as error:
         raise CacheWriteError.from_os_error(path, error) from error
+
+
+def _folder_of_temporaries(target: Place) -> Path:
+    """Make the folder of a local file, where alone a rename is atomic; a remote one starts in the staging folder."""
+    if not is_local(target):
+        return staging_folder()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.parent
+
+
+def _publish(temporary: Path, target: Place) -> None:
+    """Let a finished temporary file appear under its name."""
+    if is_local(target):
+        temporary.replace(target)
+        sync_folder(target.parent)
+    else:
+        upload(temporary, target)
+        temporary.unlink()
 
 
 def _create_temporary(folder: Path) -> tuple[Path, BinaryIO]:

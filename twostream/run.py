@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flow_cache import CacheMismatchError, read_index
+from flow_cache.places import as_place, is_folder
 from flow_cache.precompute import FAILURES_NAME, PrecomputeConfig, precompute
 from twostream.callbacks import BEST, LAST, format_seconds
 from twostream.checkpoints import Card, load_checkpoint
@@ -91,7 +92,7 @@ def train(config: TrainConfig, command: str) -> int:
     print_summary(evaluation, run / "evaluation")
     print(f"took {format_seconds(time.monotonic() - started)}; checkpoint {checkpoint.path}")
     if failures:
-        print(f"{failures} videos failed; see {Path(str(config.data.cache)) / FAILURES_NAME}")
+        print(f"{failures} videos failed; see {as_place(str(config.data.cache)) / FAILURES_NAME}")
     return 1 if failures else 0
 
 
@@ -148,15 +149,15 @@ def _prepare_videos(config: TrainConfig) -> int:
         print(f"demo videos: {generate_demo(Path(str(root)))}", flush=True)
     if not config.flow.precompute or root is None:
         return 0
-    if not Path(root).is_dir():
+    if not is_folder(as_place(root)):
         raise ConfigError(f"data.root {root} is not a folder: give the folder that holds the class folders")
     settings = {
         field.name: getattr(config.flow, field.name)
         for field in dataclasses.fields(config.flow)
         if field.name != "precompute"
     }
-    cache = Path(str(config.data.cache))
-    present = read_index(cache) if cache.is_dir() else []
+    cache = str(config.data.cache)
+    present = read_index(cache) if is_folder(as_place(cache)) else []
     rgb = "rgb" in config.model.streams or any(entry.has_rgb for entry in present)
     try:
         summary = precompute(PrecomputeConfig(root, cache, rgb=rgb, **settings))

@@ -29,7 +29,7 @@ def test_index_says_what_the_files_say(tmp_path: Path) -> None:
     add(tmp_path, "c.mp4", fields=5)
     expected = IndexEntry(
         "walk/a, b.avi", "walk/a, b.flow.zip", 4, 3, 10, 12, False, 29.97003, 20.0, 1, "farneback", 0.1,
-        path.stat().st_size,
+        path.stat().st_size, str(path.stat().st_mtime_ns),
     )  # fmt: skip
     in_memory = read_index(tmp_path)
     assert [entry.video for entry in in_memory] == ["c.mp4", "walk/a, b.avi"]

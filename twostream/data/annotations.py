@@ -4,16 +4,22 @@ Every loader takes the relative paths of the videos that exist, so the same code
 a flow cache whose videos were deleted; `list_videos` makes that list from a folder.
 """
 
+from __future__ import annotations
+
 import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flow_cache.frames import find_videos
+from flow_cache.places import is_folder, relative_name
 from twostream.data.groups import assign_groups, some, stem, without_suffix
 from twostream.errors import DataError
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 AnnotationFormat = Literal["auto", "folders", "hmdb", "ucf", "csv"]
 Part = Literal["train", "validation", "test"]
@@ -64,11 +70,11 @@ class Annotations:
     notes: tuple[str, ...] = ()
 
 
-def list_videos(root: Path) -> list[str]:
+def list_videos(root: Place) -> list[str]:
     """List the videos below a folder as posix paths relative to it, sorted; DataError if it is no folder."""
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError(f"data root {root} is not a folder: give the folder that holds the class folders")
-    return sorted(video.relative_to(root).as_posix() for video in find_videos(root))
+    return sorted(relative_name(video, root) for video in find_videos(root))
 
 
 def load_annotations(

@@ -6,8 +6,7 @@ resume.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +28,9 @@ from twostream.data.sampling import (
 )
 from twostream.data.transforms import AugmentConfig, Bytes, View, apply_view, evaluation_view, random_view
 from twostream.errors import TwoStreamError
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 StreamName = Literal["rgb", "flow"]
 Clip = dict[str, Tensor | int]
@@ -69,7 +71,7 @@ class ClipDataset(Dataset[Clip]):
     def __init__(
         self,
         records: Sequence[VideoRecord],
-        cache: Path,
+        cache: "Place",
         entries: Mapping[str, IndexEntry],
         *,
         shape: ClipShape = ClipShape(),  # noqa: B008 - a frozen value

@@ -1,16 +1,18 @@
 """The data of a run: settings, the checked videos of each part, and their loaders."""
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 
 from flow_cache.container import CacheReader
 from flow_cache.index import IndexEntry, read_index
+from flow_cache.places import as_place, is_file, is_folder, read_bytes
 from flow_cache.precompute import FAILURES_NAME
 from twostream.data.annotations import AnnotationFormat, VideoRecord, list_videos, load_annotations
 from twostream.data.dataset import ClipDataset, ClipLoader, ClipSampler, StreamName
@@ -19,6 +21,9 @@ from twostream.data.sampling import ClipShape
 from twostream.data.splits import Split, SplitConfig, make_split
 from twostream.data.transforms import AugmentConfig
 from twostream.errors import DataError
+
+if TYPE_CHECKING:
+    from flow_cache.places import Place
 
 _MOST_WORKERS = 8
 
@@ -105,7 +110,7 @@ class VideoData:
     group_rule: str
     notes: tuple[str, ...]
     entries: Mapping[str, IndexEntry]
-    cache: Path
+    cache: "Place"
     bound: float
     step: int
     short_side: int
@@ -120,11 +125,11 @@ def load_data(config: DataConfig, streams: Sequence[StreamName] = ("rgb", "flow"
         CacheFileError: the first cache file is missing or damaged.
         DataError: one line that says what is wrong with the folders, lists, split or cache, and what to do.
     """
-    root = Path(config.root) if config.root else None
+    root = as_place(config.root) if config.root else None
     if config.cache is None:
         raise DataError("data.cache is not set: give the folder that flow-cache precompute wrote")
-    cache = Path(config.cache)
-    if not cache.is_dir():
+    cache = as_place(config.cache)
+    if not is_folder(cache):
         raise DataError(f"flow cache {cache} does not exist; make it with: {_precompute(config)}")
     index = {entry.video: entry for entry in read_index(cache)}
     videos = (list_videos(root) if root else []) or sorted(index)
@@ -318,7 +323,7 @@ def _require_same_flow(entries: Sequence[IndexEntry]) -> None:
             )
 
 
-def _describe_flow(cache_file: Path) -> dict[str, Any]:
+def _describe_flow(cache_file: "Place") -> dict[str, Any]:
     """Read how one video's flow was made, all that is needed to make the same of another video."""
     with CacheReader(cache_file) as reader:
         meta = reader.meta
@@ -335,12 +340,12 @@ def _describe_flow(cache_file: Path) -> dict[str, Any]:
 
 def _failures(config: DataConfig, missing: Sequence[str]) -> str:
     """Say which of the missing videos failed in the precomputation, and why, from its list of failures."""
-    path = Path(config.cache or "") / FAILURES_NAME
-    if not path.is_file():
+    path = as_place(config.cache or "") / FAILURES_NAME
+    if not is_file(path):
         return ""
     wanted = set(missing)
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        rows = [row for row in csv.DictReader(stream) if row.get("video") in wanted]
+    text = io.StringIO(read_bytes(path).decode("utf-8", "surrogateescape"), newline="")
+    rows = [row for row in csv.DictReader(text) if row.get("video") in wanted]
     if not rows:
         return ""
     reasons = [f"{row['video']}: {row.get('reason', '')}" for row in rows]

@@ -56,6 +56,8 @@ class CacheWriter:
         self._reserved = reserved_bytes(meta)
         try:
             self.path = as_place(path)
+            if is_local(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary, self._file = _create_temporary(_folder_of_temporaries(self.path))
         except OSError as error:
             raise CacheWriteError.from_os_error(as_place(path).parent, error) from error
@@ -214,10 +216,16 @@ def remove_stale_temporaries(root: Place) -> int:
 
 def probe_writable(folder: Place) -> None:
     """Create a folder and, for a moment, a file in it, to learn early whether that works; raises CacheWriteError."""
-    probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
     try:
-        write_atomically(probe, b"probe")
-        remove(probe)
+        if is_local(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            path, file = _create_temporary(folder)
+            file.close()
+            path.unlink()
+        else:
+            probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+            write_atomically(probe, b"probe")
+            remove(probe)
     except CacheWriteError as error:
         raise CacheWriteError(folder, error.reason) from error
     except OSError as error:
@@ -253,11 +261,8 @@ def write_atomically(path: Place, data: bytes) -> None:
 
 
 def _folder_of_temporaries(target: Place) -> Path:
-    """Make the folder of a local file, where alone a rename is atomic; a remote one starts in the staging folder."""
-    if not is_local(target):
-        return staging_folder()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.parent
+    """Return the folder of a local file, where alone a rename is atomic; a remote one starts in the staging folder."""
+    return target.parent if is_local(target) else staging_folder()
 
 
 def _publish(temporary: Path, target: Place) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flow_cache.container import CacheReader, cache_path
-from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError
+from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError, CacheVersionError
 from flow_cache.index import cache_files
 from flow_cache.meta import CacheMeta, Source
 from flow_cache.worker import Job, source_bytes
@@ -75,9 +75,9 @@ def make_plan(
         asked = replace(template, source=Source(name, source_bytes(root / name)))
         path = present.pop(relative, None)
         if path is not None:
-            found = read_meta(path)
+            found, difference = _look(path, asked)
             reason = _reason_to_redo(found, asked, overwrite, keep_partial)
-            if found is not None and not overwrite and (difference := found.difference(asked)) is not None:
+            if difference is not None and not overwrite:
                 plan.mismatches[relative] = difference
                 continue
             if reason is None:
@@ -86,31 +86,34 @@ def make_plan(
             plan.redone[name] = reason
         plan.jobs.append(Job(root / name, target, asked, keep_partial))
     for relative, path in present.items():
-        found = read_meta(path)
-        if (
-            found is not None
-            and (difference := found.difference(replace(template, source=found.source))) is not None
-        ):
+        _, difference = _look(path, template, any_source=True)
+        if difference is not None:
             plan.others[relative] = difference
     return plan
 
 
-def read_meta(path: Path) -> CacheMeta | None:
-    """Read the meta of an existing cache file; None if the file is damaged."""
+def _look(path: Path, asked: CacheMeta, *, any_source: bool = False) -> tuple[CacheMeta | None, str | None]:
+    """Return the meta of an existing file, and in what it differs from the one asked for.
+
+    The meta is None if the file is damaged, or of another format version, which counts as a difference.
+    """
     try:
         with CacheReader(path) as reader:
-            return reader.meta
+            found = reader.meta
+    except CacheVersionError as error:
+        return None, error.reason
     except CacheFileError:
-        return None
+        return None, None
+    return found, found.difference(replace(asked, source=found.source) if any_source else asked)
 
 
 def _reason_to_redo(
     found: CacheMeta | None, asked: CacheMeta, overwrite: bool, keep_partial: bool
 ) -> str | None:
-    if found is None:
-        return "damaged"
     if overwrite:
         return "overwrite"
+    if found is None:
+        return "damaged"
     if found.source.bytes != asked.source.bytes:
         return "the video has changed"
     return None if found.partial is None or keep_partial else "holds only a part"

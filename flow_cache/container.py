@@ -3,7 +3,7 @@
 A plain zip whose members are stored, not deflated:
 
     meta.json            first, padded with spaces to a fixed size, its counts are filled in at the end
-    flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jls, .jpg or .png)
+    flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jpg, .png; in .jls levels as `codecs.py` says)
     rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
 
 The writer leaves everything but the last stroke to `zipfile`. The reader parses the directory itself
@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.codecs import EXTENSIONS, RGB_EXTENSION, CodecError, check_shape, decode_into
+from flow_cache.codecs import RGB, RGB_EXTENSION, CodecError, CodecSettings, check_shape, decode_into
 from flow_cache.directory import LOCAL, Directory, Member, Members
-from flow_cache.errors import ArgumentError, CacheFileError
+from flow_cache.errors import ArgumentError, CacheFileError, CacheVersionError
 from flow_cache.frames import VIDEO_SUFFIXES
-from flow_cache.meta import CacheMeta
+from flow_cache.meta import CacheMeta, OtherVersionError
 from flow_cache.places import as_place, open_to_read
 from flow_cache.writer import META_NAME, CacheWriter, temporary_files
 
@@ -128,9 +128,7 @@ class CacheReader:
 
         Raises CacheFileError for an index outside the file, and for damage.
         """
-        images = self._images(
-            indices, self._flow, self.meta.codec.codec, (2 * self.height, self.width), "field"
-        )
+        images = self._images(indices, self._flow, self.meta.codec, (2 * self.height, self.width), "field")
         return images.reshape(len(images), 2, self.height, self.width)
 
     def rgb(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -140,7 +138,7 @@ class CacheReader:
         """
         if not self.has_rgb:
             raise CacheFileError(self.path, "holds no RGB frames; make the cache with rgb (--rgb)")
-        return self._images(indices, self._rgb, "jpeg", (self.height, self.width, 3), "frame")
+        return self._images(indices, self._rgb, RGB, (self.height, self.width, 3), "frame")
 
     def check(self, *, decode: bool = False) -> None:
         """Read every member; compare its CRC, and the size that its image announces with the one in `meta.json`.
@@ -149,8 +147,8 @@ class CacheReader:
         """
         flow_shape, rgb_shape = (2 * self.height, self.width), (self.height, self.width, 3)
         for members, codec, shape, what in (
-            (self._flow, self.meta.codec.codec, flow_shape, "field"),
-            (self._rgb, "jpeg", rgb_shape, "frame"),
+            (self._flow, self.meta.codec, flow_shape, "field"),
+            (self._rgb, RGB, rgb_shape, "frame"),
         ):
             for index in range(len(members)):
                 if decode:
@@ -169,7 +167,7 @@ class CacheReader:
         member = self._rgb[index]
         data = self._read(member)
         try:
-            check_shape(data, "jpeg", (self.height, self.width, 3))
+            check_shape(data, RGB, (self.height, self.width, 3))
         except CodecError as error:
             raise CacheFileError(self.path, str(error), member.name) from error
         return data
@@ -193,7 +191,7 @@ class CacheReader:
         self,
         indices: Sequence[int] | NDArray[np.integer],
         members: Members,
-        codec: str,
+        codec: CodecSettings,
         shape: tuple[int, ...],
         what: str,
     ) -> NDArray[np.uint8]:
@@ -253,6 +251,8 @@ class CacheReader:
             raise CacheFileError(self.path, f"is too large ({member.size} bytes)", META_NAME)
         try:
             return CacheMeta.from_json(self._read(member))
+        except OtherVersionError as error:
+            raise CacheVersionError(self.path, str(error), META_NAME) from error
         except ValueError as error:
             raise CacheFileError(self.path, " ".join(str(error).split())[:300], META_NAME) from error
 
@@ -268,11 +268,11 @@ class CacheReader:
         if meta.fields < 1 or meta.fields != meta.frames - meta.step or not meta.width or not meta.height:
             reason = f"announces {meta.fields} fields of {meta.width}x{meta.height} from {meta.frames} frames"
             raise CacheFileError(self.path, reason, META_NAME)
-        flow = directory.numbered("flow", EXTENSIONS[meta.codec.codec], meta.fields)
+        flow = directory.numbered("flow", meta.codec.extension, meta.fields)
         return flow, directory.numbered("rgb", RGB_EXTENSION, frames)
 
 
-def _room_for(data: bytes, codec: str, count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _room_for(data: bytes, codec: CodecSettings, count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Allocate `count` images of a shape that the first one, `data`, bears out; raises CodecError if it does not.
 
     Much room is given only to an image that can be decoded: a header of a few bytes could announce anything.

@@ -60,6 +60,13 @@ class CacheFileError(FlowCacheError):
         return f"{self.path}{where}: {self.reason}"
 
 
+class CacheVersionError(CacheFileError):
+    """A cache file has another format version than the one that this build reads and writes."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; make it anew with this build (flow-cache precompute --overwrite)"
+
+
 class CacheWriteError(FlowCacheError):
     """A cache cannot be written (disk full, read-only folder, ...)."""
 

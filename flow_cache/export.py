@@ -21,7 +21,6 @@ and loses nothing. RGB frames are copied as they are stored, byte by byte.
 from __future__ import annotations
 
 import contextlib
-import secrets
 import shutil
 import struct
 from collections.abc import Iterator
@@ -39,8 +38,10 @@ from flow_cache.index import cache_files
 from flow_cache.inputs import collision_key
 from flow_cache.places import as_place, exists, is_folder, relative_name
 from flow_cache.precompute import Failure
+from flow_cache.progress import ProgressLine
 from flow_cache.quantize import dequantize
-from flow_cache.writer import probe_writable
+from flow_cache.worker import Advance
+from flow_cache.writer import probe_writable, working_folder
 
 if TYPE_CHECKING:
     from flow_cache.places import Place
@@ -85,12 +86,13 @@ class ExportSummary:
     output: Path
 
 
-def export_cache(config: ExportConfig) -> ExportSummary:
+def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
     """Export a cache; a video's folder or array appears whole or not at all.
 
-    Damaged cache files are listed in the summary. Raises ArgumentError before any work if names collide, a link leads
-    out of the output folder, or something is there already that would have to be overwritten; CacheWriteError when
-    the disk refuses.
+    progress: show a live line on stderr. Damaged cache files are listed in the summary. What an export that was killed
+    has left in the output folder is removed. Raises ArgumentError before any work if names collide, a link leads out of
+    the output folder, or something is there already that would have to be overwritten; CacheWriteError when the disk
+    refuses.
     """
     if config.format not in FORMATS:
         raise ArgumentError(f"unknown format {config.format!r}; choose one of {', '.join(FORMATS)}")
@@ -109,19 +111,22 @@ def export_cache(config: ExportConfig) -> ExportSummary:
         raise ArgumentError(str(error)) from error
     done = fields = 0
     failures: list[Failure] = []
-    for source, target in targets.items():
-        try:
-            with CacheReader(source) as reader, _appearing(target) as temporary:
-                _write(reader, temporary, config)
-                fields += reader.num_fields
-            done += 1
-        except CacheFileError as error:
-            cache = as_place(config.cache)
-            name = relative_name(source, cache) if is_folder(cache) else source.name
-            where = "" if error.member is None else f"member {error.member}: "
-            failures.append(Failure(name, where + error.reason))
-        except OSError as error:
-            raise CacheWriteError.from_os_error(target, error) from error
+    cache = as_place(config.cache)
+    with working_folder(output) as folder, ProgressLine(len(targets), len(targets), 0, progress) as line:
+        for source, target in targets.items():
+            failed = len(failures)
+            try:
+                with CacheReader(source) as reader, _appearing(target, folder) as temporary:
+                    _write(reader, temporary, config, line)
+                    fields += reader.num_fields
+                done += 1
+            except CacheFileError as error:
+                name = relative_name(source, cache) if source != cache else source.name
+                where = "" if error.member is None else f"member {error.member}: "
+                failures.append(Failure(name, where + error.reason))
+            except OSError as error:
+                raise CacheWriteError.from_os_error(target, error) from error
+            line.finished(1, failed=len(failures) > failed)
     return ExportSummary(done, fields, failures, output)
 
 
@@ -160,10 +165,10 @@ def _targets(config: ExportConfig, output: Path) -> dict[Place, Path]:
 
 
 @contextlib.contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """Give a name to write a file or folder under; when all went well it takes the target's place."""
+def _appearing(target: Path, folder: Path) -> Iterator[Path]:
+    """Give a name in `folder` to write a file or folder under; when all went well it takes the target's place."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{secrets.token_hex(8)}.export.tmp"
+    temporary = folder / target.name
     try:
         yield temporary
         _remove(target)
@@ -179,13 +184,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write(reader: CacheReader, target: Path, config: ExportConfig) -> None:
+def _write(reader: CacheReader, target: Path, config: ExportConfig, line: ProgressLine) -> None:
     if config.format == "npy":
-        _write_npy(reader, target)
+        _write_npy(reader, target, line)
         return
     target.mkdir()
     codec = CodecSettings("jpeg" if config.format == "jpg" else "png", quality=config.quality)
-    for index, field in enumerate(_fields(reader)):
+    for index, field in enumerate(_fields(reader, line)):
         number = f"{index + config.start_index:05d}"
         if config.format == "flo":
             write_flo(target / f"flow_{number}.flo", dequantize(field, reader.meta.bound))
@@ -198,17 +203,19 @@ def _write(reader: CacheReader, target: Path, config: ExportConfig) -> None:
             (target / f"img_{number}.jpg").write_bytes(reader.encoded_rgb(index))
 
 
-def _write_npy(reader: CacheReader, target: Path) -> None:
+def _write_npy(reader: CacheReader, target: Path, line: ProgressLine) -> None:
     shape = (reader.num_fields, reader.height, reader.width, 2)
     with target.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for field in _fields(reader):
+        for field in _fields(reader, line):
             flow = dequantize(field, reader.meta.bound).transpose(1, 2, 0)
             scaled = np.clip(flow / np.float32(I3D_BOUND), -1, 1)
             file.write(np.ascontiguousarray(scaled, "<f4").tobytes())
 
 
-def _fields(reader: CacheReader) -> Iterator[NDArray[np.uint8]]:
+def _fields(reader: CacheReader, line: ProgressLine) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, reader.num_fields, _CHUNK):
-        yield from reader.flow(range(start, min(start + _CHUNK, reader.num_fields)))
+        fields = reader.flow(range(start, min(start + _CHUNK, reader.num_fields)))
+        yield from fields
+        line.advance(Advance(len(fields), {}))

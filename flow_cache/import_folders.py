@@ -25,7 +25,8 @@ from flow_cache.opencv import opencv
 from flow_cache.places import as_place, remove
 from flow_cache.plan import make_plan
 from flow_cache.precompute import Failure, prepare_output, record_outcome
-from flow_cache.worker import Job, hash_source, readable, reason_of
+from flow_cache.progress import ProgressLine
+from flow_cache.worker import Advance, Job, hash_source, readable, reason_of
 
 if TYPE_CHECKING:
     from flow_cache.places import Place
@@ -84,11 +85,12 @@ class _Layout:
     images: list[Path]
 
 
-def import_folders(config: ImportConfig) -> ImportSummary:
+def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary:
     """Fill a cache from folders of flow images; what is there already, whole and of the same make, is kept.
 
-    Folders that lack images or hold unreadable ones are listed in the summary and in `failures.csv`. Raises
-    ArgumentError or CacheMismatchError before any work, CacheWriteError when the disk refuses.
+    progress: show a live line on stderr. Folders that lack images or hold unreadable ones are listed in the summary and
+    in `failures.csv`. Raises ArgumentError or CacheMismatchError before any work, CacheWriteError when the disk
+    refuses.
     """
     output = as_place(config.output).absolute()
     codec = CodecSettings(config.codec, config.max_error, config.quality, config.rgb_quality)
@@ -105,19 +107,22 @@ def import_folders(config: ImportConfig) -> ImportSummary:
     plan.check()
     failures: list[Failure] = []
     fields = 0
-    for job in plan.jobs:
-        try:
-            with readable(job.source) as folder:
-                fields += _import(job, folder).fields
-        except VideoError as error:
-            remove(job.target)
-            failures.append(Failure(job.video, reason_of(error)))
+    with ProgressLine(len(names), len(plan.jobs), len(plan.kept), progress) as line:
+        for job in plan.jobs:
+            failed = len(failures)
+            try:
+                with readable(job.source) as folder:
+                    fields += _import(job, folder, line).fields
+            except VideoError as error:
+                remove(job.target)
+                failures.append(Failure(job.video, reason_of(error)))
+            line.finished(1, failed=len(failures) > failed)
     done = len(plan.jobs) - len(failures)
     record_outcome(output, failures)
     return ImportSummary(done, len(plan.kept), failures, fields, output)
 
 
-def _import(job: Job, folder: Path) -> CacheMeta:
+def _import(job: Job, folder: Path, line: ProgressLine) -> CacheMeta:
     layout = _layout(job, folder)
     meta = replace(job.meta, source=replace(job.meta.source, sha256=hash_source(folder)))
     writer: CacheWriter | None = None
@@ -131,6 +136,7 @@ def _import(job: Job, folder: Path) -> CacheMeta:
             writer.add_flow(levels)
             ends += int(np.count_nonzero((levels == 0) | (levels == 255)))
             values += levels.size
+            line.advance(Advance(len(levels), {}))
         assert writer is not None, "a layout has at least one field"
         for start in range(0, len(layout.images), _CHUNK):
             writer.add_rgb(_read(layout.images[start : start + _CHUNK], folder, colour=True))

@@ -17,7 +17,15 @@ from flow_cache.methods.base import check_step
 from flow_cache.quantize import DEFAULT_BOUND, check_bound
 
 FORMAT = "flow-cache"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 held near-lossless JPEG-LS, which this build would decode to other levels."""
+
+
+class OtherVersionError(ValueError):
+    """A `meta.json` of another format version."""
+
+    def __init__(self, version: object) -> None:
+        super().__init__(f"format version {version!r:.20}, this build reads {FORMAT_VERSION}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class CacheMeta:
 
     @classmethod
     def from_json(cls, data: bytes) -> CacheMeta:
-        """Read `meta.json`; raises ValueError with the reason if it is not one of ours."""
+        """Read `meta.json`; raises ValueError with the reason if it is not one of ours, of this version."""
         try:
             document = json.loads(data)
         except RecursionError as error:
@@ -144,9 +152,7 @@ class CacheMeta:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ValueError(f'is not of this format (no "format": "{FORMAT}")')
         if document.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"has format version {document.get('format_version')!r}, this build reads {FORMAT_VERSION}"
-            )
+            raise OtherVersionError(document.get("format_version"))
         get = functools.partial(_get, document)
         source = get("source", dict)
         size = get("size", list, optional=True)

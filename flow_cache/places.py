@@ -186,21 +186,19 @@ def remove(place: Place) -> None:
         _storage(place).rm_file(place.path)
 
 
-@contextlib.contextmanager
-def local_copy(place: UPath) -> Iterator[Path]:
-    """Give, for that time, a local copy of a remote file or of the files in a remote folder; raises OSError."""
-    with tempfile.TemporaryDirectory(dir=staging_folder(), ignore_cleanup_errors=True) as folder:
-        copy = Path(folder, place.name)
-        with _storage_errors(place):
-            storage = _storage(place)
-            if storage.isdir(place.path):
-                copy.mkdir()
-                for name in list_files(place):
-                    if "/" not in name:
-                        storage.get_file((place / name).path, str(copy / name))
-            else:
-                storage.get_file(place.path, str(copy))
-        yield copy
+def download(place: UPath, folder: Path) -> Path:
+    """Copy a remote file, or the files in a remote folder, into a local folder; returns the copy. Raises OSError."""
+    copy = folder / place.name
+    with _storage_errors(place):
+        storage = _storage(place)
+        if storage.isdir(place.path):
+            copy.mkdir()
+            for name in list_files(place):
+                if "/" not in name:
+                    storage.get_file((place / name).path, str(copy / name))
+        else:
+            storage.get_file(place.path, str(copy))
+    return copy
 
 
 def staging_folder() -> Path:

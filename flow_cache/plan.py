@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flow_cache.container import CacheReader, cache_path
-from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError
+from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError, CacheVersionError
 from flow_cache.index import cache_files
 from flow_cache.meta import CacheMeta, Source
 from flow_cache.places import each, is_local
@@ -72,7 +72,7 @@ def make_plan(
     """
     plan = Plan(output)
     present = cache_files(output)
-    metas = dict(zip(present, each(read_meta, list(present.values()), output), strict=True))
+    metas = dict(zip(present, each(_meta_of, list(present.values()), output), strict=True))
     sizes = each(lambda name: source_bytes(root / name), names, root)
     for name, size in zip(names, sizes, strict=True):
         target = cache_path(output, name)
@@ -82,8 +82,9 @@ def make_plan(
         asked = replace(template, source=Source(name, size))
         if relative in metas:
             found = metas.pop(relative)
+            difference = _difference(found, asked)
             reason = _reason_to_redo(found, asked, overwrite, keep_partial)
-            if found is not None and not overwrite and (difference := found.difference(asked)) is not None:
+            if difference is not None and not overwrite:
                 plan.mismatches[relative] = difference
                 continue
             if reason is None:
@@ -92,30 +93,34 @@ def make_plan(
             plan.redone[name] = reason
         plan.jobs.append(Job(root / name, target, asked, keep_partial))
     for relative, found in metas.items():
-        if (
-            found is not None
-            and (difference := found.difference(replace(template, source=found.source))) is not None
-        ):
+        source = found.source if isinstance(found, CacheMeta) else template.source
+        if (difference := _difference(found, replace(template, source=source))) is not None:
             plan.others[relative] = difference
     return plan
 
 
-def read_meta(path: Place) -> CacheMeta | None:
-    """Read the meta of an existing cache file; None if the file is damaged."""
+def _meta_of(path: Place) -> CacheMeta | CacheFileError:
     try:
         with CacheReader(path) as reader:
             return reader.meta
-    except CacheFileError:
-        return None
+    except CacheFileError as error:
+        return error
+
+
+def _difference(found: CacheMeta | CacheFileError, asked: CacheMeta) -> str | None:
+    """Say in what an existing file differs from the one asked for; a damaged one does not count."""
+    if isinstance(found, CacheVersionError):
+        return found.reason
+    return found.difference(asked) if isinstance(found, CacheMeta) else None
 
 
 def _reason_to_redo(
-    found: CacheMeta | None, asked: CacheMeta, overwrite: bool, keep_partial: bool
+    found: CacheMeta | CacheFileError, asked: CacheMeta, overwrite: bool, keep_partial: bool
 ) -> str | None:
-    if found is None:
-        return "damaged"
     if overwrite:
         return "overwrite"
+    if not isinstance(found, CacheMeta):
+        return "damaged"
     if found.source.bytes != asked.source.bytes:
         return "the video has changed"
     return None if found.partial is None or keep_partial else "holds only a part"

@@ -18,7 +18,8 @@ from flow_cache.meta import CacheMeta
 from flow_cache.methods import method_names
 from flow_cache.places import exists, is_folder
 from flow_cache.precompute import PrecomputeConfig, PrecomputeSummary, precompute
-from flow_cache.worker import hash_source, readable, source_bytes
+from flow_cache.progress import ProgressLine
+from flow_cache.worker import Advance, hash_source, readable, source_bytes
 
 if TYPE_CHECKING:
     from flow_cache.places import Place
@@ -69,14 +70,20 @@ class Videos:
 
 
 def verify_cache(
-    path: Place, videos: Videos | None = None, *, decode: bool = False, only: Sequence[str] | None = None
+    path: Place,
+    videos: Videos | None = None,
+    *,
+    decode: bool = False,
+    only: Sequence[str] | None = None,
+    progress: bool = True,
 ) -> Verification:
     """Check a cache folder, or one cache file.
 
     Every member's checksum and announced size is checked; the counts; that a file holds the video that its name says,
     in the size asked for, made as most others were; that nothing is missing that the index lists. With `videos`, also
     that every video has a file, made from that very video (size and SHA-256). decode: decode every image too. only:
-    cache files to be checked, default all. Raises ArgumentError if there is no such cache.
+    cache files to be checked, default all. progress: show a live line on stderr while files are read. Raises
+    ArgumentError if there is no such cache.
     """
     if not exists(path):
         raise ArgumentError(f"{path}: no such cache file or folder")
@@ -85,16 +92,20 @@ def verify_cache(
     faults: list[Fault] = []
     metas: dict[str, CacheMeta] = {}
     size = 0
-    for name, file in files.items():
-        try:
-            with CacheReader(file) as reader:
-                metas[name] = reader.meta
-                size += reader.file_size
-                if only is None or name in only:
-                    reader.check(decode=decode)
-        except CacheFileError as error:
-            where = "" if error.member is None else f"member {error.member}: "
-            faults.append(Fault(name, where + error.reason))
+    with ProgressLine(len(files), len(files), 0, progress) as line:
+        for name, file in files.items():
+            failed = len(faults)
+            try:
+                with CacheReader(file) as reader:
+                    metas[name] = reader.meta
+                    size += reader.file_size
+                    if only is None or name in only:
+                        reader.check(decode=decode)
+                    line.advance(Advance(reader.num_fields, {}))
+            except CacheFileError as error:
+                where = "" if error.member is None else f"member {error.member}: "
+                faults.append(Fault(name, where + error.reason))
+            line.finished(1, failed=len(faults) > failed)
     make = _common_make(list(metas.values()))
     bad = {fault.cache_file for fault in faults}
     for name, meta in metas.items():
@@ -149,7 +160,7 @@ def repair_cache(
         )  # fmt: skip
         summary = precompute(config, wanted, progress)
     bad = [fault.cache_file for fault in found.faults]
-    again = verify_cache(found.path, videos, only=bad)
+    again = verify_cache(found.path, videos, only=bad, progress=progress)
     still = {fault.cache_file for fault in again.faults}
     unknown = [
         replace(fault, reason=f"{fault.reason}; no video of {videos.input} belongs to it")

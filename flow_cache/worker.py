@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import time
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.container import CacheWriter
-from flow_cache.errors import VideoError
+from flow_cache.errors import CacheWriteError, VideoError
 from flow_cache.frames import Frame, image_files, is_image, probe_fps, read_frames
 from flow_cache.meta import CacheMeta
 from flow_cache.methods import FlowMethod, get_method
-from flow_cache.places import is_local, list_files, local_copy, status_of
+from flow_cache.places import download, is_local, list_files, staging_folder, status_of
+from flow_cache.writer import working_folder
 
 if TYPE_CHECKING:
     from flow_cache.places import Place
@@ -84,10 +86,12 @@ def readable(source: Place) -> Iterator[Path]:
     if is_local(source):
         yield source
         return
-    with contextlib.ExitStack() as stack:
+    with working_folder(staging_folder()) as folder:
         try:
-            copy = stack.enter_context(local_copy(source))
+            copy = download(source, folder)
         except OSError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
+                raise CacheWriteError.from_os_error(folder, error.__cause__) from error
             raise VideoError(source, error.strerror or str(error)) from error
         try:
             yield copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import struct
 import sys
 import zipfile
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 META_NAME = "meta.json"
 
 _TEMPORARY_SUFFIX = ".flow.tmp"
+_FOLDER_SUFFIX = ".d"  # after that of the temporary file that guards a folder
 _PARTIAL_LIMIT = 200  # characters of the reason for a partial file
 # For what is not known at the start: counts, and a reason of which JSON makes up to 12 bytes a character.
 _RESERVE = 1024 + 12 * _PARTIAL_LIMIT
@@ -199,19 +201,33 @@ def temporary_files(root: Place) -> Iterator[Path]:
 
 def remove_stale_temporaries(root: Place) -> int:
     """Remove the temporary files that dead processes left below a folder; returns how many."""
-    removed = 0
-    for path in temporary_files(root):
-        try:
-            with path.open("rb+") as file:
-                if not _lock(file):
-                    continue  # its writer lives
-                path.unlink()
-                removed += 1
-        except FileNotFoundError:
-            continue  # renamed or removed meanwhile
-        except PermissionError:
-            continue  # another user's, or still open (Windows)
-    return removed
+    return sum(_remove_if_stale(path) for path in temporary_files(root))
+
+
+@contextlib.contextmanager
+def working_folder(parent: Path) -> Iterator[Path]:
+    """Give an empty hidden folder in `parent`, removed in the end; those that dead processes left go first.
+
+    A locked file beside it tells that its process lives: it is there before the folder and after. Raises
+    CacheWriteError.
+    """
+    try:
+        for path in parent.glob(f".*{_TEMPORARY_SUFFIX}"):
+            _remove_if_stale(path)
+        for folder in parent.glob(f".*{_TEMPORARY_SUFFIX}{_FOLDER_SUFFIX}"):
+            if not folder.with_suffix("").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        guard, file = _create_temporary(parent)
+        folder = guard.with_name(guard.name + _FOLDER_SUFFIX)
+        folder.mkdir()
+    except OSError as error:
+        raise CacheWriteError.from_os_error(parent, error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        file.close()
+        guard.unlink(missing_ok=True)
 
 
 def probe_writable(folder: Place) -> None:
@@ -284,6 +300,20 @@ def _create_temporary(folder: Path) -> tuple[Path, BinaryIO]:
         if _lock(file) and path.exists():
             return path, file
         file.close()
+
+
+def _remove_if_stale(path: Path) -> bool:
+    """Remove a temporary file whose process is dead."""
+    try:
+        with path.open("rb+") as file:
+            if not _lock(file):
+                return False  # its writer lives
+            path.unlink()
+            return True
+    except FileNotFoundError:
+        return False  # renamed or removed meanwhile
+    except PermissionError:
+        return False  # another user's, or still open (Windows)
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -111,12 +111,12 @@ def measure_codecs(clips: list[Clip], repeats: int) -> list[CodecRow]:
 
     def decode(settings: CodecSettings) -> None:
         for data in encoded[name(settings)]:
-            decode_into(data, settings.codec, out)
+            decode_into(data, settings, out)
 
     for settings in SETTINGS:
         counts = np.zeros(256, np.int64)
         for image, data in zip(images, encoded[name(settings)], strict=True):
-            decode_into(data, settings.codec, out)
+            decode_into(data, settings, out)
             counts += np.bincount(np.abs(out.astype(np.int16) - image).reshape(-1), minlength=256)
         errors[name(settings)] = counts
         limit = {"jpegls": settings.max_error, "png": 0}.get(settings.codec, 255)

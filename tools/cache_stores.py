@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.codecs import CodecSettings, decode_into
+from flow_cache.codecs import RGB, CodecSettings, decode_into
 from flow_cache.container import CacheReader, CacheWriter
 from flow_cache.export import ExportConfig, export_cache
 from flow_cache.meta import CacheMeta, Source
@@ -22,6 +22,7 @@ from flow_cache.opencv import opencv
 
 RGB_QUALITY = 90
 OURS = "cache, jpegls error 1"
+OURS_CODEC = CodecSettings(rgb_quality=RGB_QUALITY)
 FOLDERS = "JPEG folders q95"
 
 Levels = NDArray[np.uint8]
@@ -108,7 +109,7 @@ class FoldersEveryTime(Folders):
 
 
 def decode_unique(
-    indices: Sequence[int], shape: tuple[int, ...], codec: str, read: Callable[[int], bytes]
+    indices: Sequence[int], shape: tuple[int, ...], codec: CodecSettings, read: Callable[[int], bytes]
 ) -> Levels:
     """Decode each wanted image once."""
     out = np.empty((len(indices), *shape), np.uint8)
@@ -146,7 +147,7 @@ class Hdf5(Store):
         stretches = np.split(unique, np.flatnonzero(np.diff(unique) > 1) + 1)
         levels = np.concatenate([group["flow"][part[0] : part[-1] + 1] for part in stretches])[inverse]
         shape = (*levels.shape[2:], 3)
-        return levels, decode_unique(frames, shape, "jpeg", lambda n: group["rgb"][n].tobytes())
+        return levels, decode_unique(frames, shape, RGB, lambda n: group["rgb"][n].tobytes())
 
 
 class Hdf5Gzip(Hdf5):
@@ -176,10 +177,13 @@ class Lmdb(Store):
         height, width = self.shape
         with self._environment.begin() as transaction:
             flow = decode_unique(
-                fields, (2 * height, width), "jpegls", lambda n: transaction.get(f"{video}/flow/{n}".encode())
+                fields,
+                (2 * height, width),
+                OURS_CODEC,
+                lambda n: transaction.get(f"{video}/flow/{n}".encode()),
             )
             rgb = decode_unique(
-                frames, (height, width, 3), "jpeg", lambda n: transaction.get(f"{video}/rgb/{n}".encode())
+                frames, (height, width, 3), RGB, lambda n: transaction.get(f"{video}/rgb/{n}".encode())
             )
         return flow.reshape(len(flow), 2, height, width), rgb
 
@@ -195,7 +199,7 @@ def build(clips: list[Clip], folder: Path) -> dict[str, Store]:
     """Write every store; the JPEG folders come first."""
     ours = Cache(folder / "jpegls")
     for number, clip in enumerate(clips):
-        write_cache(ours.path(number), clip, CodecSettings(rgb_quality=RGB_QUALITY))
+        write_cache(ours.path(number), clip, OURS_CODEC)
     levels = Cache(folder / "lossless")  # so that the folders are made of the very levels, not of ours
     for number, clip in enumerate(clips):
         write_cache(levels.path(number), clip, CodecSettings("png", rgb_quality=RGB_QUALITY))

@@ -1,4 +1,7 @@
+import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,6 +213,55 @@ def test_nothing_is_overwritten_unasked_and_nothing_is_left_half_done(cache: Pat
     assert not (out / "run" / "c" / "mine.txt").exists()
     assert (out / "walk" / "a.b" / "flow_x_00004.jpg").exists()  # what was there stays
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+
+
+_STOPS_HALF_WAY = """
+import sys
+import flow_cache.export as export
+
+encode = export.encode_flow
+
+def wait_first(*arguments):
+    print("half-way", flush=True)
+    sys.stdin.readline()
+    return encode(*arguments)
+
+export.encode_flow = wait_first
+export.export_cache(export.ExportConfig(sys.argv[1], sys.argv[2]), progress=False)
+"""
+
+
+def test_an_export_removes_what_killed_ones_left_and_nothing_of_living_ones(
+    cache: Path, tmp_path: Path, repository: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def start(name: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _STOPS_HALF_WAY, str(cache / name), str(out)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(repository)},
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half-way\n"
+        return process
+
+    killed = start("walk/a.b.flow.zip")
+    killed.kill()
+    killed.communicate()
+    left = {path.name for path in out.iterdir()}
+    assert left
+    assert all(name.startswith(".") for name in left)
+    living = start("run/c.flow.zip")  # itself an export: it clears up
+    its = {path.name for path in out.iterdir()}
+    assert its
+    assert not its & left
+    export_cache(ExportConfig(cache, out), progress=False)
+    assert {path.name for path in out.iterdir()} == its | {"walk", "run"}
+    living.communicate()
+    assert living.returncode == 0
+    assert {path.name for path in out.iterdir()} == {"walk", "run", "c"}
+    assert len(list((out / "c").iterdir())) == 10
 
 
 def test_nothing_leads_out_of_the_output(cache: Path, tmp_path: Path) -> None:

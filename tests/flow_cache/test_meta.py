@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from flow_cache.codecs import CodecSettings
 from flow_cache.errors import ArgumentError
-from flow_cache.meta import CacheMeta, Source, current_versions
+from flow_cache.meta import CacheMeta, OtherVersionError, Source, current_versions
 
 META = CacheMeta(
     source=Source("walk/ä b.avi", 1234, "ab" * 32),
@@ -81,9 +81,11 @@ def test_other_documents_are_value_errors(data: bytes) -> None:
 
 
 def test_format_version_is_checked() -> None:
-    data = META.to_json().replace(b'"format_version": 1', b'"format_version": 2')
-    with pytest.raises(ValueError, match="format version 2, this build reads 1"):
-        CacheMeta.from_json(data)
+    data = META.to_json()
+    for version in (b"1", b"3", b"null", b'"x"'):
+        other = data.replace(b'"format_version": 2', b'"format_version": ' + version)
+        with pytest.raises(OtherVersionError, match=r"^format version .*, this build reads 2$"):
+            CacheMeta.from_json(other)
 
 
 def test_difference_names_what_decides_the_fields() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flow_cache.container import CacheReader
-from flow_cache.errors import ArgumentError, CacheMismatchError
+from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError
 from flow_cache.index import read_index
 from flow_cache.precompute import Failure, PrecomputeConfig, precompute
 
@@ -117,6 +117,34 @@ def test_other_parameters_are_refused_before_any_work(config: PrecomputeConfig, 
     with pytest.raises(CacheMismatchError, match="holds other videos made with other parameters"):
         precompute(replace(config, bound=15.0, overwrite=True), ["c.avi"], progress=False)
     assert members(tmp_path / "cache") == before
+
+
+def test_files_of_another_format_version_are_refused_unless_overwritten(
+    config: PrecomputeConfig, tmp_path: Path
+) -> None:
+    precompute(config, progress=False)
+    for path in (tmp_path / "cache").rglob("*.flow.zip"):
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        contents["meta.json"] = contents["meta.json"].replace(b'"format_version": 2', b'"format_version": 1')
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in contents.items():
+                archive.writestr(name, data)
+    before = members(tmp_path / "cache")
+    message = r"format version 1, this build reads 2 .and 2 more files.; use --overwrite"
+    with pytest.raises(CacheMismatchError, match=message):
+        precompute(config, progress=False)
+    with pytest.raises(
+        CacheMismatchError, match=r"other videos made .* format version 1, this build reads 2"
+    ):
+        precompute(replace(config, overwrite=True), ["c.avi"], progress=False)
+    with pytest.raises(
+        CacheFileError, match=r"format version 1, this build reads 2; make it anew .*--overwrite"
+    ):
+        CacheReader(tmp_path / "cache" / "c.flow.zip")
+    assert members(tmp_path / "cache") == before
+    assert precompute(replace(config, overwrite=True), progress=False).done == 3
+    assert len(read_index(tmp_path / "cache")) == 3
 
 
 def test_same_stem_in_cache_from_another_suffix_is_a_mismatch(config: PrecomputeConfig, videos: Path) -> None:

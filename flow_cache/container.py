@@ -199,24 +199,24 @@ class CacheReader:
         for index in wanted:
             if not 0 <= index < len(members):
                 raise CacheFileError(self.path, f"{what} {index} asked for, holds 0 to {len(members) - 1}")
-        images: NDArray[np.uint8] | None = None
-        decoded: dict[int, int] = {}  # index -> where in `images` it is: overlapping windows decode once
+        places: dict[int, list[int]] = {}  # overlapping windows decode once
         for place, index in enumerate(wanted):
-            if images is not None and index in decoded:
-                images[place] = images[decoded[index]]
-                continue
+            places.setdefault(index, []).append(place)
+        images: NDArray[np.uint8] | None = None
+        for index, (first, *others) in places.items():
             member = members[index]
             data = self._read(member)
             try:
                 if images is None:  # meta.json is not believed before an image bears it out
                     images = _room_for(data, codec, len(wanted), shape)
-                decode_into(data, codec, images[place])
+                decode_into(data, codec, images[first])
             except CodecError as error:
                 raise CacheFileError(self.path, str(error), member.name) from error
             except MemoryError as error:
                 reason = f"{len(wanted)} images of shape {shape} do not fit into memory"
                 raise CacheFileError(self.path, reason, member.name) from error
-            decoded[index] = place
+            for other in others:  # now, while the processor's cache holds it
+                images[other] = images[first]
         return np.empty((0, *shape), np.uint8) if images is None else images
 
     def _read(self, member: Member) -> bytes:

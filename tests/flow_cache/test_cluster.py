@@ -1,0 +1,442 @@
+"""Precompute on a real Ray cluster of several nodes on this machine, and what becomes of it when parts of it die."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flow_cache import cluster as cluster_module
+from flow_cache import cluster_host
+from flow_cache.cli import main
+from flow_cache.cluster import RayCluster
+from flow_cache.cluster_host import Host
+from flow_cache.container import temporary_files
+from flow_cache.errors import ArgumentError, CacheWriteError, DeviceError, FlowCacheError
+from flow_cache.pool import Finished
+from flow_cache.precompute import Failure, PrecomputeConfig, PrecomputeInterrupted, make_template, precompute
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'twostream[ray]'")
+if sys.platform != "linux":
+    pytest.skip("Ray's clusters of several nodes on one machine are for Linux", allow_module_level=True)
+
+_NODE: dict[str, Any] = {
+    "num_cpus": 1,
+    "num_gpus": 1,
+    "object_store_memory": 80 << 20,
+}  # GPUs that are not there
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two nodes of one CPU each, and a head without any, all started in a folder of their own."""
+    from ray.cluster_utils import Cluster
+
+    with contextlib.chdir(tmp_path_factory.mktemp("nodes")):
+        cluster = Cluster()
+        cluster.add_node(num_cpus=0, object_store_memory=80 << 20, include_dashboard=False)
+        for _ in range(2):
+            cluster.add_node(**_NODE)
+        cluster.home = Path.cwd()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def videos(tmp_path: Path, make_video) -> Path:
+    root = tmp_path / "videos"
+    for number in range(5):
+        make_video(root / "walk" / f"{number}.avi", frames=3 + number, seed=number)
+    return root
+
+
+@pytest.fixture
+def config(nodes: Any, videos: Path, tmp_path: Path) -> PrecomputeConfig:
+    return PrecomputeConfig(videos, tmp_path / "cache", method="farneback", ray=nodes.address)
+
+
+@pytest.fixture
+def expected(config: PrecomputeConfig, tmp_path: Path) -> dict[str, bytes]:
+    """The files that a run of this machine's own makes."""
+    precompute(replace(config, ray=None, output=tmp_path / "local", workers=1), progress=False)
+    return files(tmp_path / "local")
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.flow.zip")}
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """All processes: the parent and the command of each."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()
+                if parent[0] != "Z":
+                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    found[int(folder.name)] = int(parent[1]), command
+    return found
+
+
+def below(ancestors: set[int]) -> set[int]:
+    """Processes, and all that were started by them."""
+    found, everything = set(ancestors), processes()
+    while more := {pid for pid, (parent, _) in everything.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def actors() -> set[int]:
+    return {pid for pid, (_, command) in processes().items() if command.startswith("ray::Host")}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Stopper:
+    """A video that turns into a pipe: a worker waits in it until it is killed, or until it is a video again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._video = path.read_bytes()
+
+    def stop(self) -> None:
+        self._path.unlink()
+        os.mkfifo(self._path)
+
+    @property
+    def caught(self) -> bool:
+        """Whether a worker is in it."""
+        try:
+            self._end = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO
+            return False
+        return True
+
+    def release(self) -> None:
+        other = self._path.with_suffix(".new")
+        other.write_bytes(self._video)
+        other.replace(self._path)
+
+    def let_go(self) -> None:
+        os.close(self._end)
+
+
+def kill_when_caught(
+    monkeypatch: pytest.MonkeyPatch, stopper: Stopper, kill: Callable[[RayCluster], None], times: int
+) -> list[RayCluster]:
+    """Let `precompute` work on a cluster on which `kill` is called as soon as a worker is in a video, so many times."""
+    made = []
+
+    class Deadly(RayCluster):
+        left = times
+
+        def __enter__(self):
+            made.append(self)
+            stopper.stop()
+            return super().__enter__()
+
+        def poll(self, timeout=None):
+            if self.left and stopper.caught:
+                self.left -= 1
+                kill(self)
+                if not self.left:
+                    stopper.release()
+                stopper.let_go()
+            return super().poll(0.1 if self.left else timeout)
+
+    monkeypatch.setattr("flow_cache.precompute.RayCluster", Deadly)
+    return made
+
+
+def kill_workers(_: RayCluster) -> None:
+    for pid in below(actors()):
+        if "spawn_main" in processes().get(pid, (0, ""))[1]:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_same_files_as_a_local_run_which_a_second_run_keeps(
+    config: PrecomputeConfig, expected: dict[str, bytes], videos: Path, tmp_path: Path, capfd
+) -> None:
+    (videos / "text.avi").write_text("no video")
+    arguments = ["precompute", str(videos), "--out", str(config.output), "--method", "farneback"]
+    assert main([*arguments, "--ray", config.ray]) == 1
+    said = capfd.readouterr()
+    assert "videos done       5" in said.out
+    assert said.err == ""  # nothing of Ray's own
+    assert files(tmp_path / "cache") == expected
+    assert (tmp_path / "cache" / "failures.csv").read_text().splitlines()[1].startswith("text.avi,cannot be")
+    assert not actors()
+    assert not ray.is_initialized()
+
+    (videos / "text.avi").unlink()
+    again = precompute(replace(config, ray="nobody.invalid:1"), progress=False)  # nobody is asked for nothing
+    assert (again.done, again.skipped, again.failures) == (0, 5, [])
+
+
+def test_a_node_that_dies_costs_nothing_and_one_that_joins_is_used(
+    config: PrecomputeConfig,
+    expected: dict[str, bytes],
+    nodes: Any,
+    videos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pull_the_plug(cluster: RayCluster) -> None:
+        (member,) = [member for member in cluster._members if "walk/4.avi" in member.jobs]
+        (node,) = [node for node in nodes.list_all_nodes() if node.node_id[:8] in member.node]
+        mine = below({kept.process.pid for kind in node.all_processes.values() for kept in kind})
+        nodes.worker_nodes.discard(node)
+        for pid in mine:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.chdir(nodes.home):
+            nodes.add_node(**_NODE)
+
+    made = kill_when_caught(monkeypatch, Stopper(videos / "walk" / "4.avi"), pull_the_plug, times=1)
+    summary = precompute(config, progress=False)
+    assert (summary.done, summary.failures) == (5, [])
+    assert made[0]._losses["walk/4.avi"] == 1
+    assert files(tmp_path / "cache") == expected
+    assert not list(temporary_files(tmp_path / "cache"))
+    assert sum(node["Alive"] for node in nodes_of(config)) == 3
+
+
+def nodes_of(config: PrecomputeConfig) -> list[dict[str, Any]]:
+    with RayCluster(config.ray, make_template(config), Path(config.output)):
+        return ray.nodes()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_video_whose_worker_dies_is_tried_once_more(
+    config: PrecomputeConfig, videos: Path, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_when_caught(monkeypatch, Stopper(videos / "walk" / "4.avi"), kill_workers, times)
+    summary = precompute(replace(config, workers=1), progress=False)
+    reason = "its worker process died twice (killed by SIGKILL)"
+    assert summary.failures == [Failure("walk/4.avi", reason)][: times - 1]
+    assert summary.done == 6 - times
+
+
+def test_a_video_that_loses_its_actor_three_times_has_failed(
+    config: PrecomputeConfig, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_actor(cluster: RayCluster) -> None:
+        (member,) = [member for member in cluster._members if "walk/4.avi" in member.jobs]
+        ray.kill(member.actor)
+
+    kill_when_caught(monkeypatch, Stopper(videos / "walk" / "4.avi"), kill_actor, times=3)
+    summary = precompute(config, progress=False)
+    assert summary.done == 4
+    (failure,) = summary.failures
+    assert failure.video == "walk/4.avi"
+    assert failure.reason.startswith("its worker was lost 3 times (with its Ray actor on node ")
+
+
+def test_interruption_keeps_what_is_done_and_leaves_nobody_behind(
+    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(RayCluster):
+        def run(self, jobs):
+            for event in super().run(jobs):
+                yield event
+                if isinstance(event, Finished):
+                    raise KeyboardInterrupt
+
+    monkeypatch.setattr("flow_cache.precompute.RayCluster", Interrupted)
+    with pytest.raises(PrecomputeInterrupted) as caught:
+        precompute(config, progress=False)
+    assert (caught.value.summary.done, caught.value.summary.remaining) == (1, 4)
+    wait_for(lambda: not actors())
+    assert not list(temporary_files(Path(config.output)))
+    monkeypatch.undo()
+    again = precompute(config, progress=False)
+    assert again.done + again.skipped == 5
+
+
+def test_a_killed_driver_leaves_nobody_behind_and_the_next_run_completes(
+    config: PrecomputeConfig, expected: dict[str, bytes], videos: Path, repository: Path, tmp_path: Path
+) -> None:
+    tool = [sys.executable, str(repository / "tools" / "precompute_flow.py"), str(videos)]
+    options = ["--out", str(config.output), "--method", "farneback", "--ray", config.ray]
+    stopper = Stopper(videos / "walk" / "0.avi")
+    driver = subprocess.Popen([*tool, *options], stdout=subprocess.DEVNULL)
+    wait_for(lambda: files(tmp_path / "cache"), 60)
+    stopper.stop()  # the shortest comes last
+    wait_for(lambda: stopper.caught or driver.poll() is not None, 60)
+    crew = below(actors())
+    assert crew
+    driver.kill()
+    driver.wait()
+    stopper.release()
+    stopper.let_go()
+    wait_for(lambda: not crew & processes().keys())
+    summary = precompute(config, progress=False)
+    assert summary.done + summary.skipped == 5
+    assert files(tmp_path / "cache") == expected
+    assert not list(temporary_files(tmp_path / "cache"))
+
+
+def test_a_cluster_that_goes_is_one_error(tmp_path: Path, make_video) -> None:
+    """In a process of its own, since Ray ends its process some time after the cluster."""
+    make_video(tmp_path / "videos" / "a.avi")
+    code = f"""
+import os, signal, subprocess
+from flow_cache import cluster, precompute
+cluster._GONE_AFTER = 1
+class Doomed(cluster.RayCluster):
+    def submit(self, job):
+        super().submit(job)
+        for name in ("gcs_server", "raylet"):
+            for pid in subprocess.check_output(["pgrep", "-P", str(os.getpid()), "-f", name], text=True).split():
+                os.kill(int(pid), signal.SIGKILL)
+precompute.RayCluster = Doomed
+from flow_cache.cli import main
+os._exit(main(["precompute", {str(tmp_path / "videos")!r}, "--out", {str(tmp_path / "cache")!r},
+    "--method", "farneback", "--ray", "local", "--workers", "1"]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1, run.stderr
+    assert "flow-cache: error: the Ray cluster at local has gone; what is done is kept" in run.stderr
+
+
+def test_a_node_that_cannot_write_ends_the_run(config: PrecomputeConfig) -> None:
+    Path(config.output).mkdir()
+    (Path(config.output) / "walk").touch()  # the folder cannot be made
+    with pytest.raises(CacheWriteError, match=r"cannot write .*walk: .* \(on node \d+\.\d+\.\d+\.\d+ \("):
+        precompute(config, progress=False)
+
+
+def test_what_a_node_does_not_see_is_told(
+    config: PrecomputeConfig, nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path("/proc/self/cwd")  # another folder for each process
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ArgumentError, match=r"^node .* does not see the video .*; the input must be on storage"
+    ):
+        precompute(replace(config, input=here / "videos"), progress=False)
+    away = replace(config, output=here / "cache")
+    with pytest.raises(ArgumentError, match=r"^node .* does not see .*; the cache folder must be on storage"):
+        precompute(away, progress=False)
+    (nodes.home / "cache").mkdir()
+    with pytest.raises(ArgumentError, match=r"^what node .* writes to .* is not there .*must be on storage"):
+        precompute(away, progress=False)
+    assert not files(nodes.home)
+
+
+def test_a_file_that_vanishes_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "_seen", lambda path: path.suffix == ".probe" and path.exists())
+    with pytest.raises(FlowCacheError, match=r"zip was written on node .* and is not there for this machine"):
+        precompute(config, progress=False)
+
+
+def test_other_versions_on_a_node_are_refused(
+    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "_versions", lambda meta: {"twostream": "0.0.7", "numpy": "1.0"})
+    with pytest.raises(
+        ArgumentError, match=r"^node .* has twostream .*, the driver 0\.0\.7; install the same"
+    ):
+        precompute(config, progress=False)
+
+
+def test_a_node_without_flow_cache_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    module = types.ModuleType("only_here")
+    exec("class Host:\n    def open(self, versions, task): pass", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    monkeypatch.setattr(cluster_module, "Host", module.Host)
+    with pytest.raises(
+        ArgumentError, match=r"cannot load flow_cache \(.*only_here.*\); install the same version"
+    ):
+        precompute(config, progress=False)
+
+
+def test_a_cluster_without_a_gpu_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(DeviceError, match=r"has no GPU; use --device cpu"):
+        precompute(replace(config, device="cuda"), progress=False)
+    assert not ray.is_initialized()
+    with RayCluster(config.ray, make_template(config), Path(config.output), device="auto") as cluster:
+        assert cluster.seats() == (4, 1)
+
+
+def test_gpus_get_their_share_of_the_cores(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = make_template(config)
+    many = [
+        {"Alive": True, "Resources": {"CPU": 32.0, "GPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 64.0}},
+    ]
+    for workers, seats in ((0, (4, 8)), (12, (4, 3)), (3, (3, 1))):
+        with RayCluster(config.ray, template, Path(config.output), device="cuda", workers=workers) as cluster:
+            assert cluster.seats() == (2, 1)  # two nodes of one CPU and one GPU
+            with monkeypatch.context() as patch:
+                patch.setattr(ray, "nodes", lambda: many)
+                assert cluster.seats() == seats
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ray": "127.0.0.1:1"}, r"no Ray cluster at 127\.0\.0\.1:1: nothing answers there"),
+        ({"ray": "ray://127.0.0.1:1"}, r"no Ray cluster at ray://127\.0\.0\.1:1"),
+        ({"ray": "nonsense"}, r"cannot use a Ray cluster at 'nonsense'.*must be auto, local, HOST:PORT or"),
+        ({"device": "cuda:1"}, r"device must be cpu, cuda or auto with --ray.*got 'cuda:1'"),
+    ],
+)
+def test_unusable_arguments_are_told(config: PrecomputeConfig, change: dict[str, str], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        precompute(replace(config, **change), progress=False)
+
+
+def test_ray_that_is_not_installed_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ArgumentError, match=r"not installed: pip install 'twostream\[ray\]'"):
+        precompute(config, progress=False)
+
+
+def test_a_program_stays_connected(
+    config: PrecomputeConfig, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    ray.init(address=config.ray, log_to_driver=False, logging_level="error")
+    try:
+        precompute(config, progress=False)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+    assert files(tmp_path / "cache") == expected
+
+
+class _Jobs(RayCluster):
+    """Keeps the jobs that it is given."""
+
+    def submit(self, job):
+        raise KeyError(job)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setattr(cluster_host, "_node_name", lambda: "here")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
+    made = Host()
+    yield made
+    made.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from flow_cache import cluster as cluster_module
@@ -22,9 +24,13 @@ from flow_cache.cli import main
 from flow_cache.cluster import RayCluster
 from flow_cache.cluster_host import Host
 from flow_cache.container import temporary_files
-from flow_cache.errors import ArgumentError, CacheWriteError, DeviceError, FlowCacheError
+from flow_cache.errors import ArgumentError, CacheWriteError, DeviceError, FlowCacheError, LostDeviceError
+from flow_cache.estimation import EstimationProcess
+from flow_cache.meta import CacheMeta, Source, current_versions
+from flow_cache.methods import get_method
 from flow_cache.pool import Finished
 from flow_cache.precompute import Failure, PrecomputeConfig, PrecomputeInterrupted, make_template, precompute
+from flow_cache.worker import Job
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'twostream[ray]'")
 if sys.platform != "linux":
@@ -109,38 +115,55 @@ def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-class Stopper:
-    """A video that turns into a pipe: a worker waits in it until it is killed, or until it is a video again."""
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Many seconds of work."""
+    path = tmp_path_factory.mktemp("long") / "long.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25.0, (320, 240))
+    for number in range(1500):
+        writer.write(np.full((240, 320, 3), 90 + 8 * (number % 2), np.uint8))
+    writer.release()
+    return path.read_bytes()
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._video = path.read_bytes()
 
-    def stop(self) -> None:
-        self._path.unlink()
-        os.mkfifo(self._path)
+class Trap:
+    """A video that keeps a worker busy until it is short, of as many bytes."""
+
+    def __init__(self, video: Path, cache: Path, long: bytes) -> None:
+        self.video = video
+        self.folder = cache / video.parent.name
+        self._short = video.read_bytes() + bytes(len(long) - video.stat().st_size)
+        self._long = long
+        self._seen: set[Path] = set()
+        self.open()
+
+    def set(self) -> None:
+        self._replace(self._long)
+
+    def open(self) -> None:
+        self._replace(self._short)
 
     @property
     def caught(self) -> bool:
-        """Whether a worker is in it."""
-        try:
-            self._end = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            assert error.errno == errno.ENXIO
-            return False
-        return True
+        """Whether a worker is in it that was not when this was last asked."""
+        found = set(temporary_files(self.folder)) - self._seen
+        self._seen |= found
+        return bool(found)
 
-    def release(self) -> None:
-        other = self._path.with_suffix(".new")
-        other.write_bytes(self._video)
-        other.replace(self._path)
+    def _replace(self, content: bytes) -> None:
+        other = self.video.with_suffix(".new")
+        other.write_bytes(content)
+        other.replace(self.video)
 
-    def let_go(self) -> None:
-        os.close(self._end)
+
+@pytest.fixture
+def trap(videos: Path, config: PrecomputeConfig, long_video: bytes, make_video) -> Trap:
+    """The video `trap/trap.avi`, which is the largest and therefore begun with."""
+    return Trap(make_video(videos / "trap" / "trap.avi"), Path(config.output), long_video)
 
 
 def kill_when_caught(
-    monkeypatch: pytest.MonkeyPatch, stopper: Stopper, kill: Callable[[RayCluster], None], times: int
+    monkeypatch: pytest.MonkeyPatch, trap: Trap, kill: Callable[[RayCluster], None], times: int
 ) -> list[RayCluster]:
     """Let `precompute` work on a cluster on which `kill` is called as soon as a worker is in a video, so many times."""
     made = []
@@ -150,16 +173,15 @@ def kill_when_caught(
 
         def __enter__(self):
             made.append(self)
-            stopper.stop()
+            trap.set()
             return super().__enter__()
 
         def poll(self, timeout=None):
-            if self.left and stopper.caught:
+            if self.left and trap.caught:
                 self.left -= 1
-                kill(self)
                 if not self.left:
-                    stopper.release()
-                stopper.let_go()
+                    trap.open()
+                kill(self)
             return super().poll(0.1 if self.left else timeout)
 
     monkeypatch.setattr("flow_cache.precompute.RayCluster", Deadly)
@@ -182,7 +204,7 @@ def test_same_files_as_a_local_run_which_a_second_run_keeps(
     assert "videos done       5" in said.out
     assert said.err == ""  # nothing of Ray's own
     assert files(tmp_path / "cache") == expected
-    assert (tmp_path / "cache" / "failures.csv").read_text().splitlines()[1].startswith("text.avi,cannot be")
+    assert (tmp_path / "cache" / "failures.csv").read_text().splitlines()[1].startswith('text.avi,"cannot be')
     assert not actors()
     assert not ray.is_initialized()
 
@@ -193,14 +215,14 @@ def test_same_files_as_a_local_run_which_a_second_run_keeps(
 
 def test_a_node_that_dies_costs_nothing_and_one_that_joins_is_used(
     config: PrecomputeConfig,
-    expected: dict[str, bytes],
     nodes: Any,
-    videos: Path,
+    trap: Trap,
+    expected: dict[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def pull_the_plug(cluster: RayCluster) -> None:
-        (member,) = [member for member in cluster._members if "walk/4.avi" in member.jobs]
+        (member,) = [member for member in cluster._members if "trap/trap.avi" in member.jobs]
         (node,) = [node for node in nodes.list_all_nodes() if node.node_id[:8] in member.node]
         mine = below({kept.process.pid for kind in node.all_processes.values() for kept in kind})
         nodes.worker_nodes.discard(node)
@@ -210,10 +232,10 @@ def test_a_node_that_dies_costs_nothing_and_one_that_joins_is_used(
         with contextlib.chdir(nodes.home):
             nodes.add_node(**_NODE)
 
-    made = kill_when_caught(monkeypatch, Stopper(videos / "walk" / "4.avi"), pull_the_plug, times=1)
+    made = kill_when_caught(monkeypatch, trap, pull_the_plug, times=1)
     summary = precompute(config, progress=False)
-    assert (summary.done, summary.failures) == (5, [])
-    assert made[0]._losses["walk/4.avi"] == 1
+    assert (summary.done, summary.failures) == (6, [])
+    assert made[0]._losses["trap/trap.avi"] == 1
     assert files(tmp_path / "cache") == expected
     assert not list(temporary_files(tmp_path / "cache"))
     assert sum(node["Alive"] for node in nodes_of(config)) == 3
@@ -226,33 +248,35 @@ def nodes_of(config: PrecomputeConfig) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_video_whose_worker_dies_is_tried_once_more(
-    config: PrecomputeConfig, videos: Path, times: int, monkeypatch: pytest.MonkeyPatch
+    config: PrecomputeConfig, trap: Trap, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kill_when_caught(monkeypatch, Stopper(videos / "walk" / "4.avi"), kill_workers, times)
+    kill_when_caught(monkeypatch, trap, kill_workers, times)
     summary = precompute(replace(config, workers=1), progress=False)
     reason = "its worker process died twice (killed by SIGKILL)"
-    assert summary.failures == [Failure("walk/4.avi", reason)][: times - 1]
-    assert summary.done == 6 - times
+    assert summary.failures == [Failure("trap/trap.avi", reason)][: times - 1]
+    assert summary.done == 7 - times
 
 
 def test_a_video_that_loses_its_actor_three_times_has_failed(
-    config: PrecomputeConfig, videos: Path, monkeypatch: pytest.MonkeyPatch
+    config: PrecomputeConfig, trap: Trap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill_actor(cluster: RayCluster) -> None:
-        (member,) = [member for member in cluster._members if "walk/4.avi" in member.jobs]
+        (member,) = [member for member in cluster._members if "trap/trap.avi" in member.jobs]
         ray.kill(member.actor)
 
-    kill_when_caught(monkeypatch, Stopper(videos / "walk" / "4.avi"), kill_actor, times=3)
+    kill_when_caught(monkeypatch, trap, kill_actor, times=3)
     summary = precompute(config, progress=False)
-    assert summary.done == 4
+    assert summary.done == 5
     (failure,) = summary.failures
-    assert failure.video == "walk/4.avi"
+    assert failure.video == "trap/trap.avi"
     assert failure.reason.startswith("its worker was lost 3 times (with its Ray actor on node ")
 
 
 def test_interruption_keeps_what_is_done_and_leaves_nobody_behind(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = replace(config, workers=1)
+
     class Interrupted(RayCluster):
         def run(self, jobs):
             for event in super().run(jobs):
@@ -272,24 +296,25 @@ def test_interruption_keeps_what_is_done_and_leaves_nobody_behind(
 
 
 def test_a_killed_driver_leaves_nobody_behind_and_the_next_run_completes(
-    config: PrecomputeConfig, expected: dict[str, bytes], videos: Path, repository: Path, tmp_path: Path
+    config: PrecomputeConfig, trap: Trap, expected: dict[str, bytes], repository: Path, tmp_path: Path
 ) -> None:
-    tool = [sys.executable, str(repository / "tools" / "precompute_flow.py"), str(videos)]
+    tool = [sys.executable, str(repository / "tools" / "precompute_flow.py"), str(config.input)]
     options = ["--out", str(config.output), "--method", "farneback", "--ray", config.ray]
-    stopper = Stopper(videos / "walk" / "0.avi")
+    trap.set()
     driver = subprocess.Popen([*tool, *options], stdout=subprocess.DEVNULL)
-    wait_for(lambda: files(tmp_path / "cache"), 60)
-    stopper.stop()  # the shortest comes last
-    wait_for(lambda: stopper.caught or driver.poll() is not None, 60)
+    wait_for(
+        lambda: driver.poll() is not None or list(temporary_files(trap.folder)) and files(tmp_path / "cache"),
+        60,
+    )
     crew = below(actors())
-    assert crew
+    assert len(crew) >= 2
     driver.kill()
     driver.wait()
-    stopper.release()
-    stopper.let_go()
     wait_for(lambda: not crew & processes().keys())
+    assert len(files(tmp_path / "cache")) in range(1, 6)
+    trap.open()
     summary = precompute(config, progress=False)
-    assert summary.done + summary.skipped == 5
+    assert (summary.done + summary.skipped, summary.failures) == (6, [])
     assert files(tmp_path / "cache") == expected
     assert not list(temporary_files(tmp_path / "cache"))
 
@@ -318,6 +343,7 @@ os._exit(main(["precompute", {str(tmp_path / "videos")!r}, "--out", {str(tmp_pat
 
 
 def test_a_node_that_cannot_write_ends_the_run(config: PrecomputeConfig) -> None:
+    config = replace(config, workers=1)
     Path(config.output).mkdir()
     (Path(config.output) / "walk").touch()  # the folder cannot be made
     with pytest.raises(CacheWriteError, match=r"cannot write .*walk: .* \(on node \d+\.\d+\.\d+\.\d+ \("):
@@ -327,6 +353,7 @@ def test_a_node_that_cannot_write_ends_the_run(config: PrecomputeConfig) -> None
 def test_what_a_node_does_not_see_is_told(
     config: PrecomputeConfig, nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = replace(config, workers=1)
     here = Path("/proc/self/cwd")  # another folder for each process
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
@@ -343,6 +370,7 @@ def test_what_a_node_does_not_see_is_told(
 
 
 def test_a_file_that_vanishes_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config, workers=1)
     monkeypatch.setattr(cluster_module, "_seen", lambda path: path.suffix == ".probe" and path.exists())
     with pytest.raises(FlowCacheError, match=r"zip was written on node .* and is not there for this machine"):
         precompute(config, progress=False)
@@ -351,6 +379,7 @@ def test_a_file_that_vanishes_is_told(config: PrecomputeConfig, monkeypatch: pyt
 def test_other_versions_on_a_node_are_refused(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = replace(config, workers=1)
     monkeypatch.setattr(cluster_module, "_versions", lambda meta: {"twostream": "0.0.7", "numpy": "1.0"})
     with pytest.raises(
         ArgumentError, match=r"^node .* has twostream .*, the driver 0\.0\.7; install the same"
@@ -359,6 +388,7 @@ def test_other_versions_on_a_node_are_refused(
 
 
 def test_a_node_without_flow_cache_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config, workers=1)
     import types
 
     module = types.ModuleType("only_here")
@@ -417,6 +447,7 @@ def test_ray_that_is_not_installed_is_told(config: PrecomputeConfig, monkeypatch
 def test_a_program_stays_connected(
     config: PrecomputeConfig, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
+    config = replace(config, workers=1)
     ray.init(address=config.ray, log_to_driver=False, logging_level="error")
     try:
         precompute(config, progress=False)
@@ -426,17 +457,77 @@ def test_a_program_stays_connected(
     assert files(tmp_path / "cache") == expected
 
 
-class _Jobs(RayCluster):
-    """Keeps the jobs that it is given."""
-
-    def submit(self, job):
-        raise KeyError(job)
-
-
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """What an actor is, in this process."""
     monkeypatch.setattr(cluster_host, "_node_name", lambda: "here")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "", raising=False)  # which it drops
     made = Host()
     yield made
     made.close()
+
+
+@pytest.fixture
+def job(videos: Path, tmp_path: Path) -> Job:
+    parameters = get_method("farneback").parameters.as_dict()
+    meta = CacheMeta(Source("walk/4.avi", 1), "farneback", parameters)
+    return Job(videos / "walk" / "4.avi", tmp_path / "cache" / "walk" / "4.flow.zip", meta)
+
+
+def open_host(host: Host, job: Job, device: str = "cpu") -> Any:
+    cache = job.target.parents[1]
+    cache.mkdir(exist_ok=True)
+    return host.open(
+        {"twostream": current_versions()["twostream"]}, pickle.dumps((job.meta, device, 2, cache, job))
+    )
+
+
+def finish(host: Host, job: Job) -> Any:
+    events: Any = host.exchange([job])
+    while isinstance(events, list) and not any(isinstance(event, Finished) for event in events):
+        events = host.exchange([])
+    return events
+
+
+def test_on_a_gpu_one_process_estimates_for_all_workers(
+    host: Host, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EstimationProcess("farneback", "cpu", dict(job.meta.parameters)) as process:  # in place of a GPU
+
+        @contextlib.contextmanager
+        def services(meta: CacheMeta, device: str) -> Iterator[list[Any]]:
+            assert (meta, device) == (job.meta, "cuda")
+            try:
+                yield [process.service]
+            except LostDeviceError as error:
+                raise LostDeviceError("why it is lost") from error
+
+        monkeypatch.setattr(cluster_host, "estimation_services", services)
+        node, probe = open_host(host, job, "cuda")
+        assert (node, probe.parent, probe.read_bytes()) == ("here", job.target.parents[1], b"")
+        assert finish(host, job)[-1] == Finished(job, fields=6)
+    lost = finish(host, job)
+    assert isinstance(lost, LostDeviceError)
+    assert str(lost) == "node here: why it is lost"
+
+
+def test_a_device_that_a_node_has_not_is_told(host: Host, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def services(meta: CacheMeta, device: str) -> Iterator[list[Any]]:
+        raise DeviceError("it is broken")
+        yield []
+
+    monkeypatch.setattr(cluster_host, "estimation_services", services)
+    error = open_host(host, job, "cuda")
+    assert isinstance(error, DeviceError)
+    assert str(error) == "node here: it is broken"
+
+
+def test_a_folder_that_cannot_be_written_is_told(host: Host, job: Job) -> None:
+    job.target.parents[1].mkdir()
+    broken = replace(job, target=job.target.parents[1] / "file" / "walk" / "4.flow.zip")
+    broken.target.parents[1].touch()
+    task = pickle.dumps((job.meta, "cpu", 1, broken.target.parents[1], job))
+    error = host.open({}, task)
+    assert isinstance(error, CacheWriteError)
+    assert str(error) == f"cannot write {broken.target.parents[1]}: Not a directory (on node here)"

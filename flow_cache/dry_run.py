@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from flow_cache.cluster import RayCluster
 from flow_cache.codecs import encode_flow, encode_rgb
 from flow_cache.cores import available_cores
 from flow_cache.errors import VideoError
 from flow_cache.estimation import check_devices
 from flow_cache.frames import probe_frames, read_frames
 from flow_cache.inputs import choose_videos
+from flow_cache.meta import CacheMeta
 from flow_cache.methods import FlowMethod, get_method
 from flow_cache.plan import Plan, make_plan
 from flow_cache.precompute import Failure, PrecomputeConfig, make_template
@@ -70,7 +72,7 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
         template, root, names, Path(config.output).absolute(),
         overwrite=config.overwrite, keep_partial=config.keep_partial,
     )  # fmt: skip
-    workers = max(min(config.workers or available_cores(), len(plan.jobs)), 1)
+    workers = max(min(_workers(config, template, plan), len(plan.jobs)), 1)
     counts, unreadable = _count(_spread(plan.jobs))
     samples: list[tuple[int, _Sample]] = []
     method: FlowMethod | None = None
@@ -79,7 +81,12 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
             break
         try:
             if method is None:
-                device = (check_devices(config.device) or ["cpu"])[0]
+                # of a cluster, what this machine has comes nearest
+                device = (
+                    "auto"
+                    if config.ray and config.device != "cpu"
+                    else (check_devices(config.device) or ["cpu"])[0]
+                )
                 method = get_method(template.method, device, **template.parameters)
                 _sample(job, method, 1)  # compiles kernels, which a run does once only
             samples.append((announced, _sample(job, method, _SAMPLED_FIELDS)))
@@ -98,6 +105,16 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
         workers,
         sampled,
     )
+
+
+def _workers(config: PrecomputeConfig, template: CacheMeta, plan: Plan) -> int:
+    if config.ray is None or not plan.jobs:
+        return config.workers or available_cores()
+    with RayCluster(
+        config.ray, template, plan.output, device=config.device, workers=config.workers
+    ) as cluster:
+        actors, workers = cluster.seats()
+    return actors * workers
 
 
 def print_estimate(found: Estimate) -> None:

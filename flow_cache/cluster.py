@@ -30,12 +30,14 @@ from flow_cache.methods import get_method
 from flow_cache.pool import Died, Event, Finished, Runner
 from flow_cache.worker import Advance, Job
 
+_log = logging.getLogger(__name__)
 _RECRUIT_EVERY = 2.0  # seconds between looks at what the cluster has
 _MAX_FAILED_ROUNDS = 3  # of starting actors, in a row
 _MAX_LOSSES = 3  # of a video's actor
 _GONE_AFTER = 20.0  # seconds without an answer; Ray itself ends the whole process after 60
 _CONNECT = 5.0  # seconds
 _CLOSE = 10.0  # seconds
+_PATIENCE = 15.0  # seconds without any worker after which the user is told why
 
 
 class RayCluster(Runner):
@@ -62,6 +64,7 @@ class RayCluster(Runner):
         self._failed_rounds: set[int] = set()
         self._next_look = 0.0
         self._silent_since: float | None = None
+        self._tell_at = float("inf")
 
     def submit(self, job: Job) -> None:
         """Queue a job; it is given to a node by `poll`."""
@@ -100,6 +103,7 @@ class RayCluster(Runner):
 
     def __enter__(self) -> Self:
         self._ray, self._ours = _connect(self._address)
+        self._tell_at = time.monotonic() + _PATIENCE
         try:
             self._gcs = _gcs_address(self._ray)
             gpus = self._ray.cluster_resources().get("GPU", 0)
@@ -122,7 +126,8 @@ class RayCluster(Runner):
                 with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
                     # So that workers end before the driver tidies the cache folder.
                     goodbyes = [member.actor.close.remote() for member in self._members if member.node]
-                    self._wait(goodbyes, _CLOSE, len(goodbyes))
+                    if goodbyes:
+                        self._wait(goodbyes, _CLOSE, len(goodbyes))
                     for member in self._members:
                         self._ray.kill(member.actor)
         finally:
@@ -162,6 +167,9 @@ class RayCluster(Runner):
         self._silent_since = None
         self._round += 1
         actors, workers = self.seats()
+        if now > self._tell_at and not self.crew[0]:
+            self._tell_at = float("inf")
+            _log.warning("waiting for Ray: no node has %s free yet", _describe_seat(workers, self._device))
         unfinished = len(self._queue) + sum(len(member.jobs) for member in self._members)
         for _ in range(min(actors, -(-unfinished // workers)) - len(self._members)):
             self._members.append(self._start(workers))
@@ -312,6 +320,11 @@ def _connect(address: str) -> tuple[Any, bool]:
             "ray://HOST:PORT"
         ) from error
     return ray, True
+
+
+def _describe_seat(workers: int, device: str) -> str:
+    cores = f"{workers} core{'s' * (workers != 1)}"
+    return cores if device == "cpu" else f"a GPU and {cores}"
 
 
 def _gcs_address(ray: Any) -> tuple[str, int] | None:

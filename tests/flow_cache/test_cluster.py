@@ -407,6 +407,24 @@ def test_a_dry_run_counts_the_workers_of_the_cluster(
     assert not Path(config.output).exists()
 
 
+def test_waiting_for_resources_is_told(
+    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(cluster_module, "_RECRUIT_EVERY", 0.2)
+    monkeypatch.setattr(RayCluster, "seats", lambda cluster: (1, 999))
+
+    class Impatient(RayCluster):
+        def poll(self, timeout=None):
+            assert super().poll(1.0) == []
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("flow_cache.precompute.RayCluster", Impatient)
+    with pytest.raises(PrecomputeInterrupted):
+        precompute(config, progress=False)
+    assert caplog.messages == ["waiting for Ray: no node has 999 cores free yet"]
+
+
 def test_a_cluster_without_a_gpu_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     with pytest.raises(DeviceError, match=r"has no GPU; use --device cpu"):

@@ -316,7 +316,7 @@ def _connect(address: str) -> tuple[Any, bool]:
             )
     except Exception as error:  # of many classes
         raise ArgumentError(
-            f"cannot use a Ray cluster at {address!r} ({first_line(error)}); it must be auto, local, HOST:PORT or "
+            f"cannot use a Ray cluster at {address!r} ({' '.join(str(error).split())[:300]}); it must be auto, local, HOST:PORT or "
             "ray://HOST:PORT"
         ) from error
     return ray, True

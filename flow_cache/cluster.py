@@ -315,9 +315,9 @@ def _connect(address: str) -> tuple[Any, bool]:
                 **({"include_dashboard": False} if address == "local" else {}),
             )
     except Exception as error:  # of many classes
+        reason = " ".join(str(error).split())[:300]
         raise ArgumentError(
-            f"cannot use a Ray cluster at {address!r} ({' '.join(str(error).split())[:300]}); it must be auto, local, HOST:PORT or "
-            "ray://HOST:PORT"
+            f"cannot use a Ray cluster at {address!r} ({reason}); it must be auto, local, HOST:PORT or ray://HOST:PORT"
         ) from error
     return ray, True
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flow_cache.cluster import RayCluster
 from flow_cache.codecs import encode_flow, encode_rgb
 from flow_cache.cores import available_cores
 from flow_cache.errors import VideoError
@@ -73,7 +74,7 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
         template, root, names, as_place(config.output).absolute(),
         overwrite=config.overwrite, keep_partial=config.keep_partial,
     )  # fmt: skip
-    workers = max(min(config.workers or available_cores(), len(plan.jobs)), 1)
+    workers = max(min(_workers(config, template, plan), len(plan.jobs)), 1)
     counts, unreadable = _count(_spread(plan.jobs))
     samples: list[tuple[int, _Sample]] = []
     method: FlowMethod | None = None
@@ -82,7 +83,12 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
             break
         try:
             if method is None:
-                device = (check_devices(config.device) or ["cpu"])[0]
+                # of a cluster, what this machine has comes nearest
+                device = (
+                    "auto"
+                    if config.ray and config.device != "cpu"
+                    else (check_devices(config.device) or ["cpu"])[0]
+                )
                 method = get_method(template.method, device, **template.parameters)
                 _sample(job, method, 1)  # compiles kernels, which a run does once only
             samples.append((announced, _sample(job, method, _SAMPLED_FIELDS)))
@@ -101,6 +107,16 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
         workers,
         sampled,
     )
+
+
+def _workers(config: PrecomputeConfig, template: CacheMeta, plan: Plan) -> int:
+    if config.ray is None or not plan.jobs:
+        return config.workers or available_cores()
+    with RayCluster(
+        config.ray, template, plan.output, device=config.device, workers=config.workers
+    ) as cluster:
+        actors, workers = cluster.seats()
+    return actors * workers
 
 
 def print_estimate(found: Estimate) -> None:

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from flow_cache.errors import FlowCacheError
 from flow_cache.estimation import RemoteEstimator, Service
-from flow_cache.pool import Finished, attempt
+from flow_cache.pool import Event, Runner, attempt
 from flow_cache.worker import Advance, Job
 
 
-class InProcess:
-    """Do what a `WorkerPool` does, without its protection from decoders that crash."""
+class InProcess(Runner):
+    """Run jobs here, without a worker pool's protection from decoders that crash."""
 
     def __init__(self, services: Sequence[Service] = ()) -> None:
         self._estimator = RemoteEstimator(services[0]) if services else None
+        self._queue: deque[Job] = deque()
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Advance | Finished]:
-        """Iterate what happens until all jobs are done; raises what `WorkerPool.run` raises."""
-        for job in jobs:
-            advances = _Advances()
-            result = attempt(job, advances, self._estimator)
-            yield from advances.sent
-            if isinstance(result, FlowCacheError):
-                raise result
-            yield result
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
+        self._queue.append(job)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every job that was submitted is finished."""
+        return not self._queue
+
+    @property
+    def crew(self) -> tuple[int, int]:
+        """One worker, on this machine."""
+        return 1, 0
+
+    def poll(self, timeout: float | None = None) -> list[Event]:
+        """Do one job, however long it takes, and return what has happened."""
+        if self.idle:
+            return []
+        advances = _Advances()
+        result = attempt(self._queue.popleft(), advances, self._estimator)
+        if isinstance(result, FlowCacheError):
+            raise result
+        return [*advances.sent, result]
 
     def __enter__(self) -> Self:
         return self
@@ -34,7 +50,7 @@ class InProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self._queue.clear()
 
 
 class _Advances:

@@ -11,6 +11,8 @@ import contextlib
 import itertools
 import multiprocessing
 import signal
+import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +40,74 @@ class Finished:
     partial: bool = False
 
 
+@dataclass(frozen=True)
+class Died:
+    """A video's worker process died, which may be the video's doing or not; `how` says what is known."""
+
+    job: Job
+    how: str
+
+
+Event = Advance | Finished | Died
+
+
+class Runner(ABC):
+    """What jobs can be given to, here or on a cluster; a context manager that ends its workers."""
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
+
+    @property
+    @abstractmethod
+    def idle(self) -> bool:
+        """Whether every job that was submitted is finished, or its worker has died."""
+
+    @abstractmethod
+    def poll(self, timeout: float | None = None) -> list[Event]:
+        """Work until something has happened, for `timeout` seconds at most (None: no limit), and return it.
+
+        Nothing is returned if the time is up or the runner is idle. Raises CacheWriteError as soon as a worker cannot
+        write, LostDeviceError if a device has gone, other FlowCacheErrors if workers cannot be had.
+        """
+
+    @property
+    @abstractmethod
+    def crew(self) -> tuple[int, int]:
+        """How many workers there are, and on how many nodes of a cluster (0: on this machine)."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Advance | Finished]:
+        """Iterate what happens until all jobs are done; the order of videos is not fixed. Raises what `poll` raises.
+
+        A video whose worker dies is tried once more at the end, alone, so that neither memory nor blame is shared.
+        """
+        suspects: list[Died] = []
+        yield from self._run(jobs, suspects)
+        for suspect in suspects:
+            deaths: list[Died] = []
+            yield from self._run([suspect.job], deaths)
+            for death in deaths:
+                yield Finished(death.job, reason=f"its worker process died twice ({death.how})")
+
+    def _run(self, jobs: Sequence[Job], deaths: list[Died]) -> Iterator[Advance | Finished]:
+        for job in jobs:
+            self.submit(job)
+        while not self.idle:
+            for event in self.poll():
+                if isinstance(event, Died):
+                    deaths.append(event)
+                else:
+                    yield event
+
+    @abstractmethod
+    def __enter__(self) -> Self: ...
+
+    @abstractmethod
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 @dataclass
 class _Worker:
     process: SpawnProcess
@@ -52,8 +122,8 @@ class Advances(Protocol):
     def send(self, advance: Advance, /) -> None: ...
 
 
-class WorkerPool:
-    """Run jobs in worker processes; as a context manager it ends them."""
+class WorkerPool(Runner):
+    """Run jobs in worker processes of this machine."""
 
     def __init__(self, workers: int, services: Sequence[Service] = ()) -> None:
         """services: where workers have flow estimated, in turns; none: each estimates itself, on the CPU."""
@@ -61,23 +131,38 @@ class WorkerPool:
         self._services = itertools.cycle(services or [None])
         # fork would copy locks that OpenCV's and CUDA's threads hold
         self._context = multiprocessing.get_context("spawn")
+        self._queue: deque[Job] = deque()
         self._workers: list[_Worker] = []
-        self._last_death = ""
         self._failed_starts = 0
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Advance | Finished]:
-        """Iterate what happens until all jobs are done; the order of videos is not fixed.
+    def submit(self, job: Job) -> None:
+        """Queue a job; it starts at the next `poll`."""
+        self._queue.append(job)
 
-        Raises CacheWriteError as soon as a worker cannot write, LostDeviceError if a service has gone, FlowCacheError
-        if workers cannot be started.
-        """
-        suspects: list[Job] = []
-        yield from self._run(deque(jobs), self._size, suspects)
-        for job in suspects:  # each alone, so that neither memory nor blame is shared
-            dead: list[Job] = []
-            yield from self._run(deque([job]), 1, dead)
-            if dead:
-                yield Finished(job, reason=f"its worker process died twice ({self._last_death})")
+    @property
+    def idle(self) -> bool:
+        """Whether every job that was submitted is finished, or its worker has died."""
+        return not self._queue and not self._busy()
+
+    @property
+    def crew(self) -> tuple[int, int]:
+        """How many workers there are at most."""
+        return self._size, 0
+
+    def poll(self, timeout: float | None = None) -> list[Event]:
+        """Work until something has happened, for `timeout` seconds at most (None: no limit), and return it."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        events: list[Event] = []
+        while not events and not self.idle:
+            self._hand_out()
+            by_connection = {worker.connection: worker for worker in self._workers}
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            ready = wait(list(by_connection), left)
+            for connection in ready:
+                events += self._receive(by_connection[connection])  # type: ignore[index]
+            if not ready:
+                break
+        return events
 
     def __enter__(self) -> Self:
         return self
@@ -96,32 +181,27 @@ class WorkerPool:
                 worker.process.join()
         self._workers.clear()
 
-    def _run(self, queue: deque[Job], size: int, suspects: list[Job]) -> Iterator[Advance | Finished]:
-        while True:
-            while queue and len(self._workers) < min(size, len(queue) + self._busy()):
-                self._workers.append(self._start())
-            for worker in self._workers[:size]:
-                if queue and worker.ready and worker.job is None:
-                    self._give(worker, queue)
-            if not queue and not self._busy():
-                return
-            by_connection = {worker.connection: worker for worker in self._workers}
-            for connection in wait(list(by_connection)):
-                worker = by_connection[connection]  # type: ignore[index]
-                try:
-                    message = worker.connection.recv()
-                except (EOFError, OSError):
-                    self._bury(worker, suspects)
-                    continue
-                if message is None:
-                    worker.ready = True
-                elif isinstance(message, FlowCacheError):
-                    worker.job = None
-                    raise message
-                else:
-                    if isinstance(message, Finished):
-                        worker.job = None
-                    yield message
+    def _hand_out(self) -> None:
+        while len(self._workers) < min(self._size, len(self._queue) + self._busy()):
+            self._workers.append(self._start())
+        for worker in self._workers:
+            if self._queue and worker.ready and worker.job is None:
+                self._give(worker)
+
+    def _receive(self, worker: _Worker) -> list[Event]:
+        try:
+            message = worker.connection.recv()
+        except (EOFError, OSError):
+            return self._bury(worker)
+        if message is None:
+            worker.ready = True
+            return []
+        if isinstance(message, FlowCacheError):
+            worker.job = None
+            raise message
+        if isinstance(message, Finished):
+            worker.job = None
+        return [message]
 
     def _busy(self) -> int:
         return sum(worker.job is not None for worker in self._workers)
@@ -139,31 +219,30 @@ class WorkerPool:
         theirs.close()  # so that its death shows as the end of the pipe
         return _Worker(process, ours)
 
-    def _give(self, worker: _Worker, queue: deque[Job]) -> None:
-        worker.job = queue.popleft()
+    def _give(self, worker: _Worker) -> None:
+        worker.job = self._queue.popleft()
         try:
             worker.connection.send(worker.job)
         except OSError:
             # It died while idle: not this video's doing. `wait` reports the death.
-            queue.appendleft(worker.job)
+            self._queue.appendleft(worker.job)
             worker.job = None
 
-    def _bury(self, worker: _Worker, suspects: list[Job]) -> None:
+    def _bury(self, worker: _Worker) -> list[Event]:
         worker.connection.close()
         worker.process.join(5)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
         self._workers.remove(worker)
-        self._last_death = _describe(worker.process.exitcode)
+        how = _describe(worker.process.exitcode)
         self._failed_starts = 0 if worker.ready else self._failed_starts + 1
         if self._failed_starts >= _MAX_FAILED_STARTS:
             raise FlowCacheError(
-                f"worker processes cannot start ({self._last_death}); a script that calls "
+                f"worker processes cannot start ({how}); a script that calls "
                 "precompute() must do so under `if __name__ == '__main__':`"
             )
-        if worker.job is not None:
-            suspects.append(worker.job)
+        return [] if worker.job is None else [Died(worker.job, how)]
 
 
 def attempt(job: Job, advance: Advances, estimator: Estimator | None = None) -> Finished | FlowCacheError:

@@ -1,15 +1,17 @@
-"""The pipeline over a folder of videos: plan, run in worker processes, record failures, index."""
+"""The pipeline over a folder of videos: plan, run in worker processes or on a cluster, record failures, index."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flow_cache.cluster import RayCluster, check_cluster_device
 from flow_cache.codecs import CodecSettings
 from flow_cache.cores import available_cores
 from flow_cache.errors import ArgumentError, CacheWriteError, FlowCacheError
@@ -21,7 +23,7 @@ from flow_cache.meta import CacheMeta, Source, current_versions
 from flow_cache.methods import get_method
 from flow_cache.places import as_place, is_shared, relative_name, remove
 from flow_cache.plan import make_plan
-from flow_cache.pool import WorkerPool
+from flow_cache.pool import Runner, WorkerPool
 from flow_cache.progress import ProgressLine
 from flow_cache.worker import Advance
 from flow_cache.writer import probe_writable, remove_stale_temporaries, write_atomically
@@ -68,6 +70,9 @@ class PrecomputeConfig:
     """JPEG quality of the RGB frames, 1 to 100."""
     workers: int = 0
     """Worker processes; 0 = one for every core."""
+    ray: str | None = None
+    """Spread the videos over the Ray cluster at this address (auto, HOST:PORT, or local to start one),
+    whose nodes must share the input and the cache folder; workers is then the most in the whole cluster."""
     overwrite: bool = False
     """Redo videos that are in the cache already, whatever their parameters."""
     keep_partial: bool = False
@@ -151,16 +156,14 @@ def precompute(
         found = sorted(failures, key=lambda failure: failure.video)
         return PrecomputeSummary(done, kept, found, fields, seconds, output, partial, remaining)
 
-    shared = is_shared(root) and is_shared(output)
-    workers = min(config.workers or available_cores(), len(jobs)) if shared else 1
     size = sum(job.meta.source.bytes for job in jobs)
     try:
         with (
-            estimation_services(template, config.device if jobs else "cpu") as services,
-            ProgressLine(len(names), size, kept, progress, workers) as line,
-            WorkerPool(workers, services) if shared else InProcess(services) as pool,
+            _runner(config, template, root, output, len(jobs)) as runner,
+            ProgressLine(len(names), size, kept, progress) as line,
         ):
-            for event in pool.run(jobs):
+            for event in runner.run(jobs):
+                line.crew(*runner.crew)
                 if isinstance(event, Advance):
                     line.advance(event)
                     continue
@@ -195,7 +198,10 @@ def make_template(config: PrecomputeConfig) -> CacheMeta:
             f"parameters cannot hold {', '.join(sorted(reserved))}; it has an argument of its own"
         )
     parameters: dict[str, Any] = dict(config.parameters)
-    check_devices(config.device)
+    if config.ray is None:
+        check_devices(config.device)
+    else:
+        check_cluster_device(config.device)
     method = get_method(config.method, preset=config.preset, **parameters)
     # Checked whether it is used or not: a mistake should not wait for the run that adds --rgb.
     codec = CodecSettings(config.codec, config.max_error, config.quality, config.rgb_quality)
@@ -211,6 +217,29 @@ def make_template(config: PrecomputeConfig) -> CacheMeta:
         codec=codec if config.rgb else replace(codec, rgb_quality=None),
         versions=current_versions(method.libraries),
     )
+
+
+@contextlib.contextmanager
+def _runner(
+    config: PrecomputeConfig, template: CacheMeta, root: Place, output: Place, jobs: int
+) -> Iterator[Runner]:
+    """Choose who works: a cluster, processes of this machine, or this one. Without jobs nobody is troubled."""
+    shared = is_shared(root) and is_shared(output)
+    if config.ray is not None and jobs:
+        if not shared:
+            raise ArgumentError(
+                f"{output if is_shared(root) else root} is in this process only, not on the cluster"
+            )
+        workers = config.workers
+        with RayCluster(config.ray, template, output, device=config.device, workers=workers) as cluster:
+            yield cluster
+        return
+    workers = min(config.workers or available_cores(), jobs)
+    with (
+        estimation_services(template, config.device if jobs else "cpu") as services,
+        WorkerPool(workers, services) if shared else InProcess(services) as runner,
+    ):
+        yield runner
 
 
 def prepare_output(output: Place) -> None:

@@ -22,10 +22,10 @@ class ProgressLine:
     """Show videos, pairs per second, time left and failures on stderr while a run lasts.
 
     videos: how many there are, of which `kept` are done already. size: bytes of the others, which the time
-    left is estimated from. enabled: False shows nothing. workers: processes, whose time the stages share.
+    left is estimated from. enabled: False shows nothing.
     """
 
-    def __init__(self, videos: int, size: int, kept: int, enabled: bool = True, workers: int = 1) -> None:
+    def __init__(self, videos: int, size: int, kept: int, enabled: bool = True) -> None:
         self._videos = videos
         self._size = size
         self._kept = kept
@@ -34,12 +34,16 @@ class ProgressLine:
         self._size_done = 0
         self._fields = 0
         self._started = self._shown = time.monotonic()
-        self._workers = workers
+        self._workers, self._nodes = 1, 0
         self._stages: dict[str, float] = {}
         self._recent: list[tuple[float, int, dict[str, float]]] = [(self._started, 0, {})]
         self._enabled = enabled and videos > kept
         self._live: Progress | None = None
         self._task: TaskID | None = None
+
+    def crew(self, workers: int, nodes: int) -> None:
+        """Say how many processes share the time of the stages, and on how many nodes of a cluster, if on one."""
+        self._workers, self._nodes = max(workers, 1), nodes
 
     def advance(self, done: Advance) -> None:
         """Count fields that were computed, and the time that each stage took."""
@@ -72,6 +76,10 @@ class ProgressLine:
             left = elapsed * (self._size - self._size_done) / self._size_done
             parts.append(f"{format_seconds(left)} left")
         parts.append(f"{self._failed} failed")
+        if self._nodes:
+            parts.append(
+                f"{self._workers} worker{'s' * (self._workers != 1)} on {self._nodes} node{'s' * (self._nodes != 1)}"
+            )
         return ", ".join(parts)
 
     def __enter__(self) -> Self:

@@ -36,12 +36,15 @@ def test_line_counts_rates_and_estimates(clock: Clock) -> None:
 
 
 def test_line_says_how_busy_the_stages_are(clock: Clock) -> None:
-    with ProgressLine(10, 0, kept=0, enabled=False, workers=2) as line:
+    with ProgressLine(10, 0, kept=0, enabled=False) as line:
+        line.crew(2, 0)
         clock.now += 10
         line.advance(Advance(20, {"decode": 1.0, "flow": 12.0}))
         line.advance(Advance(20, {"decode": 1.0, "flow": 3.0, "store": 2.0}))
         expected = "0/10 videos, 4.0 pairs/s, decode 10 % flow 75 % store 10 %, 0 failed"
         assert line.describe(clock.now) == expected
+        line.crew(2, 1)
+        assert line.describe(clock.now) == f"{expected}, 2 workers on 1 node"
 
 
 def test_rate_is_that_of_the_last_half_minute(clock: Clock) -> None:

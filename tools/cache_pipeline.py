@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -206,11 +206,6 @@ def pipeline_section(rows: list[PipelineRow], size: str) -> list[str]:
         "",
         *markdown_table(head, table),
     ]
-
-
-def pipeline_csv(rows: list[PipelineRow]) -> list[dict[str, object]]:
-    """Return the rows of the CSV."""
-    return [asdict(row) for row in rows]
 
 
 def _all_at_once(calls: list[list[str]]) -> int:

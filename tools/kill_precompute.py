@@ -158,7 +158,10 @@ def compare(reference: Path, other: Path) -> Iterator[str]:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes | None:
-    return archive.read(name) if name in archive.namelist() else None
+    try:
+        return archive.read(name) if name in archive.namelist() else None
+    except zipfile.BadZipFile:
+        return None
 
 
 def run_killed(

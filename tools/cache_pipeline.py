@@ -45,6 +45,8 @@ class Run:
     """Share of all cores' time that was used."""
     busy_steady: float
     """The same without start-up and tail."""
+    threads: int = 1
+    """Of each process."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class PipelineRow:
     start: float
     busy: float
     busy_steady: float
+    threads: int
+    """Of each process."""
     difference: float
     """Mean difference of the levels to the loop's, over the videos that both did."""
 
@@ -143,7 +147,7 @@ def run_loop(folder: Path, names: Sequence[str], size: str, out: Path, processes
     end = watched.ended
     return Run(
         pairs, pairs / watched.seconds, pairs / seconds, watched.seconds - seconds,
-        watched.utilisation(), watched.utilisation(end - seconds, end),
+        watched.utilisation(), watched.utilisation(end - seconds, end), told[0]["threads"],
     )  # fmt: skip
 
 
@@ -180,7 +184,7 @@ def summarise(
 
     return PipelineRow(
         name, videos, runs[0].pairs, *speeds("whole"), *speeds("steady"), median("whole"), median("steady"),
-        median("start"), median("busy"), median("busy_steady"), difference if name == OURS else 0.0,
+        median("start"), median("busy"), median("busy_steady"), runs[0].threads, difference if name == OURS else 0.0,
     )  # fmt: skip
 
 
@@ -189,11 +193,12 @@ def pipeline_section(rows: list[PipelineRow], size: str) -> list[str]:
     table = [
         (r.name, f"{r.videos} ({r.pairs:,})", f"{r.whole:.1f} ({r.whole_low:.1f}-{r.whole_high:.1f})",
          f"{r.steady:.1f} ({r.steady_low:.1f}-{r.steady_high:.1f})", f"{r.pairs_per_second:.2f}",
-         f"{r.steady_pairs_per_second:.2f}", f"{r.start:.1f} s", f"{r.busy:.0%}", f"{r.busy_steady:.0%}")
+         f"{r.steady_pairs_per_second:.2f}", f"{r.start:.1f} s", f"{r.busy:.0%}", f"{r.busy_steady:.0%}",
+         str(r.threads))
         for r in rows
     ]  # fmt: skip
     head = ("", "videos (pairs)", "speed", "speed, steady", "pairs/s", "pairs/s, steady", "start and end",
-            "cores busy", "steady")  # fmt: skip
+            "cores busy", "steady", "threads a process")  # fmt: skip
     return [
         "## End to end",
         "",

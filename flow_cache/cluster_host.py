@@ -56,7 +56,7 @@ class Host:
             meta, device, workers, output, sample = pickle.loads(task)
             if not exists(sample.source):
                 raise ArgumentError(f"does not see the video {sample.source}; the input {SHARED}")
-            if is_local(output) and not output.is_dir():
+            if is_local(output) and not output.exists():
                 raise ArgumentError(f"does not see {output}; the cache folder {SHARED}")
             probe: Place = output / f".{secrets.token_hex(8)}.probe"
             try:

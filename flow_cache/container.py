@@ -6,9 +6,9 @@ A plain zip whose members are stored, not deflated:
     flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jpg, .png; in .jls levels as `codecs.py` says)
     rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
 
-The writer leaves everything but the last stroke to `zipfile`. The reader parses the directory itself
-(`directory.py`): all damage is then found, and named, in one place, and a member costs a training run one seek and
-one read.
+Both sides of the zip are our own: the writer's (`stored_zip.py`) takes little memory; the reader parses the
+directory itself (`directory.py`), so that all damage is found, and named, in one place, and a member costs a training
+run one seek and one read.
 """
 
 from __future__ import annotations

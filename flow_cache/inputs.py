@@ -162,10 +162,11 @@ def _refuse_collisions(names: list[str]) -> None:
             raise ArgumentError(f"{owners[key]} and {name} would share the cache file {target}; rename one")
         owners[key] = name
     for key, name in owners.items():
-        for folder in PurePosixPath(key).parents:
-            if folder.as_posix() in owners:
+        folder = key
+        while folder := folder.rpartition("/")[0]:
+            if folder in owners:
                 raise ArgumentError(
-                    f"{name} lies in a folder named like the cache file of {owners[folder.as_posix()]}; rename one"
+                    f"{name} lies in a folder named like the cache file of {owners[folder]}; rename one"
                 )
 
 

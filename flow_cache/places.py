@@ -104,13 +104,12 @@ def list_files(root: Place) -> dict[str, Status]:
     found: dict[str, Status] = {}
     if is_local(root):
         for folder, _, names in os.walk(root):
+            prefix = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
             for name in names:
-                path = Path(folder, name)
                 try:
-                    status = status_of(path)
+                    found[prefix + name] = status_of(Path(folder, name))
                 except OSError:  # a link that leads nowhere; whoever opens it will say so
-                    status = Status(0, "")
-                found[path.relative_to(root).as_posix()] = status
+                    found[prefix + name] = Status(0, "")
     else:
         with _storage_errors(root):
             _storage(root).invalidate_cache()

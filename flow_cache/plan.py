@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flow_cache.container import CacheReader, cache_path
@@ -74,9 +74,10 @@ def make_plan(
     present = cache_files(output)
     metas = dict(zip(present, each(_meta_of, list(present.values()), output), strict=True))
     sizes = each(lambda name: source_bytes(root / name), names, root)
+    leads_out = functools.cache(lambda folder: not folder.resolve().is_relative_to(output.resolve()))
     for name, size in zip(names, sizes, strict=True):
         target = cache_path(output, name)
-        if is_local(target) and not target.parent.resolve().is_relative_to(Path(str(output)).resolve()):
+        if is_local(target) and leads_out(target.parent):
             raise ArgumentError(f"{target}: a link leads out of the cache folder")
         relative = cache_path("", name).as_posix()
         asked = replace(template, source=Source(name, size))

@@ -6,10 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
-import struct
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +20,7 @@ from flow_cache.errors import ArgumentError, CacheWriteError
 from flow_cache.frames import MAX_SIDE
 from flow_cache.meta import CacheMeta
 from flow_cache.places import as_place, is_local, remove, staging_folder, upload
+from flow_cache.stored_zip import StoredZip
 
 if TYPE_CHECKING:
     from flow_cache.places import Place
@@ -34,12 +32,9 @@ _FOLDER_SUFFIX = ".d"  # after that of the temporary file that guards a folder
 _PARTIAL_LIMIT = 200  # characters of the reason for a partial file
 # For what is not known at the start: counts, and a reason of which JSON makes up to 12 bytes a character.
 _RESERVE = 1024 + 12 * _PARTIAL_LIMIT
-_TIME = (1980, 1, 1, 0, 0, 0)  # no clock in the file: the same input gives the same bytes
 MEMBER_OVERHEAD = (
     104  # bytes of the zip for each image: a local header, an entry of the directory, the name in both
 )
-_LOCAL_CRC_AT = 14  # in a zip's local header
-_LOCAL_DATA_AT = 30 + len(META_NAME)
 
 
 class CacheWriter:
@@ -64,7 +59,7 @@ class CacheWriter:
         except OSError as error:
             raise CacheWriteError.from_os_error(as_place(path).parent, error) from error
         self._open = True
-        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
+        self._zip = StoredZip(self._file)
         self._add(META_NAME, b" " * self._reserved)
 
     def add_flow(self, fields: NDArray[np.uint8]) -> None:
@@ -111,7 +106,6 @@ class CacheWriter:
         """Throw away what was written; harmless after `close`."""
         if self._open:
             self._open = False
-            self._zip.fp = None  # or its finaliser would write a directory into the closed file
             with contextlib.suppress(OSError):  # a full disk refuses the last buffer; nobody wants it now
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
@@ -129,7 +123,7 @@ class CacheWriter:
 
     def _add(self, name: str, data: bytes) -> None:
         try:
-            self._zip.writestr(zipfile.ZipInfo(name, _TIME), data)
+            self._zip.add(name, data)
         except OSError as error:
             self.abort()
             raise CacheWriteError.from_os_error(self.path, error) from error
@@ -169,14 +163,7 @@ class CacheWriter:
     def _commit(self, meta: CacheMeta) -> None:
         data = meta.to_json()
         assert len(data) <= self._reserved, "meta.json outgrew its reserve"
-        data = data.ljust(self._reserved)
-        crc = zlib.crc32(data)
-        self._zip.filelist[0].CRC = crc  # goes into the directory, which close() writes
-        self._zip.close()
-        self._file.seek(_LOCAL_CRC_AT)
-        self._file.write(struct.pack("<L", crc))
-        self._file.seek(_LOCAL_DATA_AT)
-        self._file.write(data)
+        self._zip.finish(data.ljust(self._reserved))
         self._file.flush()
         os.fsync(self._file.fileno())
         if sys.platform == "win32":  # an open file cannot be renamed there

@@ -1,4 +1,4 @@
-"""Measure the flow cache on real flow: codecs, opening, and training reads against JPEG folders, HDF5 and LMDB.
+"""Measure the flow cache: codecs, opening, training reads against JPEG folders, HDF5 and LMDB; precompute end to end.
 
     python tools/benchmark_cache.py VIDEOS --out reports/benchmarks
 
@@ -7,8 +7,9 @@ bytes of the RGB frames. A training read is 16 places of a video, at each a stac
 Agreement is checked before time is taken, contestants take turns in every round, and one thread does the work. Every
 store keeps fields that it has read for the same clip, as our reader does, but for `JPEG folders, as TSN reads`, which
 opens every image each time it occurs. Cold reads follow `posix_fadvise(POSIX_FADV_DONTNEED)` on the files of that
-video; names and inodes stay in the kernel's cache, which favours many small files. Writes cache.md and
-cache_codecs.csv, cache_reads.csv, cache_opening.csv. h5py and lmdb are left out where they are not installed.
+video; names and inodes stay in the kernel's cache, which favours many small files. h5py and lmdb are left out where
+they are not installed. `cache_pipeline.py` is the end-to-end part. Writes cache.md and cache_codecs.csv,
+cache_opening.csv, cache_reads.csv, cache_pipeline.csv.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarking import markdown_table, pick_videos, provenance, time_in_turns, write_csv
+from cache_pipeline import PipelineRow, measure_pipeline, pipeline_section
 from cache_stores import FOLDERS, OURS, RGB_QUALITY, Clip, build, write_cache
 
 from flow_cache.codecs import CodecSettings, decode_into, encode_flow
@@ -252,13 +254,18 @@ def _ratio(reference: list[float], times: list[float]) -> tuple[float, float, fl
 
 
 def report(
-    out: Path, codecs: list[CodecRow], opening: list[OpeningRow], reads: list[ReadRow], about: str
+    out: Path,
+    codecs: list[CodecRow],
+    opening: list[OpeningRow],
+    reads: list[ReadRow],
+    pipeline: list[PipelineRow],
+    about: tuple[str, str],
 ) -> None:
-    """Write the tables."""
-    for file, rows in (("codecs", codecs), ("opening", opening), ("reads", reads)):
+    """Write the tables. about: what the stores were filled with, and the frame size of the pipeline."""
+    for file, rows in (("codecs", codecs), ("opening", opening), ("reads", reads), ("pipeline", pipeline)):
         write_csv(out / f"cache_{file}.csv", [asdict(row) for row in rows])
     origin = [f"- {key}: {value}" for key, value in provenance(*LIBRARIES).items()]
-    lines = ["# Flow cache", "", about, "", *origin, ""]
+    lines = ["# Flow cache", "", about[0], "", *origin, ""]
     lines += [
         "## Codecs",
         "",
@@ -291,6 +298,7 @@ def report(
     ]  # fmt: skip
     head = ("videos", "store", "MB", "MB on disk", "warm", "cold", "mean error", "largest")
     lines += markdown_table(head, read_rows)
+    lines += pipeline_section(pipeline, about[1])
     (out / "cache.md").write_text("\n".join(lines))
 
 
@@ -303,6 +311,10 @@ def main() -> int:
     parser.add_argument("--method", default="tvl1")
     parser.add_argument("--clips", type=int, default=40, help="training clips in a round")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pipeline-videos", type=int, default=100, help="that precompute does, end to end")
+    parser.add_argument("--loop-videos", type=int, default=4, help="that the plain loop does of these")
+    parser.add_argument("--pipeline-size", default="320x240", help="their width and height")
+    parser.add_argument("--rounds", type=int, default=3, help="of the pipeline")
     parser.add_argument(
         "--scratch", type=Path, default=None, help="where stores are written; not a memory disk"
     )
@@ -320,6 +332,15 @@ def main() -> int:
         frames = [clip.rgb[:-1] for clip in clips] + [clips[-1].rgb[-1:]]
         joined = Clip(np.concatenate([clip.flow for clip in clips]), np.concatenate(frames))
         reads += measure_reads("one long", [joined], folder / "long", arguments.clips, arguments.repeats)
+        del joined, frames
+        names = [
+            video.relative_to(arguments.source).as_posix()
+            for video in pick_videos(arguments.source, arguments.pipeline_videos)
+        ]
+        pipeline = measure_pipeline(
+            arguments.source, names, arguments.loop_videos, arguments.pipeline_size, folder / "pipeline",
+            arguments.rounds,
+        )  # fmt: skip
     lengths = sorted(len(clip.flow) for clip in clips)
     height, width = clips[0].flow.shape[2:]
     about = (
@@ -327,7 +348,7 @@ def main() -> int:
         f"`{arguments.method}`, RGB as JPEG of quality {RGB_QUALITY}; the long video is all of them. One thread;\n"
         f"{arguments.clips} clips in each of {arguments.repeats} rounds."
     )
-    report(arguments.out, codecs, opening, reads, about)
+    report(arguments.out, codecs, opening, reads, pipeline, (about, arguments.pipeline_size))
     return 0
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -150,3 +151,30 @@ def test_attempt_stops_when_the_main_process_is_gone(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         attempt(job(images(tmp_path / "clip", 3), tmp_path / "out" / "clip.flow.zip"), Closed())
     assert not list((tmp_path / "out").iterdir())
+
+
+class Still:
+    """An estimator that says that nothing moves, and takes no time for it."""
+
+    backend = "none"
+    chunk = 8
+
+    def quantized(self, frames: np.ndarray, bound: float, step: int = 1) -> tuple[np.ndarray, int]:
+        return np.full((len(frames) - step, 2, *frames.shape[1:]), 128, np.uint8), 0
+
+
+def test_a_video_ten_times_as_long_takes_no_more_memory(tmp_path: Path) -> None:
+    peaks = {}
+    for frames in (60, 60, 600):  # the first run imports and fills caches
+        video = tmp_path / f"{frames}.avi"
+        writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 25, (160, 120))
+        for number in range(frames):
+            writer.write(np.full((120, 160, 3), number % 200, np.uint8))
+        writer.release()
+        tracemalloc.start()
+        try:
+            cache_video(job(video, tmp_path / f"{frames}.flow.zip"), lambda advance: None, Still())
+            peaks[frames] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peaks[600] < 1.1 * peaks[60]

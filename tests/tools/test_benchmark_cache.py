@@ -34,7 +34,8 @@ def read(path):
 def test_writes_what_it_measured(videos, tmp_path):
     out = tmp_path / "out"
     few = ("--videos", 2, "--clips", 2, "--repeats", 2, "--method", "farneback", "--scratch", tmp_path)
-    done = run(videos, "--out", out, *few)
+    end_to_end = ("--pipeline-videos", 2, "--loop-videos", 1, "--pipeline-size", "64x48", "--rounds", 1)
+    done = run(videos, "--out", out, *few, *end_to_end)
     assert done.returncode == 0, done.stderr
     codecs = {row["codec"]: row for row in read(out / "cache_codecs.csv")}
     for error in range(4):
@@ -51,10 +52,33 @@ def test_writes_what_it_measured(videos, tmp_path):
     assert (float(stores["JPEG folders q95"]["warm"]), float(stores["JPEG folders q95"]["cold"])) == (1, 1)
     assert stores["cache, jpegls error 1"]["max_error"] == "1"
     assert stores["cache, png"]["max_error"] == "0"
+    ours, loop, loops = read(out / "cache_pipeline.csv")
+    assert [row["pairs"] for row in (ours, loop, loops)] == ["25", "12", "12"]
+    assert (loop["whole"], loop["steady"]) == ("1.0", "1.0")
+    assert 0 < float(ours["difference"]) < 1.5
+    assert all(0 < float(row["busy"]) < 1.1 for row in (ours, loop, loops))
     report = (out / "cache.md").read_text()
     assert "--repeats 2" in report
     assert f"| clips | cache, png | {float(stores['cache, png']['megabytes']):.1f} |" in report
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
+
+
+def test_the_steady_part_of_a_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from cache_pipeline import summarise_ours
+    from watching import Sample, Watched
+
+    # Two workers that start after 10 s and do 10 pairs a second each, videos of 50 pairs; the last one is alone.
+    finished = [(10 + 5.0 * (n // 2 + 1), 50) for n in range(20)] + [(65.0, 50)]
+    samples = [Sample(0, 0, 0, 0), Sample(10, 5, 0, 0), Sample(60, 105, 0, 0), Sample(66, 110, 0, 0)]
+    monkeypatch.setattr("watching.available_cores", lambda: 2)
+    run = summarise_ours(Watched(0, 66, 110, samples, ""), finished, 2)
+    assert run.pairs == 21 * 50
+    assert run.whole == 1050 / 66
+    assert run.steady == 20
+    assert run.start == 66 - 1050 / 20
+    assert run.busy == 110 / 132
+    assert run.busy_steady == pytest.approx(1)
 
 
 def test_unusable_arguments_are_named(tmp_path):

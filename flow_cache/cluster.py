@@ -302,7 +302,7 @@ def _connect(address: str) -> tuple[Any, bool]:
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise ArgumentError(
-            "--ray needs Ray, which is not installed: pip install 'twostream[ray]'"
+            "--ray needs Ray, which is not installed: python3 -m pip install ray"
         ) from error
     if ray.is_initialized():
         return ray, False

@@ -33,7 +33,7 @@ from flow_cache.pool import Finished
 from flow_cache.precompute import Failure, PrecomputeConfig, PrecomputeInterrupted, make_template, precompute
 from flow_cache.worker import Job
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'twostream[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: it comes with the test extra")
 if sys.platform != "linux":
     pytest.skip("Ray's clusters of several nodes on one machine are for Linux", allow_module_level=True)
 
@@ -463,7 +463,7 @@ def test_unusable_arguments_are_told(config: PrecomputeConfig, change: dict[str,
 
 def test_ray_that_is_not_installed_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ArgumentError, match=r"not installed: pip install 'twostream\[ray\]'"):
+    with pytest.raises(ArgumentError, match="not installed: python3 -m pip install ray"):
         precompute(config, progress=False)
 
 

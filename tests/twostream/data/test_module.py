@@ -1,4 +1,5 @@
 import csv
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from upath import UPath
 
 from twostream.data import ActionDataModule, AugmentConfig, DataConfig, SplitConfig, load_data
 from twostream.errors import DataError
@@ -55,6 +57,27 @@ def test_everything_that_a_run_needs_to_know(config):
     assert data.notes == ()
     assert set(data.entries) == set(VIDEOS)
     assert load_data(replace(config, name="tiny")).name == "tiny"
+
+
+def test_videos_and_cache_may_be_urls(config):
+    url = f"memory://{uuid.uuid4().hex}"
+    for name, folder in (("videos", config.root), ("cache", config.cache)):
+        for path in Path(folder).rglob("*"):
+            if path.is_file():
+                target = UPath(f"{url}/{name}") / path.relative_to(folder).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    remote = replace(config, root=f"{url}/videos", cache=f"{url}/cache")
+    ours, theirs = load_data(remote), load_data(config)
+    assert replace(ours, cache=theirs.cache) == theirs
+    for batch, same in zip(
+        ActionDataModule(remote, seed=1).train_dataloader(),
+        ActionDataModule(config, seed=1).train_dataloader(),
+        strict=True,
+    ):
+        assert all(torch.equal(batch[key], same[key]) for key in same)
+    with pytest.raises(DataError, match="memory://none does not exist"):
+        load_data(replace(config, cache="memory://none"))
 
 
 def test_batches_of_all_parts(config):

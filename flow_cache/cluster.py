@@ -301,9 +301,7 @@ def _connect(address: str) -> tuple[Any, bool]:
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
-        raise ArgumentError(
-            "--ray needs Ray, which is not installed: python3 -m pip install ray"
-        ) from error
+        raise ArgumentError("--ray needs Ray, which is not installed: python3 -m pip install ray") from error
     if ray.is_initialized():
         return ray, False
     if address.startswith("ray://"):

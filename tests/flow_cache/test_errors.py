@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from flow_cache.errors import CacheFileError, CacheWriteError, FlowCacheError, VideoError
+from flow_cache.errors import CacheFileError, CacheWriteError, FlowCacheError, StorageError, VideoError
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from flow_cache.errors import CacheFileError, CacheWriteError, FlowCacheError, V
             CacheWriteError.from_os_error("out", OSError(28, "No space left")),
             "cannot write out: No space left",
         ),
+        (StorageError("s3://bucket/a", "refused"), "s3://bucket/a: refused"),
     ],
 )
 def test_errors_name_the_file_in_one_line_and_survive_pickling(error: FlowCacheError, text: str) -> None:

@@ -74,13 +74,13 @@ class CacheReader:
     """
 
     def __init__(self, path: str | os.PathLike[str] | Place) -> None:
+        self.path = as_place(path)
         try:
-            self.path = as_place(path)
             self._file: Any = open_to_read(self.path)
         except FileNotFoundError as error:
-            raise CacheFileError(str(path), "no such cache file") from error
+            raise CacheFileError(self.path, "no such cache file") from error
         except OSError as error:
-            raise CacheFileError(str(path), error.strerror or str(error)) from error
+            raise CacheFileError(self.path, error.strerror or str(error)) from error
         try:
             self._file_size: int = self._file.seek(0, os.SEEK_END)
             directory = Directory(self.path, self._file, self._file_size)

@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from flow_cache.codecs import CodecSettings, encode_flow
 from flow_cache.container import CACHE_SUFFIX, CacheReader
 from flow_cache.errors import ArgumentError, CacheFileError, CacheWriteError
-from flow_cache.index import cache_files
+from flow_cache.index import cache_files_of
 from flow_cache.inputs import collision_key
-from flow_cache.places import as_place, exists, is_folder, relative_name
+from flow_cache.places import as_place, exists, relative_name
 from flow_cache.precompute import Failure
 from flow_cache.progress import ProgressLine
 from flow_cache.quantize import dequantize
@@ -142,7 +142,7 @@ def _targets(config: ExportConfig, output: Path) -> dict[Place, Path]:
     cache = as_place(config.cache)
     if not exists(cache):
         raise ArgumentError(f"{cache}: no such cache file or folder")
-    files = cache_files(cache) if is_folder(cache) else {cache.name: cache}
+    files = cache_files_of(cache)
     if not files:
         raise ArgumentError(f"{cache}: holds no cache files (*{CACHE_SUFFIX})")
     targets: dict[Place, Path] = {}

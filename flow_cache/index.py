@@ -82,14 +82,14 @@ def refresh_index(root: str | os.PathLike[str] | Place) -> list[CacheFileError]:
 
 def scan_cache(root: str | os.PathLike[str] | Place) -> tuple[list[IndexEntry], list[CacheFileError]]:
     """List a cache's contents, sorted by video, and the errors of the files that cannot be opened."""
+    place = as_place(root)
     try:
-        place = as_place(root)
         if not is_folder(place):
             raise CacheFileError(place, "no such cache folder")
         known = _load(place / INDEX_NAME)
         files = {name: status for name, status in list_files(place).items() if _is_cache_file(name)}
     except OSError as error:
-        raise CacheFileError(str(root), error.strerror or str(error)) from error
+        raise CacheFileError(place, error.strerror or str(error)) from error
 
     def entry_of(name: str) -> IndexEntry | CacheFileError:
         entry = known.get(name)
@@ -109,6 +109,11 @@ def scan_cache(root: str | os.PathLike[str] | Place) -> tuple[list[IndexEntry], 
 def indexed_files(root: str | os.PathLike[str] | Place) -> list[str]:
     """List the cache files that `index.csv` speaks of, whether they are there or not."""
     return list(_load(as_place(root) / INDEX_NAME))
+
+
+def cache_files_of(cache: Place) -> dict[str, Place]:
+    """Find what a cache consists of: a folder's files, or the one file that it is."""
+    return cache_files(cache) if is_folder(cache) else {cache.name: cache}
 
 
 def cache_files(root: Place) -> dict[str, Place]:

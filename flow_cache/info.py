@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from flow_cache.container import CacheReader
 from flow_cache.errors import CacheFileError
-from flow_cache.index import cache_files
+from flow_cache.index import cache_files_of
 from flow_cache.meta import CacheMeta
-from flow_cache.places import each, is_folder
+from flow_cache.places import each
 from flow_cache.quantize import ZERO
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class CacheInfo:
 
 def describe_cache(path: Place) -> CacheInfo:
     """Describe a cache folder or a single cache file; damaged files are listed, not raised."""
-    files = cache_files(path) if is_folder(path) else {path.name: path}
+    files = cache_files_of(path)
     sound: list[Place] = []
     metas: list[CacheMeta] = []
     size = 0

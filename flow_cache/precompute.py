@@ -263,7 +263,7 @@ def record_outcome(output: Place, failures: list[Failure], shard: str | None = N
     """Write the index and the list of failures, which damaged files of other videos join."""
     remove_stale_temporaries(output)  # of workers that died
     damaged = refresh_index(output)
-    failures += [Failure(relative_name(as_place(error.path), output), error.reason) for error in damaged]
+    failures += [Failure(relative_name(error.path, output), error.reason) for error in damaged]
     if shard is None:  # this run has tried again what failed in earlier shards
         for path in output.glob("failures.*-of-*.csv"):
             _remove(path)

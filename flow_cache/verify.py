@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flow_cache.container import CacheReader, cache_path
 from flow_cache.errors import ArgumentError, CacheFileError, VideoError
 from flow_cache.frames import output_size
-from flow_cache.index import cache_files, indexed_files
+from flow_cache.index import cache_files_of, indexed_files
 from flow_cache.inputs import choose_videos
 from flow_cache.meta import CacheMeta
 from flow_cache.methods import method_names
@@ -88,7 +88,7 @@ def verify_cache(
     if not exists(path):
         raise ArgumentError(f"{path}: no such cache file or folder")
     single = not is_folder(path)
-    files = {path.name: path} if single else cache_files(path)
+    files = cache_files_of(path)
     faults: list[Fault] = []
     metas: dict[str, CacheMeta] = {}
     size = 0

@@ -51,13 +51,13 @@ class CacheWriter:
         self._frames = 0
         self._shape: tuple[int, int] | None = None
         self._reserved = reserved_bytes(meta)
+        self.path = as_place(path)
         try:
-            self.path = as_place(path)
             if is_local(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary, self._file = _create_temporary(_folder_of_temporaries(self.path))
         except OSError as error:
-            raise CacheWriteError.from_os_error(as_place(path).parent, error) from error
+            raise CacheWriteError.from_os_error(self.path.parent, error) from error
         self._open = True
         self._zip = StoredZip(self._file)
         self._add(META_NAME, b" " * self._reserved)

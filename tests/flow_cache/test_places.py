@@ -174,6 +174,12 @@ def test_a_remote_video_that_fails_is_named_by_its_url(remote: str, tmp_path: Pa
         raise VideoError("somewhere", "why")
 
 
+def test_a_missing_remote_file_is_named_by_its_url(remote: str) -> None:
+    with pytest.raises(CacheFileError, match=f"^{remote}/none.flow.zip: no such cache file$") as caught:
+        CacheReader(remote + "/none.flow.zip")
+    assert caught.value.path == as_place(remote) / "none.flow.zip"
+
+
 def test_every_tool_reads_a_remote_cache(
     remote: str, videos: Path, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

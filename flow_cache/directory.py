@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 LOCAL = struct.Struct("<4s5H3L2H")  # local file header
 
-_END = struct.Struct("<4s4H2LH")  # end of central directory
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
+END = struct.Struct("<4s4H2LH")  # end of central directory
+END64_LOCATOR = struct.Struct("<4sLQL")
+END64 = struct.Struct("<4sQ2H2L4Q")
 _SIGNATURE = 0x02014B50
 _LENGTHS_AT = 28  # of name, extra field and comment, in an entry
 _ENTRY = np.dtype(
@@ -152,24 +152,24 @@ class Directory:
 def _end_record(path: Place, file: Any, file_size: int) -> tuple[int, int, int]:
     """Find the end record; returns the directory's (offset, size, number of members)."""
     damaged = CacheFileError(path, "is not a whole zip file (its end record is missing)")
-    tail_size = min(file_size, _END.size + _END64_LOCATOR.size)
+    tail_size = min(file_size, END.size + END64_LOCATOR.size)
     file.seek(file_size - tail_size)
     tail = file.read(tail_size)
-    if len(tail) < _END.size or tail[-_END.size : -_END.size + 4] != b"PK\5\6":
+    if len(tail) < END.size or tail[-END.size : -END.size + 4] != b"PK\5\6":
         raise damaged
-    _, _, _, _, count, size, offset, _ = _END.unpack(tail[-_END.size :])
+    _, _, _, _, count, size, offset, _ = END.unpack(tail[-END.size :])
     if count != 0xFFFF and size != 0xFFFFFFFF and offset != 0xFFFFFFFF:
         return offset, size, count
-    if len(tail) < _END.size + _END64_LOCATOR.size or tail[:4] != b"PK\6\7":
+    if len(tail) < END.size + END64_LOCATOR.size or tail[:4] != b"PK\6\7":
         raise damaged
-    _, _, end64, _ = _END64_LOCATOR.unpack_from(tail)
-    if end64 + _END64.size > file_size:
+    _, _, end64, _ = END64_LOCATOR.unpack_from(tail)
+    if end64 + END64.size > file_size:
         raise damaged
     file.seek(end64)
-    record = file.read(_END64.size)
-    if len(record) < _END64.size or record[:4] != b"PK\6\6":
+    record = file.read(END64.size)
+    if len(record) < END64.size or record[:4] != b"PK\6\6":
         raise damaged
-    *_, count, size, offset = _END64.unpack(record)
+    *_, count, size, offset = END64.unpack(record)
     return offset, size, count
 
 

@@ -10,7 +10,7 @@ from typing import Self
 from flow_cache.errors import FlowCacheError
 from flow_cache.estimation import RemoteEstimator, Service
 from flow_cache.pool import Event, Runner, attempt
-from flow_cache.worker import Advance, Job
+from flow_cache.worker import Job
 
 
 class InProcess(Runner):
@@ -38,11 +38,11 @@ class InProcess(Runner):
         """Do one job, however long it takes, and return what has happened."""
         if self.idle:
             return []
-        advances = _Advances()
-        result = attempt(self._queue.popleft(), advances, self._estimator)
+        events: list[Event] = []
+        result = attempt(self._queue.popleft(), events.append, self._estimator)
         if isinstance(result, FlowCacheError):
             raise result
-        return [*advances.sent, result]
+        return [*events, result]
 
     def __enter__(self) -> Self:
         return self
@@ -51,13 +51,3 @@ class InProcess(Runner):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._queue.clear()
-
-
-class _Advances:
-    """Takes the place of a worker's pipe."""
-
-    def __init__(self) -> None:
-        self.sent: list[Advance] = []
-
-    def send(self, advance: Advance) -> None:
-        self.sent.append(advance)

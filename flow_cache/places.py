@@ -78,8 +78,7 @@ def exists(place: Place) -> bool:
     if is_local(place):
         return place.exists()
     with _storage_errors(place):
-        _storage(place).invalidate_cache()
-        return bool(_storage(place).exists(place.path))
+        return bool(_fresh(place).exists(place.path))
 
 
 def is_folder(place: Place) -> bool:
@@ -87,8 +86,7 @@ def is_folder(place: Place) -> bool:
     if is_local(place):
         return place.is_dir()
     with _storage_errors(place):
-        _storage(place).invalidate_cache()
-        return bool(_storage(place).isdir(place.path))
+        return bool(_fresh(place).isdir(place.path))
 
 
 def is_file(place: Place) -> bool:
@@ -96,7 +94,7 @@ def is_file(place: Place) -> bool:
     if is_local(place):
         return place.is_file()
     with _storage_errors(place):
-        return bool(_storage(place).isfile(place.path))
+        return bool(_fresh(place).isfile(place.path))
 
 
 def list_files(root: Place) -> dict[str, Status]:
@@ -112,9 +110,8 @@ def list_files(root: Place) -> dict[str, Status]:
                     found[prefix + name] = Status(0, "")
     else:
         with _storage_errors(root):
-            _storage(root).invalidate_cache()
             base = root.path.rstrip("/") + "/"
-            for name, entry in _storage(root).find(root.path, detail=True).items():
+            for name, entry in _fresh(root).find(root.path, detail=True).items():
                 if name.startswith(base):
                     found[name.removeprefix(base)] = Status(int(entry["size"] or 0), _stamp(entry))
     return dict(sorted(found.items()))
@@ -181,8 +178,7 @@ def remove(place: Place) -> None:
         place.unlink(missing_ok=True)
         return
     with _storage_errors(place), contextlib.suppress(FileNotFoundError):
-        _storage(place).invalidate_cache()
-        _storage(place).rm_file(place.path)
+        _fresh(place).rm_file(place.path)
 
 
 def download(place: UPath, folder: Path) -> Path:
@@ -233,6 +229,13 @@ def _storage(place: UPath) -> Any:
     import fsspec
 
     return fsspec.filesystem(place.protocol, **place.storage_options)
+
+
+def _fresh(place: UPath) -> Any:
+    """Return the file system of a place with its listings forgotten: other processes may have written since."""
+    storage = _storage(place)
+    storage.invalidate_cache()
+    return storage
 
 
 def _stamp(entry: dict[str, Any]) -> str:

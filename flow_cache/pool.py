@@ -14,13 +14,13 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from flow_cache.errors import CacheWriteError, FlowCacheError, LostDeviceError, VideoError
 from flow_cache.estimation import RemoteEstimator, Service
@@ -114,12 +114,6 @@ class _Worker:
     connection: Connection
     ready: bool = False
     job: Job | None = None
-
-
-class Advances(Protocol):
-    """Where a worker tells how it gets on: a pipe."""
-
-    def send(self, advance: Advance, /) -> None: ...
 
 
 class WorkerPool(Runner):
@@ -245,10 +239,12 @@ class WorkerPool(Runner):
         return [] if worker.job is None else [Died(worker.job, how)]
 
 
-def attempt(job: Job, advance: Advances, estimator: Estimator | None = None) -> Finished | FlowCacheError:
+def attempt(
+    job: Job, advance: Callable[[Advance], object], estimator: Estimator | None = None
+) -> Finished | FlowCacheError:
     """Do one job; what goes wrong with the video becomes the reason of its failure, other errors are returned."""
     try:
-        meta = cache_video(job, advance.send, estimator)
+        meta = cache_video(job, advance, estimator)
     except VideoError as error:
         return Finished(job, reason=reason_of(error))
     except FlowCacheError as error:
@@ -269,7 +265,7 @@ def _serve(connection: Connection, service: Service | None) -> None:
         estimator = RemoteEstimator(service) if service else None
         connection.send(None)
         while True:
-            connection.send(attempt(connection.recv(), connection, estimator))
+            connection.send(attempt(connection.recv(), connection.send, estimator))
     except LostDeviceError as error:
         connection.send(error)
     except (EOFError, OSError):

@@ -9,12 +9,10 @@ import struct
 import zlib
 from typing import BinaryIO
 
-_LOCAL = struct.Struct("<4s5H3L2H")
+from flow_cache.directory import END, END64, END64_LOCATOR, LOCAL
+
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _EXTRA64 = struct.Struct("<2HQ")  # of an entry: its offset
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
-_END = struct.Struct("<4s4H2LH")
 
 _PLAIN, _WITH64 = 20, 45  # versions of the format that a reader must know
 _UNIX = 3 << 8
@@ -51,7 +49,7 @@ class StoredZip:
         )  # fmt: skip
         self._directory += encoded
         self._directory += extra
-        header = _LOCAL.pack(b"PK\3\4", _PLAIN, 0, 0, 0, _DATE, crc, size, size, len(encoded), 0)
+        header = LOCAL.pack(b"PK\3\4", _PLAIN, 0, 0, 0, _DATE, crc, size, size, len(encoded), 0)
         self._file.write(header + encoded)
         self._file.write(data)
         self._first_data = self._first_data or len(header) + len(encoded)
@@ -73,9 +71,7 @@ class StoredZip:
         size, offset, count = len(self._directory), self._offset, self._count
         end = b""
         if count > _MOST_MEMBERS or max(size, offset) > _MOST_BYTES:
-            end += _END64.pack(
-                b"PK\6\6", _END64.size - 12, _WITH64, _WITH64, 0, 0, count, count, size, offset
-            )
-            end += _LOCATOR64.pack(b"PK\6\7", 0, offset + size, 1)
+            end += END64.pack(b"PK\6\6", END64.size - 12, _WITH64, _WITH64, 0, 0, count, count, size, offset)
+            end += END64_LOCATOR.pack(b"PK\6\7", 0, offset + size, 1)
         count, size, offset = min(count, 0xFFFF), min(size, 0xFFFFFFFF), min(offset, 0xFFFFFFFF)
-        return end + _END.pack(b"PK\5\6", 0, 0, count, count, size, offset, 0)
+        return end + END.pack(b"PK\5\6", 0, 0, count, count, size, offset, 0)

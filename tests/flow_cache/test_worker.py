@@ -119,28 +119,28 @@ def test_attempt_turns_errors_into_reasons(tmp_path: Path, monkeypatch: pytest.M
     folder = images(tmp_path / "clip", 3)
     outbox = Outbox()
     good = job(folder, tmp_path / "clip.flow.zip")
-    assert attempt(good, outbox) == Finished(good, fields=2)
+    assert attempt(good, outbox.send) == Finished(good, fields=2)
     (advance,) = outbox.sent
     assert isinstance(advance, Advance)
     assert advance.fields == 2
     assert set(advance.seconds) == {"decode", "flow", "store"}
     assert min(advance.seconds.values()) > 0
     missing = job(tmp_path / "none.avi", tmp_path / "none.flow.zip")
-    assert attempt(missing, outbox) == Finished(missing, reason="no such file")
+    assert attempt(missing, outbox.send) == Finished(missing, reason="no such file")
     (tmp_path / "file").touch()
-    assert isinstance(attempt(job(folder, tmp_path / "file" / "x.flow.zip"), outbox), CacheWriteError)
+    assert isinstance(attempt(job(folder, tmp_path / "file" / "x.flow.zip"), outbox.send), CacheWriteError)
 
     def explode(*_: object) -> None:
         raise MemoryError("two\nlines")
 
     monkeypatch.setattr("flow_cache.pool.cache_video", explode)
-    assert attempt(good, outbox).reason == "MemoryError: two lines"
+    assert attempt(good, outbox.send).reason == "MemoryError: two lines"
 
     def tiny(*_: object) -> None:
         raise ArgumentError("frames must be larger")
 
     monkeypatch.setattr("flow_cache.pool.cache_video", tiny)
-    assert attempt(good, outbox).reason == "frames must be larger"
+    assert attempt(good, outbox.send).reason == "frames must be larger"
 
 
 def test_attempt_stops_when_the_main_process_is_gone(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_attempt_stops_when_the_main_process_is_gone(tmp_path: Path) -> None:
             raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        attempt(job(images(tmp_path / "clip", 3), tmp_path / "out" / "clip.flow.zip"), Closed())
+        attempt(job(images(tmp_path / "clip", 3), tmp_path / "out" / "clip.flow.zip"), Closed().send)
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -1,10 +1,31 @@
-"""Videos for the tools to measure."""
+"""Videos for the tools to measure, and how the tools are run."""
 
 from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_tool(script, *arguments):
+    """Run a script of the tools as a user does, on this repository's packages."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, str(ROOT / "tools" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture

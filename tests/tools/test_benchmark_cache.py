@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from .conftest import ROOT, read_csv, run_tool
 
 
 @pytest.fixture
@@ -19,31 +14,19 @@ def videos(make_videos):
     return make_videos((13, 14), width=64, height=48)
 
 
-def run(*arguments):
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, str(ROOT / "tools" / "benchmark_cache.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_writes_what_it_measured(videos, tmp_path):
     out = tmp_path / "out"
     few = ("--videos", 2, "--clips", 2, "--repeats", 2, "--method", "farneback", "--scratch", tmp_path)
     end_to_end = ("--pipeline-videos", 2, "--loop-videos", 1, "--pipeline-size", "64x48", "--rounds", 1)
-    done = run(videos, "--out", out, *few, *end_to_end)
+    done = run_tool("benchmark_cache.py", videos, "--out", out, *few, *end_to_end)
     assert done.returncode == 0, done.stderr
-    codecs = {row["codec"]: row for row in read(out / "cache_codecs.csv")}
+    codecs = {row["codec"]: row for row in read_csv(out / "cache_codecs.csv")}
     for error in range(4):
         assert int(codecs[f"jpegls, error {error}"]["max_error"]) <= error
     assert float(codecs["jpegls, error 1"]["encode"]) == float(codecs["jpegls, error 1"]["decode"]) == 1
     assert codecs["png"]["mean_error"] == "0.0"
-    assert [row["fields"] for row in read(out / "cache_opening.csv")] == ["12", "3000"]
-    reads = [row for row in read(out / "cache_reads.csv") if row["videos"] == "clips"]
+    assert [row["fields"] for row in read_csv(out / "cache_opening.csv")] == ["12", "3000"]
+    reads = [row for row in read_csv(out / "cache_reads.csv") if row["videos"] == "clips"]
     stores = {row["store"]: row for row in reads}
     expected = {"JPEG folders q95", "JPEG folders q95, as TSN reads", "cache, jpegls error 1", "cache, png"}
     expected |= {"HDF5, raw", "HDF5, gzip"} if find_spec("h5py") else set()
@@ -52,7 +35,7 @@ def test_writes_what_it_measured(videos, tmp_path):
     assert (float(stores["JPEG folders q95"]["warm"]), float(stores["JPEG folders q95"]["cold"])) == (1, 1)
     assert stores["cache, jpegls error 1"]["max_error"] == "1"
     assert stores["cache, png"]["max_error"] == "0"
-    ours, loop, loops = read(out / "cache_pipeline.csv")
+    ours, loop, loops = read_csv(out / "cache_pipeline.csv")
     assert [row["pairs"] for row in (ours, loop, loops)] == ["25", "12", "12"]
     assert (loop["whole"], loop["steady"]) == ("1.0", "1.0")
     assert 0 < float(ours["difference"]) < 1.5
@@ -82,7 +65,7 @@ def test_the_steady_part_of_a_run(monkeypatch):
 
 
 def test_unusable_arguments_are_named(tmp_path):
-    done = run("no/such/folder", "--out", tmp_path)
+    done = run_tool("benchmark_cache.py", "no/such/folder", "--out", tmp_path)
     assert done.returncode != 0
     assert "no/such/folder: no such file or folder" in done.stderr
     assert "Traceback" not in done.stderr

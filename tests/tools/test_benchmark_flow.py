@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from .conftest import ROOT, read_csv, run_tool
 
 
 @pytest.fixture
@@ -18,22 +12,13 @@ def videos(make_videos):
     return make_videos((4, 4, 4), width=96, height=64)
 
 
-def run(*arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tools" / "benchmark_flow.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_writes_what_it_measured(videos, tmp_path):
     sizes = ("--agreement-size", "64x48", "--sizes", "64x48")
-    done = run(videos, "--out", tmp_path, "--agreement", 2, *sizes, "--pairs", 2, "--repeats", 2)
+    done = run_tool(
+        "benchmark_flow.py", videos, "--out", tmp_path, "--agreement", 2, *sizes, "--pairs", 2, "--repeats", 2
+    )
     assert done.returncode == 0, done.stderr
-    agreed = read(tmp_path / "flow_agreement.csv")
+    agreed = read_csv(tmp_path / "flow_agreement.csv")
     assert [row["video"] for row in agreed if row["setting"] == "convergence"] == [
         "videos/0.avi",
         "videos/2.avi",
@@ -41,13 +26,13 @@ def test_writes_what_it_measured(videos, tmp_path):
     once = next(row for row in agreed if row["setting"] == "fixed iterations, one warp")
     assert float(once["motion"]) > 0.05
     assert float(once["ours to OpenCV"]) < 1e-4
-    rows = read(tmp_path / "flow.csv")
+    rows = read_csv(tmp_path / "flow.csv")
     single = {row["method"]: row for row in rows if row["threads"] == "1"}
     assert {"OpenCV TV-L1", "ours, preset opencv", "OpenCV Farneback"} <= set(single)
     assert float(single["OpenCV TV-L1"]["speed"]) == 1
     assert float(single["OpenCV TV-L1"]["difference"]) == 0
     assert 0 < float(single["ours, preset opencv"]["difference"]) < float(single["OpenCV DIS"]["difference"])
-    (stages,) = read(tmp_path / "flow_stages.csv")
+    (stages,) = read_csv(tmp_path / "flow_stages.csv")
     assert stages.pop("size") == "64x48"
     assert sum(map(float, stages.values())) == pytest.approx(1)
     report = (tmp_path / "flow.md").read_text()
@@ -67,7 +52,7 @@ def test_writes_what_it_measured(videos, tmp_path):
     ],
 )
 def test_unusable_arguments_are_named(arguments, message):
-    done = run(*arguments)
+    done = run_tool("benchmark_flow.py", *arguments)
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from .conftest import read_csv, run_tool
 
 if not sys.platform.startswith("linux"):
     pytest.skip("reads /proc", allow_module_level=True)
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_writes_what_it_measured(tmp_path):
-    command = [sys.executable, str(ROOT / "tools" / "benchmark_memory.py"), "--out", str(tmp_path / "out")]
-    command += ["--seconds", "1", "2", "--size", "64", "48", "--scratch", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    short_and_long = ("--seconds", 1, 2, "--size", 64, 48, "--scratch", tmp_path)
+    done = run_tool("benchmark_memory.py", "--out", tmp_path / "out", *short_and_long)
     assert done.returncode == 0, done.stdout + done.stderr
-    with (tmp_path / "out" / "memory.csv").open(newline="") as file:
-        short, long = csv.DictReader(file)
+    short, long = read_csv(tmp_path / "out" / "memory.csv")
     assert (short["fields"], long["fields"]) == ("29", "59")
     assert float(long["megabytes"]) > 1.5 * float(short["megabytes"])
     for row in (short, long):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flow_cache.errors import CacheFileError
 
 if TYPE_CHECKING:
-    from flow_cache.places import Place
+    from flow_cache.storage.paths import AnyPath
 
 LOCAL = struct.Struct("<4s5H3L2H")  # local file header
 
@@ -73,7 +73,7 @@ def member_name(prefix: str, index: int, extension: str) -> str:
 class Directory:
     """The members of a zip file. Raises CacheFileError if the directory is damaged or the file cut."""
 
-    def __init__(self, path: Place, file: Any, file_size: int) -> None:
+    def __init__(self, path: AnyPath, file: Any, file_size: int) -> None:
         self._path = path
         offset, size, count = _end_record(path, file, file_size)
         if offset + size > file_size or count * _ENTRY.itemsize > size:
@@ -149,7 +149,7 @@ class Directory:
             raise CacheFileError(self._path, reason, self.name(int(np.argmax(bad))))
 
 
-def _end_record(path: Place, file: Any, file_size: int) -> tuple[int, int, int]:
+def _end_record(path: AnyPath, file: Any, file_size: int) -> tuple[int, int, int]:
     """Find the end record; returns the directory's (offset, size, number of members)."""
     damaged = CacheFileError(path, "is not a whole zip file (its end record is missing)")
     tail_size = min(file_size, END.size + END64_LOCATOR.size)

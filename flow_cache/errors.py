@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from flow_cache.places import Place
+from typing import Any
 
 
 class FlowCacheError(Exception):
@@ -35,11 +33,16 @@ class VideoError(FlowCacheError):
     `frame` is the index of the first frame that could not be had, None when the video could not be opened.
     """
 
-    def __init__(self, path: str | Place, reason: str, frame: int | None = None) -> None:
+    def __init__(self, path: Any, reason: str, frame: int | None = None) -> None:
         super().__init__(path, reason, frame)  # all three in args, so that it survives pickling
         self.path = Path(path) if isinstance(path, str) else path
         self.reason = reason
         self.frame = frame
+
+    @property
+    def reason_and_frame(self) -> str:
+        """Why the video failed, without its path."""
+        return self.reason if self.frame is None else f"frame {self.frame}: {self.reason}"
 
     def __str__(self) -> str:
         where = "" if self.frame is None else f", frame {self.frame}"
@@ -49,7 +52,7 @@ class VideoError(FlowCacheError):
 class CacheFileError(FlowCacheError):
     """A cache file is missing or damaged; `member` names the part inside it, where one is to blame."""
 
-    def __init__(self, path: str | Place, reason: str, member: str | None = None) -> None:
+    def __init__(self, path: Any, reason: str, member: str | None = None) -> None:
         super().__init__(path, reason, member)
         self.path = Path(path) if isinstance(path, str) else path
         self.reason = reason
@@ -70,13 +73,13 @@ class CacheVersionError(CacheFileError):
 class CacheWriteError(FlowCacheError):
     """A cache cannot be written (disk full, read-only folder, ...)."""
 
-    def __init__(self, path: str | Place, reason: str) -> None:
+    def __init__(self, path: Any, reason: str) -> None:
         super().__init__(path, reason)
         self.path = Path(path) if isinstance(path, str) else path
         self.reason = reason
 
     @classmethod
-    def from_os_error(cls, path: str | Place, error: OSError) -> CacheWriteError:
+    def from_os_error(cls, path: Any, error: OSError) -> CacheWriteError:
         """Build the error from what the operating system said."""
         return cls(path, error.strerror or str(error))
 
@@ -87,7 +90,7 @@ class CacheWriteError(FlowCacheError):
 class StorageError(FlowCacheError, OSError):
     """A remote storage has refused something; whatever class its own package raises for that."""
 
-    def __init__(self, path: str | Place, reason: str) -> None:
+    def __init__(self, path: Any, reason: str) -> None:
         super().__init__(path, reason)
         self.path = path
         self.strerror = reason
@@ -100,3 +103,17 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message; its class where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's whole message on one line; its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Return a whole number (Python's or NumPy's); raise ArgumentError unless it is one from `least` to `most`."""
+    whole = type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
+    if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ArgumentError(f"{name} must be a whole number {span}, got {value!r}")
+    return int(value)  # type: ignore[call-overload, no-any-return]

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from flow_cache.precompute import PrecomputeSummary
-    from flow_cache.worker import Advance
-
 _PLAIN_EVERY = 30.0  # seconds between plain lines
 _RATE_SPAN = 30.0  # seconds over which the rate is averaged
-_FAILURES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class FieldsDone:
+    """Some fields of a video are done, and the seconds that each stage took since the last ones."""
+
+    fields: int
+    seconds: Mapping[str, float]
 
 
 class ProgressLine:
@@ -41,11 +47,11 @@ class ProgressLine:
         self._live: Progress | None = None
         self._task: TaskID | None = None
 
-    def crew(self, workers: int, nodes: int) -> None:
+    def set_workers(self, workers: int, nodes: int) -> None:
         """Say how many processes share the time of the stages, and on how many nodes of a cluster, if on one."""
         self._workers, self._nodes = max(workers, 1), nodes
 
-    def advance(self, done: Advance) -> None:
+    def advance(self, done: FieldsDone) -> None:
         """Count fields that were computed, and the time that each stage took."""
         self._fields += done.fields
         for stage, seconds in done.seconds.items():
@@ -132,29 +138,3 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
-    """Print what a run did, and the first of its failures, to stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    rate = summary.fields / summary.seconds if summary.seconds > 0 else 0.0
-    partial = f" ({summary.partial:,} only in part)" if summary.partial else ""
-    for name, value in (
-        ("videos done", f"{summary.done:,}{partial}"),
-        ("kept from before", f"{summary.skipped:,}"),
-        ("failed", f"{len(summary.failures):,}"),
-        ("flow fields", f"{summary.fields:,}"),
-        ("time", f"{format_seconds(summary.seconds)}, {rate:,.1f} pairs/s"),
-        ("cache", str(summary.output)),
-    ):
-        table.add_row(name, value)
-    console.print(table)
-    for failure in summary.failures[:_FAILURES_SHOWN]:
-        console.print(f"failed: {failure.video}: {failure.reason}")
-    if len(summary.failures) > _FAILURES_SHOWN:
-        more = len(summary.failures) - _FAILURES_SHOWN
-        console.print(f"... and {more:,} more, all in {summary.output / failures_name}")

@@ -8,6 +8,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout, not installed
-    from flow_cache.cli import main
+    from flow_cache.cli.main import main
 
     sys.exit(main(["precompute", *sys.argv[1:]]))

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.errors import ArgumentError
-from flow_cache.quantize import count_clipped, quantize
+from flow_cache.errors import ArgumentError, check_whole_number
+from flow_cache.quantization import count_clipped, quantize
 
 MIN_SIDE = 8  # smaller frames have no neighbourhood from which a motion could be told
 
@@ -100,7 +100,7 @@ class FlowMethod(ABC):
     def quantized(self, frames: Grey, bound: float, step: int = 1) -> tuple[NDArray[np.uint8], int]:
         """Estimate the flow of a stack and quantise it, on a GPU before it leaves that.
 
-        Returns (T - step, 2, H, W) uint8 as `flow_cache.quantize.quantize` makes it, and the count of clipped values.
+        Returns (T - step, 2, H, W) uint8 as `flow_cache.quantization.quantize` makes it, and the count of clipped values.
         """
         flow = self(frames, step)
         return quantize(flow, bound), count_clipped(flow, bound)
@@ -193,14 +193,8 @@ def check_stack(frames: Grey, step: int) -> None:
 
 def check_count(count: int, step: int) -> None:
     """Raise ArgumentError unless so many frames hold at least one pair `step` apart."""
-    check_step(step)
+    check_whole_number("step", step, 1)
     if count < 2:
         raise ArgumentError(f"flow needs at least 2 frames, got {count}")
     if step >= count:
         raise ArgumentError(f"step {step} needs at least {step + 1} frames, got {count}")
-
-
-def check_step(step: int) -> None:
-    """Raise ArgumentError unless step is a whole number of at least 1."""
-    if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 1:
-        raise ArgumentError(f"step must be a whole number of at least 1, got {step!r}")

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters, for_each
-from flow_cache.opencv import opencv
+from flow_cache.runtime import opencv
 
 
 @dataclass(frozen=True)

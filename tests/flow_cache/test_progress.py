@@ -1,12 +1,9 @@
 import io
 import sys
-from pathlib import Path
 
 import pytest
 
-from flow_cache.precompute import Failure, PrecomputeSummary
-from flow_cache.progress import ProgressLine, format_seconds, print_summary
-from flow_cache.worker import Advance
+from flow_cache.progress import FieldsDone, ProgressLine, format_seconds
 
 
 class Clock:
@@ -28,7 +25,7 @@ def test_line_counts_rates_and_estimates(clock: Clock) -> None:
     with ProgressLine(10, 1000, kept=4, enabled=False) as line:
         assert line.describe(clock.now) == "4/10 videos, 0.0 pairs/s, 0 failed"
         clock.now += 10
-        line.advance(Advance(50, {}))
+        line.advance(FieldsDone(50, {}))
         line.finished(250, failed=False)
         assert line.describe(clock.now) == "5/10 videos, 5.0 pairs/s, 30.0 s left, 0 failed"
         line.finished(750, failed=True)
@@ -37,13 +34,13 @@ def test_line_counts_rates_and_estimates(clock: Clock) -> None:
 
 def test_line_says_how_busy_the_stages_are(clock: Clock) -> None:
     with ProgressLine(10, 0, kept=0, enabled=False) as line:
-        line.crew(2, 0)
+        line.set_workers(2, 0)
         clock.now += 10
-        line.advance(Advance(20, {"decode": 1.0, "flow": 12.0}))
-        line.advance(Advance(20, {"decode": 1.0, "flow": 3.0, "store": 2.0}))
+        line.advance(FieldsDone(20, {"decode": 1.0, "flow": 12.0}))
+        line.advance(FieldsDone(20, {"decode": 1.0, "flow": 3.0, "store": 2.0}))
         expected = "0/10 videos, 4.0 pairs/s, decode 10 % flow 75 % store 10 %, 0 failed"
         assert line.describe(clock.now) == expected
-        line.crew(2, 1)
+        line.set_workers(2, 1)
         assert line.describe(clock.now) == f"{expected}, 2 workers on 1 node"
 
 
@@ -51,22 +48,22 @@ def test_rate_is_that_of_the_last_half_minute(clock: Clock) -> None:
     line = ProgressLine(10, 1000, kept=0, enabled=False)
     for _ in range(100):
         clock.now += 1
-        line.advance(Advance(2, {}))
+        line.advance(FieldsDone(2, {}))
         line.describe(clock.now)
     for _ in range(40):
         clock.now += 1
-        line.advance(Advance(10, {}))
+        line.advance(FieldsDone(10, {}))
         text = line.describe(clock.now)
     assert "10.0 pairs/s" in text
 
 
 def test_plain_lines_come_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressLine(2, 10, kept=0) as line:
-        line.advance(Advance(1, {}))
+        line.advance(FieldsDone(1, {}))
         assert capsys.readouterr().err == ""
         clock.now += 31
-        line.advance(Advance(1, {}))
-        line.advance(Advance(1, {}))
+        line.advance(FieldsDone(1, {}))
+        line.advance(FieldsDone(1, {}))
     assert capsys.readouterr().err == "flow-cache: 0/2 videos, 0.1 pairs/s, 0 failed\n"
 
 
@@ -75,7 +72,7 @@ def test_nothing_is_shown_when_there_is_nothing_to_do(
 ) -> None:
     with ProgressLine(3, 0, kept=3) as line:
         clock.now += 100
-        line.advance(Advance(1, {}))
+        line.advance(FieldsDone(1, {}))
     assert capsys.readouterr().err == ""
 
 
@@ -89,7 +86,7 @@ def test_live_line_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     with ProgressLine(2, 10, kept=1) as line:
-        line.advance(Advance(7, {}))
+        line.advance(FieldsDone(7, {}))
         line.finished(10, failed=True)
     assert "2/2 videos" in terminal.getvalue()
     assert "1 failed" in terminal.getvalue()
@@ -101,14 +98,3 @@ def test_live_line_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_durations(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
-
-
-def test_summary_names_failures(capsys: pytest.CaptureFixture[str]) -> None:
-    failures = [Failure(f"[b]{n}.avi", "broken") for n in range(25)]
-    print_summary(PrecomputeSummary(1200, 3, failures, 9000, 10.0, Path("/c"), partial=2), "failures.csv")
-    out = capsys.readouterr().out
-    assert "1,200 (2 only in part)" in out
-    assert "10.0 s, 900.0 pairs/s" in out
-    assert "failed: [b]0.avi: broken" in out
-    assert "[b]20.avi" not in out
-    assert "and 5 more, all in /c/failures.csv" in out

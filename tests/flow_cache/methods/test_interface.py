@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from flow_cache.errors import ArgumentError
-from flow_cache.methods import get_method, method_names, preset_names
+from flow_cache.methods.registry import get_method, method_names, preset_names
 
 METHODS = ["tvl1", "farneback"]
 QUICK = {"tvl1": {"warps": 3, "outer_iterations": 3}, "farneback": {}}

@@ -10,15 +10,16 @@ import sys
 import numpy as np
 import pytest
 
-from flow_cache.methods import get_method
+from flow_cache.methods.registry import get_method
 
 SCRIPT = """
 import sys
 import numpy as np
-from flow_cache.methods import _tvl1_iterate, get_method
+from flow_cache.methods.registry import get_method
+from flow_cache.methods.tvl1 import iterate
 
 np.save(sys.argv[2], get_method("tvl1")(np.load(sys.argv[1])))
-assembly = "".join(_tvl1_iterate.wave.inspect_asm().values())
+assembly = "".join(iterate.wave.inspect_asm().values())
 assert "xmm" in assembly
 assert "ymm" not in assembly
 """

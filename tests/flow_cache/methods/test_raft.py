@@ -16,7 +16,7 @@ import torchvision.models
 from torchvision.models.optical_flow import raft_large, raft_small
 
 from flow_cache.errors import ArgumentError, DeviceError
-from flow_cache.methods import get_method
+from flow_cache.methods.registry import get_method
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,111 @@
+from .cache.codecs import StorageSettings as StorageSettings
+from .cache.index import IndexEntry as IndexEntry
+from .cache.index import read_index as read_index
+from .cache.index import rebuild_index as rebuild_index
+from .cache.meta import CacheMeta as CacheMeta
+from .cache.meta import Source as Source
+from .cache.naming import cache_path as cache_path
+from .cache.reader import CacheReader as CacheReader
+from .cache.writer import CacheWriter as CacheWriter
+from .commands.colours import flow_colours as flow_colours
+from .commands.export import ExportConfig as ExportConfig
+from .commands.export import export_cache as export_cache
+from .commands.import_folders import ImportConfig as ImportConfig
+from .commands.import_folders import import_folders as import_folders
+from .commands.info import CacheInfo as CacheInfo
+from .commands.info import describe_cache as describe_cache
+from .commands.verify import Verification as Verification
+from .commands.verify import Videos as Videos
+from .commands.verify import repair_cache as repair_cache
+from .commands.verify import verify_cache as verify_cache
+from .commands.view import view as view
+from .errors import ArgumentError as ArgumentError
+from .errors import CacheFileError as CacheFileError
+from .errors import CacheMismatchError as CacheMismatchError
+from .errors import CacheWriteError as CacheWriteError
+from .errors import DeviceError as DeviceError
+from .errors import FlowCacheError as FlowCacheError
+from .errors import StorageError as StorageError
+from .errors import VideoError as VideoError
+from .methods.base import FlowMethod as FlowMethod
+from .methods.registry import get_method as get_method
+from .methods.registry import method_names as method_names
+from .methods.registry import preset_names as preset_names
+from .pipeline.outcome import Failure as Failure
+from .pipeline.outcome import PrecomputeInterrupted as PrecomputeInterrupted
+from .pipeline.outcome import PrecomputeSummary as PrecomputeSummary
+from .pipeline.outcome import read_failures as read_failures
+from .pipeline.run import precompute as precompute
+from .pipeline.settings import FlowSettings as FlowSettings
+from .pipeline.settings import PrecomputeConfig as PrecomputeConfig
+from .pipeline.worker import Job as Job
+from .pipeline.worker import cache_video as cache_video
+from .progress import format_seconds as format_seconds
+from .quantization import clip_fraction as clip_fraction
+from .quantization import dequantize as dequantize
+from .quantization import negate as negate
+from .quantization import quantize as quantize
+from .runtime import available_cores as available_cores
+from .storage.atomic import replacing_file as replacing_file
+from .storage.paths import as_path as as_path
+from .video.find import find_videos as find_videos
+from .video.frames import Frame as Frame
+from .video.frames import probe_fps as probe_fps
+from .video.frames import read_frames as read_frames
+
+__all__ = [
+    "ArgumentError",
+    "CacheFileError",
+    "CacheInfo",
+    "CacheMeta",
+    "CacheMismatchError",
+    "CacheReader",
+    "CacheWriteError",
+    "CacheWriter",
+    "DeviceError",
+    "ExportConfig",
+    "Failure",
+    "FlowCacheError",
+    "FlowMethod",
+    "FlowSettings",
+    "Frame",
+    "ImportConfig",
+    "IndexEntry",
+    "Job",
+    "PrecomputeConfig",
+    "PrecomputeInterrupted",
+    "PrecomputeSummary",
+    "Source",
+    "StorageError",
+    "StorageSettings",
+    "Verification",
+    "VideoError",
+    "Videos",
+    "as_path",
+    "available_cores",
+    "cache_path",
+    "cache_video",
+    "clip_fraction",
+    "dequantize",
+    "describe_cache",
+    "export_cache",
+    "find_videos",
+    "flow_colours",
+    "format_seconds",
+    "get_method",
+    "import_folders",
+    "method_names",
+    "negate",
+    "precompute",
+    "preset_names",
+    "probe_fps",
+    "quantize",
+    "read_failures",
+    "read_frames",
+    "read_index",
+    "rebuild_index",
+    "repair_cache",
+    "replacing_file",
+    "verify_cache",
+    "view",
+]

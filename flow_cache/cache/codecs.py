@@ -1,0 +1,200 @@
+"""Codecs: one grey image (quantised flow, u over v) or RGB frame to bytes and back.
+
+JPEG-LS stores flow with an error of at most m grey levels (`max_error`). Levels are first put on a grid of step
+s = 2 m + 1 about 128, the level of no motion; then they are coded without loss:
+
+    stored = 128 + round((q - 128) / s)          decoded = s * stored, modulo 256
+
+The modulo makes decoding one multiplication of bytes in place: s is odd, so s * 128 is 128 again. Where the grid's last
+step would leave 0 ... 255, the two ends swap their bytes, whose products then lie just inside. 128 stays 128, and the
+code of a negated image is the negative of its code. JPEG-LS's own near-lossless mode keeps neither (it follows what it
+has decoded so far), errs more on average and takes longer. m = 0 changes nothing. A picture viewer shows the stored
+bytes: the same picture with 1 / s of its contrast.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.errors import ArgumentError, check_whole_number, one_line
+from flow_cache.quantization import ZERO
+from flow_cache.runtime import opencv
+
+Image = NDArray[np.uint8]
+
+Codec = Literal["jpegls", "jpeg", "png"]
+CODECS: tuple[str, ...] = get_args(Codec)
+EXTENSIONS = {"jpegls": "jls", "jpeg": "jpg", "png": "png"}
+RGB_EXTENSION = "jpg"
+
+_END_OF_IMAGE = b"\xff\xd9"
+
+
+class CodecError(Exception):
+    """Encoded bytes are damaged or hold an image of another shape; the reader adds file and member to it."""
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """How flow fields and RGB frames are stored in a cache file.
+
+    Attributes:
+        codec: how fields are stored: jpegls (near-lossless), jpeg or png (lossless).
+        max_error: largest error of jpegls in grey levels; 0 is lossless.
+        quality: quality of jpeg fields, 1 to 100.
+        rgb: store the RGB frames too, so that training needs nothing but the cache.
+        rgb_quality: JPEG quality of the RGB frames, 1 to 100.
+
+    Raises:
+        ArgumentError: an unknown codec, or a number outside its range.
+    """
+
+    codec: Codec = "jpegls"
+    max_error: int = 1
+    quality: int = 95
+    rgb: bool = False
+    rgb_quality: int = 90
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise ArgumentError(f"unknown codec {self.codec!r}; choose one of {', '.join(CODECS)}")
+        check_whole_number("max_error", self.max_error, 0, 127)
+        check_whole_number("quality", self.quality, 1, 100)
+        check_whole_number("rgb_quality", self.rgb_quality, 1, 100)
+
+    @property
+    def extension(self) -> str:
+        """The file name extension of a flow field."""
+        return EXTENSIONS[self.codec]
+
+    @property
+    def grid(self) -> int:
+        """Distance between the grey levels that jpegls keeps; 1 = it keeps all."""
+        return 2 * self.max_error + 1
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """Return what has an effect, as `meta.json` holds it: what has none is None."""
+        return {
+            "codec": self.codec,
+            "max_error": self.max_error if self.codec == "jpegls" else None,
+            "quality": self.quality if self.codec == "jpeg" else None,
+            "rgb_quality": self.rgb_quality if self.rgb else None,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StorageSettings:
+        """Rebuild the settings from such a dict; raises ArgumentError for values that cannot be."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return cls(**given, rgb=values.get("rgb_quality") is not None)
+
+
+RGB = StorageSettings("jpeg")  # how RGB frames are decoded; the quality says nothing there
+
+
+def encode_flow(image: Image, settings: StorageSettings) -> bytes:
+    """Encode a quantised field: (2 H, W) uint8, u over v."""
+    codecs = _imagecodecs()
+    image = np.ascontiguousarray(image)
+    if settings.codec == "jpegls":
+        return bytes(codecs.jpegls_encode(opencv().LUT(image, stored_levels(settings.max_error))))
+    if settings.codec == "jpeg":
+        return bytes(codecs.jpeg8_encode(image, level=settings.quality))
+    return bytes(codecs.png_encode(image, level=6))
+
+
+def encode_rgb(image: Image, quality: int) -> bytes:
+    """Encode an RGB frame (H, W, 3) uint8 as JPEG."""
+    return bytes(_imagecodecs().jpeg8_encode(np.ascontiguousarray(image), level=quality))
+
+
+@functools.cache
+def stored_levels(max_error: int) -> Image:
+    """Return what jpegls stores for each grey level: (256,) uint8."""
+    step = 2 * max_error + 1
+    offset = np.arange(256) - ZERO
+    distance = np.abs(offset)
+    if max_error:
+        distance[[1, 255]] = ZERO  # as far as 0 is: the negative of 255 is 0, cut to 1
+    code = np.sign(offset) * ((distance + max_error) // step)
+    level = ZERO + step * code
+    code[(level < 0) | (level > 255)] *= -1
+    table: Image = (ZERO + code).astype(np.uint8)
+    table.setflags(write=False)
+    return table
+
+
+def decode_into(data: bytes, settings: StorageSettings, out: Image) -> None:
+    """Decode an image into `out`, (2 H, W) or (H, W, 3) uint8 and contiguous.
+
+    settings: those of a field, or `RGB`. Raises CodecError if the bytes are damaged or the image has another shape. The
+    size that the bytes announce is compared first, so that damaged ones cannot make the decoder allocate an absurd
+    image.
+    """
+    check_shape(data, settings, out.shape)
+    codec = settings.codec
+    if codec == "jpegls" and not data.endswith(_END_OF_IMAGE):
+        # A marker stops CharLS. Without one, 2.4 counts the bits that it lacks through all 32-bit numbers: 20 seconds.
+        raise CodecError("cannot be decoded (it is cut)")
+    codecs = _imagecodecs()
+    decoders: dict[str, Callable[..., Image]] = {
+        "jpegls": codecs.jpegls_decode,
+        "jpeg": codecs.jpeg8_decode,
+        "png": codecs.spng_decode,  # png_decode never lets go of `out` once it has met a damaged image
+    }
+    try:
+        decoders[codec](data, out=out)
+    except (RuntimeError, ValueError) as error:  # imagecodecs' own errors are RuntimeErrors
+        raise CodecError(f"cannot be decoded ({one_line(error)})") from error
+    if codec == "jpegls":
+        np.multiply(out, settings.grid, out=out)
+
+
+def check_shape(data: bytes, settings: StorageSettings, shape: tuple[int, ...]) -> None:
+    """Raise CodecError unless an image's header announces 8 bits and this shape."""
+    announced = _announced_shape(data, settings.codec)
+    if announced != shape:
+        raise CodecError(f"holds an image of shape {announced}, expected {shape}")
+
+
+def _announced_shape(data: bytes, codec: str) -> tuple[int, ...]:
+    """Read the shape from an image's header: (H, W) for one channel, else (H, W, channels)."""
+    if codec == "png":
+        if len(data) < 29 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
+            raise CodecError("is no PNG image")
+        width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+        depth, channels = data[24], {0: 1, 2: 3}.get(data[25], 0)
+    else:
+        height, width, channels, depth = _jpeg_header(
+            data, (0xF7,) if codec == "jpegls" else (0xC0, 0xC1, 0xC2)
+        )
+    if depth != 8:
+        raise CodecError(f"holds {depth} bits a sample, expected 8")
+    return (height, width) if channels == 1 else (height, width, channels)
+
+
+def _jpeg_header(data: bytes, frame_markers: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return (height, width, channels, bits) from the frame header of a JPEG or JPEG-LS stream."""
+    position = 2
+    if data[:2] == b"\xff\xd8":
+        while position + 10 <= len(data) and data[position] == 0xFF:
+            marker = data[position + 1]
+            if marker in frame_markers:
+                height = int.from_bytes(data[position + 5 : position + 7], "big")
+                width = int.from_bytes(data[position + 7 : position + 9], "big")
+                return height, width, data[position + 9], data[position + 4]
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise CodecError("has no image header of its codec")
+
+
+def _imagecodecs() -> ModuleType:
+    import imagecodecs  # on first use: it costs 0.2 s
+
+    module: ModuleType = imagecodecs
+    return module

@@ -1,0 +1,226 @@
+"""What a cache file says about itself: `meta.json` as a checked, frozen value."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flow_cache.cache.codecs import StorageSettings
+from flow_cache.errors import ArgumentError, check_whole_number
+from flow_cache.quantization import DEFAULT_BOUND, check_bound
+from flow_cache.video.frames import MAX_SIDE, check_resize
+
+FORMAT = "flow-cache"
+FORMAT_VERSION = 2
+"""1 held near-lossless JPEG-LS, which this build would decode to other levels."""
+
+
+class OtherVersionError(ValueError):
+    """A `meta.json` of another format version."""
+
+    def __init__(self, version: object) -> None:
+        super().__init__(f"format version {version!r:.20}, this build reads {FORMAT_VERSION}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The video that a cache file was made from."""
+
+    path: str
+    """Relative to the input folder, with forward slashes and suffix."""
+    bytes: int = 0
+    """Size of the file, or of all images of a folder together."""
+    sha256: str = ""
+    """Hash of the file's bytes, or of the images' names and bytes; empty where none was taken."""
+
+
+@dataclass(frozen=True)
+class CacheMeta:
+    """Everything that a cache file says about itself.
+
+    The counts and the size in pixels are filled in by the writer when the file is closed. Raises
+    ArgumentError for values that cannot be.
+    """
+
+    source: Source
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Every parameter of the method, not only those that differ from a preset."""
+    backend: str = ""
+    bound: float = DEFAULT_BOUND
+    """Flow of +-bound pixels per step fills the grey levels."""
+    step: int = 1
+    short_side: int | None = None
+    size: tuple[int, int] | None = None
+    """(W, H) that was asked for."""
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    fps: float = 0.0
+    """Frames per second of the source; 0.0 = unknown."""
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    """Frames that were decoded."""
+    fields: int = 0
+    """Flow fields stored: frames - step."""
+    clip_fraction: float = 0.0
+    """Share of the flow values that lay beyond the bound."""
+    partial: str | None = None
+    """Why decoding stopped early, None for a whole video."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_bound(self.bound)
+        check_whole_number("step", self.step, 1)
+        check_resize(self.short_side, self.size)
+        for name, highest in (
+            ("width", MAX_SIDE),
+            ("height", MAX_SIDE),
+            ("frames", 1 << 40),
+            ("fields", 1 << 40),
+        ):
+            check_whole_number(name, getattr(self, name), 0, highest)
+        if not (math.isfinite(self.fps) and self.fps >= 0):
+            raise ArgumentError(f"fps must be at least 0, got {self.fps}")
+        if not 0 <= self.clip_fraction <= 1:
+            raise ArgumentError(f"clip_fraction must lie between 0 and 1, got {self.clip_fraction}")
+
+    @property
+    def has_rgb(self) -> bool:
+        """Whether RGB frames are stored beside the flow."""
+        return self.storage.rgb
+
+    def difference(self, asked: CacheMeta) -> str | None:
+        """Say in what this file differs from the one asked for, None if it can stand for it.
+
+        Compared is all that decides what the fields look like. The backend and the versions are not: a cache
+        may be finished on another machine.
+        """
+        ours, theirs = self.request(), asked.request()
+        if self.method != asked.method:  # then the parameters have nothing in common
+            ours, theirs = {"method": self.method}, {"method": asked.method}
+        differences = [
+            f"{name} {ours.get(name)} (asked for: {theirs.get(name)})"
+            for name in [*ours, *(name for name in theirs if name not in ours)]
+            if ours.get(name) != theirs.get(name)
+        ]
+        return ", ".join(differences) or None
+
+    def closed(self, **counts: Any) -> CacheMeta:
+        """Return a copy with the counts that are known once all is written."""
+        return replace(self, **counts)
+
+    def to_json(self) -> bytes:
+        """Return the contents of `meta.json`: ASCII JSON, one value a line."""
+        document = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "source": {"path": self.source.path, "bytes": self.source.bytes, "sha256": self.source.sha256},
+            "frames": self.frames,
+            "fields": self.fields,
+            "width": self.width,
+            "height": self.height,
+            "fps": self.fps,
+            "method": self.method,
+            "parameters": dict(self.parameters),
+            "backend": self.backend,
+            "bound": self.bound,
+            "step": self.step,
+            "short_side": self.short_side,
+            "size": None if self.size is None else list(self.size),
+            **self.storage.as_dict(),
+            "clip_fraction": self.clip_fraction,
+            "partial": self.partial,
+            "versions": dict(self.versions),
+        }
+        return json.dumps(document, indent=1, allow_nan=False).encode("ascii")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> CacheMeta:
+        """Read `meta.json`; raises ValueError with the reason if it is not one of ours, of this version."""
+        try:
+            document = json.loads(data)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ValueError(f'is not of this format (no "format": "{FORMAT}")')
+        if document.get("format_version") != FORMAT_VERSION:
+            raise OtherVersionError(document.get("format_version"))
+        get = functools.partial(_get, document)
+        source = get("source", dict)
+        size = get("size", list, optional=True)
+        storage: dict[str, Any] = {"codec": get("codec", str)}
+        storage |= {name: get(name, int, optional=True) for name in ("max_error", "quality", "rgb_quality")}
+        try:
+            return cls(
+                source=Source(
+                    _get(source, "path", str), _get(source, "bytes", int), _get(source, "sha256", str)
+                ),
+                method=get("method", str),
+                parameters=_mapping(get("parameters", dict), (int, float, str)),
+                backend=get("backend", str),
+                bound=float(get("bound", (int, float))),
+                step=get("step", int),
+                short_side=get("short_side", int, optional=True),
+                size=None if size is None else tuple(size),
+                storage=StorageSettings.from_dict(storage),
+                fps=float(get("fps", (int, float))),
+                width=get("width", int),
+                height=get("height", int),
+                frames=get("frames", int),
+                fields=get("fields", int),
+                clip_fraction=float(get("clip_fraction", (int, float))),
+                partial=get("partial", str, optional=True),
+                versions=_mapping(get("versions", dict), (str,)),
+            )
+        except (ArgumentError, OverflowError) as error:
+            raise ValueError(str(error)) from error
+
+    def request(self) -> dict[str, Any]:
+        """Return all that was asked for and decides what the fields look like, the video included."""
+        size = None if self.size is None else f"{self.size[0]}x{self.size[1]}"
+        return {
+            "video": self.source.path,
+            "method": self.method,
+            **self.parameters,
+            "bound": self.bound,
+            "step": self.step,
+            "short_side": self.short_side,
+            "size": size,
+            **self.storage.as_dict(),
+        }
+
+
+def current_versions(libraries: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of what decides how a cache looks, for `meta.json`; `libraries` are the estimator's own."""
+    versions = {"format": str(FORMAT_VERSION)}
+    for name in ("twostream", "opencv-contrib-python", "imagecodecs", "numpy", *libraries):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = (
+                "unknown"  # not installed under that name: run from a checkout, another OpenCV wheel
+            )
+    return versions
+
+
+def _get(document: Any, name: str, kind: type | tuple[type, ...], *, optional: bool = False) -> Any:
+    if not isinstance(document, dict) or name not in document:
+        raise ValueError(f"lacks {name!r}")
+    value = document[name]
+    if optional and value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _mapping(value: dict[str, Any], kinds: tuple[type, ...]) -> dict[str, Any]:
+    for name, entry in value.items():
+        if isinstance(entry, bool) or not isinstance(entry, kinds):
+            raise ValueError(f"{name} is {entry!r}")
+    return value

@@ -1,0 +1,39 @@
+"""Names: where a video's cache file lies, and what the parts inside it are called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from flow_cache.errors import ArgumentError
+from flow_cache.storage.paths import as_path
+from flow_cache.video.find import VIDEO_SUFFIXES
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+CACHE_SUFFIX = ".flow.zip"
+META_NAME = "meta.json"
+
+
+def cache_path(root: str | os.PathLike[str] | AnyPath, video_relative: str | PurePosixPath) -> AnyPath:
+    """Return where a video's cache file lies: its relative path without suffix, plus `.flow.zip`.
+
+    Only the suffix of a video file counts, so that an image folder `person.01` keeps its whole name. Raises
+    ArgumentError for a path that is absolute or leads out of the root, here or on another system (`..`, drive letters,
+    backslashes, NULs), and for a hidden file.
+    """
+    relative = PurePosixPath(video_relative)
+    parts = relative.parts
+    odd = any("\\" in part or "\0" in part or PureWindowsPath(part).drive for part in parts)
+    if not parts or relative.is_absolute() or ".." in parts or odd:
+        raise ArgumentError(
+            f"{video_relative!s:.200}: expected a relative path that stays inside the input folder"
+        )
+    name = relative.name
+    if name.startswith("."):
+        raise ArgumentError(f"{video_relative!s:.200}: hidden files are not taken for videos; rename it")
+    if relative.suffix.lower() in VIDEO_SUFFIXES:
+        name = relative.stem
+    return as_path(root).joinpath(*parts[:-1], name + CACHE_SUFFIX)

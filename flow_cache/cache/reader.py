@@ -1,0 +1,255 @@
+"""The cache file: read and write one video's flow; atomic, checksummed, self-describing.
+
+A plain zip whose members are stored, not deflated:
+
+    meta.json            first, padded with spaces to a fixed size, its counts are filled in at the end
+    flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jpg, .png; in .jls levels as `codecs.py` says)
+    rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
+
+Both sides of the zip are our own: the writer's (`stored_zip.py`) takes little memory; the reader parses the
+directory itself (`directory.py`), so that all damage is found, and named, in one place, and a member costs a training
+run one seek and one read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.cache.codecs import RGB, RGB_EXTENSION, CodecError, StorageSettings, check_shape, decode_into
+from flow_cache.cache.meta import CacheMeta, OtherVersionError
+from flow_cache.cache.naming import META_NAME
+from flow_cache.directory import LOCAL, Directory, Member, Members
+from flow_cache.errors import CacheFileError, CacheVersionError
+from flow_cache.storage.paths import as_path, open_to_read
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+_MAX_META = 1 << 20
+_MAX_UNPROVEN = 1 << 28
+
+
+class CacheReader:
+    """Read flow fields and RGB frames from one cache file, at random.
+
+    Opening checks that the file is whole: its directory, `meta.json`, and that every announced field and
+    frame is there; reading checks each member's CRC and shape. Whatever is wrong raises CacheFileError. One
+    reader serves one thread; it can be pickled, and then opens the file anew. path: or a URL that fsspec knows.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | AnyPath) -> None:
+        self.path = as_path(path)
+        try:
+            self._file: Any = open_to_read(self.path)
+        except FileNotFoundError as error:
+            raise CacheFileError(self.path, "no such cache file") from error
+        except OSError as error:
+            raise CacheFileError(self.path, error.strerror or str(error)) from error
+        try:
+            self._file_size: int = self._file.seek(0, os.SEEK_END)
+            directory = Directory(self.path, self._file, self._file_size)
+            self.meta: CacheMeta = self._read_meta(directory)
+            self._flow, self._rgb = self._arrange(directory)
+        except OSError as error:
+            self.close()
+            raise CacheFileError(self.path, error.strerror or str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def num_fields(self) -> int:
+        """Number of flow fields."""
+        return self.meta.fields
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames that were decoded, and of RGB frames where there are any."""
+        return self.meta.frames
+
+    @property
+    def height(self) -> int:
+        """Height of a field in pixels."""
+        return self.meta.height
+
+    @property
+    def width(self) -> int:
+        """Width of a field in pixels."""
+        return self.meta.width
+
+    @property
+    def has_rgb(self) -> bool:
+        """Whether RGB frames are stored."""
+        return self.meta.has_rgb
+
+    @property
+    def file_size(self) -> int:
+        """Size of the file in bytes."""
+        return self._file_size
+
+    def flow(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Read quantised fields: (n, 2, H, W) uint8, in the order asked for; an index may come twice.
+
+        Raises CacheFileError for an index outside the file, and for damage.
+        """
+        images = self._images(indices, self._flow, self.meta.storage, (2 * self.height, self.width), "field")
+        return images.reshape(len(images), 2, self.height, self.width)
+
+    def rgb(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Read RGB frames: (n, H, W, 3) uint8, in the order asked for; an index may come twice.
+
+        Raises CacheFileError for an index outside the file, when it holds no RGB, and for damage.
+        """
+        if not self.has_rgb:
+            raise CacheFileError(self.path, "holds no RGB frames; make the cache with rgb (--rgb)")
+        return self._images(indices, self._rgb, RGB, (self.height, self.width, 3), "frame")
+
+    def check(self, *, decode: bool = False) -> None:
+        """Read every member; compare its CRC, and the size that its image announces with the one in `meta.json`.
+
+        decode: decode every image too. Raises CacheFileError at the first that is damaged.
+        """
+        flow_shape, rgb_shape = (2 * self.height, self.width), (self.height, self.width, 3)
+        for members, codec, shape, what in (
+            (self._flow, self.meta.storage, flow_shape, "field"),
+            (self._rgb, RGB, rgb_shape, "frame"),
+        ):
+            for index in range(len(members)):
+                if decode:
+                    self._images([index], members, codec, shape, what)
+                    continue
+                member = members[index]
+                try:
+                    check_shape(self._read(member), codec, shape)
+                except CodecError as error:
+                    raise CacheFileError(self.path, str(error), member.name) from error
+
+    def encoded_rgb(self, index: int) -> bytes:
+        """Return an RGB frame as it is stored, a JPEG; raises CacheFileError as `rgb` does."""
+        if not 0 <= index < len(self._rgb):
+            raise CacheFileError(self.path, f"frame {index} asked for, holds {len(self._rgb)} RGB frames")
+        member = self._rgb[index]
+        data = self._read(member)
+        try:
+            check_shape(data, RGB, (self.height, self.width, 3))
+        except CodecError as error:
+            raise CacheFileError(self.path, str(error), member.name) from error
+        return data
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[CacheReader], tuple[AnyPath]]:
+        return (type(self), (self.path,))
+
+    def _images(
+        self,
+        indices: Sequence[int] | NDArray[np.integer],
+        members: Members,
+        codec: StorageSettings,
+        shape: tuple[int, ...],
+        what: str,
+    ) -> NDArray[np.uint8]:
+        wanted = [int(index) for index in indices]
+        for index in wanted:
+            if not 0 <= index < len(members):
+                raise CacheFileError(self.path, f"{what} {index} asked for, holds 0 to {len(members) - 1}")
+        places: dict[int, list[int]] = {}  # overlapping windows decode once
+        for place, index in enumerate(wanted):
+            places.setdefault(index, []).append(place)
+        images: NDArray[np.uint8] | None = None
+        for index, (first, *others) in places.items():
+            member = members[index]
+            data = self._read(member)
+            try:
+                if images is None:  # meta.json is not believed before an image bears it out
+                    images = _room_for(data, codec, len(wanted), shape)
+                decode_into(data, codec, images[first])
+            except CodecError as error:
+                raise CacheFileError(self.path, str(error), member.name) from error
+            except MemoryError as error:
+                reason = f"{len(wanted)} images of shape {shape} do not fit into memory"
+                raise CacheFileError(self.path, reason, member.name) from error
+            for other in others:  # now, while the processor's cache holds it
+                images[other] = images[first]
+        return np.empty((0, *shape), np.uint8) if images is None else images
+
+    def _read(self, member: Member) -> bytes:
+        """Return a member's bytes, its CRC checked."""
+        try:
+            self._file.seek(member.offset)
+            # Header, name and data in one go; the writer leaves no extra field in between.
+            chunk: bytes = self._file.read(LOCAL.size + len(member.name) + member.size)
+            if len(chunk) < LOCAL.size:
+                raise CacheFileError(self.path, "the file ends inside it", member.name)
+            signature, *_, name_length, extra_length = LOCAL.unpack_from(chunk)
+            if signature != b"PK\3\4" or name_length != len(member.name):
+                raise CacheFileError(self.path, "its local header is damaged", member.name)
+            if extra_length:  # repacked by another tool
+                chunk += self._file.read(extra_length)
+        except OSError as error:
+            raise CacheFileError(self.path, error.strerror or str(error), member.name) from error
+        except ValueError as error:
+            raise CacheFileError(self.path, "the reader is closed", member.name) from error
+        data = chunk[LOCAL.size + name_length + extra_length :]
+        if len(data) != member.size:
+            raise CacheFileError(self.path, "the file ends inside it", member.name)
+        if zlib.crc32(data) != member.crc:
+            raise CacheFileError(self.path, "damaged (its CRC does not match)", member.name)
+        return data
+
+    def _read_meta(self, directory: Directory) -> CacheMeta:
+        if not len(directory) or directory.name(0) != META_NAME:
+            raise CacheFileError(self.path, "is not a flow cache (its first member must be meta.json)")
+        member = directory.member(0)
+        if member.size > _MAX_META:
+            raise CacheFileError(self.path, f"is too large ({member.size} bytes)", META_NAME)
+        try:
+            return CacheMeta.from_json(self._read(member))
+        except OtherVersionError as error:
+            raise CacheVersionError(self.path, str(error), META_NAME) from error
+        except ValueError as error:
+            raise CacheFileError(self.path, " ".join(str(error).split())[:300], META_NAME) from error
+
+    def _arrange(self, directory: Directory) -> tuple[Members, Members]:
+        """Put fields and frames in order and compare them with `meta.json`."""
+        meta = self.meta
+        frames = meta.frames if meta.has_rgb else 0
+        members = len(directory) - 1
+        # Of that many members every announced one must be there, so none is left for anything else, or twice.
+        if members != meta.fields + frames:
+            reason = f"holds {members} members, but meta.json announces {meta.fields + frames}"
+            raise CacheFileError(self.path, reason)
+        if meta.fields < 1 or meta.fields != meta.frames - meta.step or not meta.width or not meta.height:
+            reason = f"announces {meta.fields} fields of {meta.width}x{meta.height} from {meta.frames} frames"
+            raise CacheFileError(self.path, reason, META_NAME)
+        flow = directory.numbered("flow", meta.storage.extension, meta.fields)
+        return flow, directory.numbered("rgb", RGB_EXTENSION, frames)
+
+
+def _room_for(data: bytes, codec: StorageSettings, count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Allocate `count` images of a shape that the first one, `data`, bears out; raises CodecError if it does not.
+
+    Much room is given only to an image that can be decoded: a header of a few bytes could announce anything.
+    """
+    check_shape(data, codec, shape)
+    if count * math.prod(shape) > _MAX_UNPROVEN:
+        decode_into(data, codec, np.empty(shape, np.uint8))
+    return np.empty((count, *shape), np.uint8)

@@ -1,0 +1,166 @@
+"""Write one cache file, streaming: members go to a temporary file that is renamed when it is whole."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.cache.codecs import RGB_EXTENSION, encode_flow, encode_rgb
+from flow_cache.cache.meta import CacheMeta
+from flow_cache.cache.naming import META_NAME
+from flow_cache.errors import ArgumentError, CacheWriteError
+from flow_cache.storage.atomic import PendingFile
+from flow_cache.storage.paths import as_path, is_local
+from flow_cache.stored_zip import StoredZip
+from flow_cache.video.frames import MAX_SIDE
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+_PARTIAL_LIMIT = 200  # characters of the reason for a partial file
+# For what is not known at the start: counts, and a reason of which JSON makes up to 12 bytes a character.
+_RESERVE = 1024 + 12 * _PARTIAL_LIMIT
+MEMBER_OVERHEAD = (
+    104  # bytes of the zip for each image: a local header, an entry of the directory, the name in both
+)
+
+
+class CacheWriter:
+    """Write a cache file; as a context manager it commits on success and leaves nothing on an exception.
+
+    path: where the file will appear; for a URL it is put together in a local temporary file. meta: what is known at the
+    start; counts and size are filled in at the end. Raises CacheWriteError when the disk refuses, ArgumentError for
+    arrays that do not belong together.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | AnyPath, meta: CacheMeta) -> None:
+        self.meta = meta
+        self._fields = 0
+        self._frames = 0
+        self._shape: tuple[int, int] | None = None
+        self._reserved = reserved_bytes(meta)
+        self.path = as_path(path)
+        try:
+            if is_local(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._pending = PendingFile(self.path)
+        except OSError as error:
+            raise CacheWriteError.from_os_error(self.path.parent, error) from error
+        self._open = True
+        self._zip = StoredZip(self._pending.file)
+        self._add(META_NAME, b" " * self._reserved)
+
+    def add_flow(self, fields: NDArray[np.uint8]) -> None:
+        """Append quantised fields: (n, 2, H, W) uint8."""
+        self._check(
+            fields, fields.ndim == 4 and fields.shape[1] == 2, "flow", "(n, 2, H, W)", fields.shape[2:]
+        )
+        extension = self.meta.storage.extension
+        for field in fields:
+            image = field.reshape(-1, field.shape[-1])
+            self._add(f"flow/{self._fields:05d}.{extension}", encode_flow(image, self.meta.storage))
+            self._fields += 1
+
+    def add_rgb(self, frames: NDArray[np.uint8]) -> None:
+        """Append RGB frames: (n, H, W, 3) uint8."""
+        if not self.meta.has_rgb:
+            raise ArgumentError("this cache was opened without RGB (rgb_quality is None), got RGB frames")
+        quality = self.meta.storage.rgb_quality
+        self._check(
+            frames, frames.ndim == 4 and frames.shape[3] == 3, "rgb", "(n, H, W, 3)", frames.shape[1:3]
+        )
+        for frame in frames:
+            self._add(f"rgb/{self._frames:05d}.{RGB_EXTENSION}", encode_rgb(frame, quality))
+            self._frames += 1
+
+    def close(self, *, clip_fraction: float = 0.0, partial: str | None = None) -> CacheMeta:
+        """Complete the file and let it appear under its name; returns its final meta.
+
+        clip_fraction: share of the flow values beyond the bound. partial: why the video was cut short.
+        """
+        if not self._open:
+            raise ArgumentError(f"{self.path}: the writer is closed")
+        try:
+            meta = self._final_meta(clip_fraction, partial)
+            self._commit(meta)
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, OSError):
+                raise CacheWriteError.from_os_error(self.path, error) from error
+            raise
+        return meta
+
+    def abort(self) -> None:
+        """Throw away what was written; harmless after `close`."""
+        self._open = False
+        self._pending.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif self._open:
+            self.close()
+
+    def _add(self, name: str, data: bytes) -> None:
+        try:
+            self._zip.add(name, data)
+        except OSError as error:
+            self.abort()
+            raise CacheWriteError.from_os_error(self.path, error) from error
+
+    def _check(
+        self, array: NDArray[np.uint8], rank: bool, what: str, layout: str, shape: tuple[int, ...]
+    ) -> None:
+        if not rank or array.dtype != np.uint8:
+            raise ArgumentError(f"{what} must be {layout} uint8, got {array.shape} {array.dtype}")
+        if self._shape is None:
+            if not all(1 <= side <= MAX_SIDE for side in shape):
+                raise ArgumentError(f"{what} must have sides from 1 to {MAX_SIDE}, got shape {array.shape}")
+            self._shape = (shape[0], shape[1])
+        if self._shape != tuple(shape):
+            raise ArgumentError(f"{what} must be of height and width {self._shape}, got shape {array.shape}")
+        if not self._open:
+            raise ArgumentError(f"{self.path}: the writer is closed")
+
+    def _final_meta(self, clip_fraction: float, partial: str | None) -> CacheMeta:
+        if self._shape is None or self._fields < 1:
+            raise ArgumentError(f"{self.path}: a cache file needs at least one flow field, got none")
+        frames = self._fields + self.meta.step
+        if self.meta.has_rgb and self._frames != frames:
+            raise ArgumentError(
+                f"{self.path}: {self._fields} fields with step {self.meta.step} need {frames} RGB frames, "
+                f"got {self._frames}"
+            )
+        return self.meta.closed(
+            frames=frames,
+            fields=self._fields,
+            height=self._shape[0],
+            width=self._shape[1],
+            clip_fraction=clip_fraction,
+            partial=None if partial is None else partial[:_PARTIAL_LIMIT],
+        )
+
+    def _commit(self, meta: CacheMeta) -> None:
+        data = meta.to_json()
+        assert len(data) <= self._reserved, "meta.json outgrew its reserve"
+        self._zip.finish(data.ljust(self._reserved))
+        self._pending.publish()
+        self._open = False
+
+
+def reserved_bytes(meta: CacheMeta) -> int:
+    """Return how much room is left for `meta.json`, about what a file takes beside its images."""
+    return _round_up(len(meta.to_json()) + _RESERVE, 512)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

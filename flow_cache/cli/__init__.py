@@ -1,0 +1,1 @@
+"""The command `flow-cache`: arguments and printing."""

@@ -1,0 +1,150 @@
+"""The command `flow-cache`: what each of its subcommands calls, and how it ends.
+
+Exit status: 0 all done, 1 some inputs failed (each named), 2 unusable arguments, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flow_cache.cache.codecs import StorageSettings
+from flow_cache.cli.parser import PROGRAM, parse, take
+from flow_cache.cli.printing import (
+    info_as_json,
+    print_estimate,
+    print_info,
+    print_summary,
+    print_verification,
+)
+from flow_cache.commands.export import ExportConfig, export_cache
+from flow_cache.commands.import_folders import ImportConfig, import_folders
+from flow_cache.commands.info import describe_cache
+from flow_cache.commands.verify import Videos, repair_cache, verify_cache
+from flow_cache.commands.view import view
+from flow_cache.errors import ArgumentError, CacheMismatchError, FlowCacheError
+from flow_cache.pipeline.dry_run import estimate
+from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted, failures_name
+from flow_cache.pipeline.run import precompute
+from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
+from flow_cache.storage.paths import as_path, exists
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `flow-cache` with the given arguments (None: those of the process); returns the exit status."""
+    try:
+        command, arguments = parse(sys.argv[1:] if argv is None else argv)
+        return _COMMANDS[command](arguments)
+    except FlowCacheError as error:
+        _complain(str(error))
+        return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
+    except PrecomputeInterrupted as interrupt:
+        s = interrupt.summary
+        _complain(
+            f"interrupted: {s.done + s.skipped} videos are done, {len(s.failures)} failed, "
+            f"{s.remaining} remain; the same command goes on from here"
+        )
+        return 130
+    except SystemExit as finished:  # --help and --print_config
+        return int(finished.code or 0)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+
+
+def _precompute(arguments: dict[str, Any]) -> int:
+    _require(arguments, "input")
+    dry_run = arguments.pop("dry_run")
+    flow, storage = take(FlowSettings, arguments), take(StorageSettings, arguments)
+    config = PrecomputeConfig(**arguments, flow=flow, storage=storage)
+    if dry_run:
+        found = estimate(config)
+        print_estimate(found)
+        found.plan.check()
+        return 1 if found.unreadable else 0
+    summary = precompute(config)
+    print_summary(summary, failures_name(config.shard))
+    return 1 if summary.failures else 0
+
+
+def _info(arguments: dict[str, Any]) -> int:
+    cache = as_path(arguments["cache"])
+    if not exists(cache):
+        raise ArgumentError(f"{cache}: no such cache file or folder")
+    info = describe_cache(cache)
+    print(info_as_json(info)) if arguments["json"] else print_info(info)
+    for error in info.damaged:
+        _complain(error)
+    return 1 if info.damaged else 0
+
+
+def _verify(arguments: dict[str, Any]) -> int:
+    if arguments["videos"] is None and (arguments["repair"] or arguments["root"] is not None):
+        raise ArgumentError("--repair and --root need --videos, where the cache was made from")
+    videos = None if arguments["videos"] is None else Videos(arguments["videos"], arguments["root"])
+    found = verify_cache(as_path(arguments["cache"]), videos, decode=arguments["decode"])
+    repair = None
+    if arguments["repair"] and videos is not None:
+        repair = repair_cache(found, videos, device=arguments["device"], workers=arguments["workers"])
+    print_verification(found, repair)
+    return 1 if (found.faults if repair is None else repair.faults) else 0
+
+
+def _export(arguments: dict[str, Any]) -> int:
+    _require(arguments, "cache")
+    exported = export_cache(ExportConfig(**arguments))
+    print(f"{exported.videos:,} videos, {exported.fields:,} fields exported to {exported.output}")
+    return _report(exported.failures)
+
+
+def _import(arguments: dict[str, Any]) -> int:
+    _require(arguments, "input")
+    storage = take(StorageSettings, arguments)
+    imported = import_folders(ImportConfig(**arguments, storage=storage))
+    print(
+        f"{imported.done:,} videos, {imported.fields:,} fields imported to {imported.output}, "
+        f"{imported.skipped:,} kept from before"
+    )
+    return _report(imported.failures)
+
+
+def _view(arguments: dict[str, Any]) -> int:
+    _require(arguments, "cache_file")
+    out = arguments.pop("output")
+    longest = view(arguments.pop("cache_file"), out, **arguments)
+    print(f"{out}: full colour is {longest:.2f} pixels")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "precompute": _precompute,
+    "info": _info,
+    "verify": _verify,
+    "export": _export,
+    "import": _import,
+    "view": _view,
+}
+
+
+def _require(arguments: dict[str, Any], name: str) -> None:
+    for key, flag in ((name, name.upper()), ("output", "--out")):
+        if arguments.get(key) is None:
+            hint = (
+                "give it as an argument or in --config" if name != "cache_file" else "give it as an argument"
+            )
+            raise ArgumentError(f"{flag} is missing: {hint}")
+
+
+def _report(failures: Sequence[Failure]) -> int:
+    for failure in failures:
+        print(f"failed: {failure.video}: {failure.reason}")
+    return 1 if failures else 0
+
+
+def _complain(message: str) -> None:
+    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""The arguments of `flow-cache`: flags from the settings' dataclasses, under the names that they have there."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
+
+from flow_cache.cache.codecs import StorageSettings
+from flow_cache.commands.export import ExportConfig
+from flow_cache.commands.import_folders import ImportConfig
+from flow_cache.errors import ArgumentError
+from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
+
+PROGRAM = "flow-cache"
+
+_Settings = TypeVar("_Settings")
+
+
+def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Parse arguments into (command, values by name); raises ArgumentError in one line."""
+    try:
+        namespace = _make_parser().parse_args(_in_order(list(argv)))
+    except argparse.ArgumentError as error:
+        raise ArgumentError(" ".join(str(error).split())) from error
+    command = namespace["command"]
+    values = vars(namespace[command])
+    values.pop("config", None)
+    return command, values
+
+
+def take(settings: type[_Settings], values: dict[str, Any]) -> _Settings:
+    """Build a dataclass from its own among the values, which are removed there; raises what the class raises."""
+    names = [field.name for field in fields(settings) if field.name in values]  # type: ignore[arg-type]
+    return settings(**{name: values.pop(name) for name in names})
+
+
+class _Parser(ArgumentParser):
+    """Flags with dashes, and `--flag` and `--no-flag` for what is true or false."""
+
+    def add_argument(self, *names: str, **options: Any) -> Any:
+        if options.get("type") is bool:
+            del options["type"]
+            options["action"] = ActionYesNo(no_prefix="no-")
+        if isinstance(text := options.get("help"), str):
+            options["help"] = text[:1].upper() + text[1:]
+        return super().add_argument(*(_with_dashes(name) for name in names), **options)
+
+    def add_settings(self, settings: type, *left_out: str) -> None:
+        """Make a flag of every field of a dataclass but those."""
+        self.add_class_arguments(settings, as_group=False, instantiate=False, skip={*left_out})
+
+    def add_input(self, name: str, text: str, optional: bool = True) -> None:
+        """Add the positional argument; an optional one may also stand in the file that --config names."""
+        # Suppressed, or argparse would put its absence in the place of what --config says.
+        options = {"nargs": "?", "default": argparse.SUPPRESS} if optional else {}
+        self.add_argument(name, type=str | None if optional else str, help=text, **options)
+
+    def add_output(self, text: str) -> None:
+        """Add --output, for short --out."""
+        self.add_argument("--output", "--out", type=str | None, default=None, help=text)
+
+    def add_config(self) -> None:
+        """Add --config."""
+        self.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these arguments.")
+
+
+def _make_parser() -> ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        exit_on_error=False,
+        version=_version(),
+        description="Compute optical flow of many videos once, store it small.",
+    )
+    commands = parser.add_subcommands(required=True, dest="command")
+
+    def add(name: str, summary: str, description: str) -> _Parser:
+        sub = _Parser(exit_on_error=False, description=description)
+        commands.add_subcommand(name, sub, help=summary)
+        return sub
+
+    sub = add(
+        "precompute",
+        "fill a cache with the flow of a folder of videos",
+        "Fill a cache with the flow of many videos; what is there already, whole and made alike, is kept.",
+    )
+    sub.add_config()
+    text = (
+        "A video file, a folder of videos (searched recursively), a folder of images, a list (.txt, one path a line), "
+        "or a manifest (.csv with a column path or video); a path, or a URL that fsspec knows, such as "
+        "s3://bucket/videos."
+    )
+    sub.add_input("input", text)
+    sub.add_output("The cache folder, a path or a URL; files appear under the videos' relative paths.")
+    sub.add_settings(FlowSettings)
+    sub.add_settings(StorageSettings)
+    sub.add_settings(PrecomputeConfig, "input", "output", "flow", "storage")
+    sub.add_argument(
+        "--dry-run", action="store_true", help="Only say what would be done, how long and how large."
+    )
+
+    sub = add(
+        "info",
+        "say what is in a cache and how it was made",
+        "Describe a cache folder or a single cache file; damaged files are listed, not raised.",
+    )
+    sub.add_input("cache", "A cache folder, or a single cache file.", optional=False)
+    sub.add_argument("--json", action="store_true", help="Print JSON.")
+
+    sub = add("verify", "check a cache, and repair it", "Check a cache folder, or one cache file.")
+    sub.add_input("cache", "A cache folder, or a single cache file.", optional=False)
+    text = "What the cache was made from: compared, and where bad files are redone from."
+    sub.add_argument("--videos", type=str | None, default=None, help=text)
+    text = "Where the paths start if --videos is a list."
+    sub.add_argument("--root", type=str | None, default=None, help=text)
+    sub.add_argument("--decode", action="store_true", help="Decode every image too.")
+    sub.add_argument("--repair", action="store_true", help="Redo bad files with the cache's parameters.")
+    sub.add_argument("--device", type=str, default=FlowSettings.device, help="Where flow is computed.")
+    text = "Worker processes; 0 = one for every core."
+    sub.add_argument("--workers", type=int, default=PrecomputeConfig.workers, help=text)
+
+    sub = add(
+        "export",
+        "write a cache for TSN, MMAction2, I3D or as Middlebury files",
+        "Export a cache; a video's folder or array appears whole or not at all.",
+    )
+    sub.add_config()
+    sub.add_input("cache", "A cache folder, or one cache file.")
+    sub.add_output("Folder to be filled; videos keep their relative paths.")
+    sub.add_settings(ExportConfig, "cache", "output")
+
+    sub = add(
+        "import",
+        "fill a cache from folders of flow images",
+        "Fill a cache from folders of flow images; what is there already, whole and made alike, is kept.",
+    )
+    sub.add_config()
+    sub.add_input("input", "A folder with such a folder for each video somewhere below it, or a single one.")
+    sub.add_output("The cache folder; files appear under the folders' relative paths.")
+    sub.add_settings(StorageSettings)
+    sub.add_settings(ImportConfig, "input", "output", "storage")
+
+    sub = add(
+        "view",
+        "draw a file's flow in colour beside its frames",
+        "Draw a cache file's flow beside its frames: a contact sheet (.png, .jpg) or a video (.mp4, .avi).",
+    )
+    sub.add_input("cache_file", "A cache file.")
+    sub.add_output("A .png, .jpg, .mp4 or .avi file.")
+    sub.add_argument("--fields", type=int, default=12, help="How many fields a picture shows, evenly spread.")
+    text = "Length in pixels with full colour; default: 99.5 %% of the vectors do not exceed it."
+    sub.add_argument("--max-motion", type=float | None, default=None, help=text)
+    text = "Where frames come from if there are none."
+    sub.add_argument("--video", type=str | None, default=None, help=text)
+    return parser
+
+
+def _in_order(argv: list[str]) -> list[str]:
+    """Put --config first, so that every other argument overrides it; take --short_side for --short-side."""
+    configs: list[str] = []
+    others: list[str] = []
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        if argument == "--config":
+            configs += [argument, *itertools.islice(arguments, 1)]
+        elif argument.startswith("--config="):
+            configs.append(argument)
+        elif argument.startswith("--print_config"):  # jsonargparse's own
+            others.append(argument)
+        else:
+            others.append(re.sub(r"^--[^=.]+", lambda flag: _with_dashes(flag[0]), argument))
+    return argv[:1] + configs + others
+
+
+def _with_dashes(name: str) -> str:
+    """Write a flag's name as people type it."""
+    own = name.startswith("--") and name != "--print_config"  # that is jsonargparse's
+    return name.replace("_", "-") if own else name
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("twostream")

@@ -1,0 +1,136 @@
+"""What the commands print when they are done, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from flow_cache.progress import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+
+    from flow_cache.commands.info import CacheInfo
+    from flow_cache.commands.verify import Repair, Verification
+    from flow_cache.pipeline.dry_run import Estimate
+    from flow_cache.pipeline.outcome import PrecomputeSummary
+
+_SHOWN = 20  # failures and the like, before the rest is only counted
+
+
+def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
+    """Print what a run did, and the first of its failures, to stdout."""
+    console = _console()
+    rate = summary.fields / summary.seconds if summary.seconds > 0 else 0.0
+    partial = f" ({summary.partial:,} only in part)" if summary.partial else ""
+    rows = (
+        ("videos done", f"{summary.done:,}{partial}"),
+        ("kept from before", f"{summary.skipped:,}"),
+        ("failed", f"{len(summary.failures):,}"),
+        ("flow fields", f"{summary.fields:,}"),
+        ("time", f"{format_seconds(summary.seconds)}, {rate:,.1f} pairs/s"),
+        ("cache", str(summary.output)),
+    )
+    _print_rows(rows)
+    for failure in summary.failures[:_SHOWN]:
+        console.print(f"failed: {failure.video}: {failure.reason}")
+    if len(summary.failures) > _SHOWN:
+        more = len(summary.failures) - _SHOWN
+        console.print(f"... and {more:,} more, all in {summary.output / failures_name}")
+
+
+def print_estimate(found: Estimate) -> None:
+    """Print an estimate for people."""
+    plan = found.plan
+    opened = f" (of {found.opened:,} opened)" if found.opened < len(plan.jobs) else ""
+    per_field = f", {found.bytes / found.fields / 1e3:,.1f} kB a field" if found.fields else ""
+    rows = (
+        ("new videos", f"{len(plan.new):,}"),
+        ("kept from before", f"{len(plan.kept):,}"),
+        ("to be redone", f"{len(plan.redone):,}"),
+        ("made otherwise", f"{len(plan.mismatches) + len(plan.others):,}"),
+        ("cannot be read", f"{len(found.unreadable):,}{opened}"),
+        ("flow fields", f"about {found.fields:,}"),
+        ("size", f"about {found.bytes / 1e6:,.1f} MB{per_field}"),
+        ("time", f"about {format_seconds(found.seconds)} with {found.workers} worker processes"),
+        ("estimated from", f"{found.sampled_fields} fields"),
+        ("cache", f"{plan.output} (nothing was written)"),
+    )
+    _print_rows(rows)
+    console = _console()
+    for failure in found.unreadable[:_SHOWN]:
+        console.print(f"cannot be read: {failure.video}: {failure.reason}")
+    for video, reason in list(plan.redone.items())[:_SHOWN]:
+        console.print(f"to be redone: {video}: {reason}")
+
+
+def info_as_json(info: CacheInfo) -> str:
+    """Return a cache's description as JSON."""
+    return json.dumps(asdict(info), indent=1)
+
+
+def print_info(info: CacheInfo) -> None:
+    """Print a cache's description for people."""
+    rows: list[tuple[str, str]] = [
+        ("cache", info.path),
+        ("videos", f"{info.videos:,}" + (f" ({info.partial:,} partial)" if info.partial else "")),
+        ("fields", f"{info.fields:,} from {info.frames:,} frames"),
+        ("RGB", f"{info.with_rgb:,} videos"),
+        ("disk use", f"{info.bytes / 1e6:,.1f} MB, {info.bytes_per_field / 1e3:,.1f} kB a field"),
+        ("frame sizes", ", ".join(f"{size} ({count:,})" for size, count in list(info.sizes.items())[:5])),
+    ]
+    if info.clip_fraction:
+        shares = ", ".join(f"{name} {info.clip_fraction[name]:.3%}" for name in ("mean", "median", "max"))
+        rows.append(("clipped flow", f"{shares} (by video)"))
+        histogram = ", ".join(f"{name}: {count:,}" for name, count in info.clip_histogram.items() if count)
+        rows.append(("videos by clipped", histogram))
+    if info.beyond:
+        rows.append(
+            ("would clip", ", ".join(f"bound {bound}: {share:.3%}" for bound, share in info.beyond.items()))
+        )
+    for settings in info.made:
+        rows.append(("made with", ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())))
+    if info.damaged:
+        rows.append(("damaged", f"{len(info.damaged):,} files"))
+    _print_rows((name, value or "-") for name, value in rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + " ".join(f"{name}={entry}" for name, entry in value.items()) + ")"
+    return str(value)
+
+
+def print_verification(found: Verification, repair: Repair | None) -> None:
+    """Print what was found, bad files first, each in one line."""
+    for fault in found.faults if repair is None else repair.faults:
+        print(f"bad: {fault.cache_file}: {' '.join(fault.reason.split())}")
+    for name in [] if repair is None else repair.repaired:
+        print(f"repaired: {name}")
+    partial = f", {found.partial:,} of them partial" if found.partial else ""
+    print(
+        f"{found.files:,} files{partial}, {found.fields:,} fields, {found.bytes / 1e6:,.1f} MB: "
+        f"{len(found.faults):,} bad"
+        + ("" if repair is None else f", {len(repair.repaired):,} repaired, {len(repair.faults):,} still bad")
+    )
+
+
+def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,224 @@
+"""Write a cache's flow in the layouts that other code bases read.
+
+`jpg`: a folder per video as `dense_flow` and `denseflow` write it and TSN and MMAction2 read it,
+
+    walk/a/flow_x_00001.jpg   u of field 0, grey     (filename_tmpl "flow_{}_{:05d}.jpg", modality "Flow")
+    walk/a/flow_y_00001.jpg   v of field 0, grey
+    walk/a/img_00001.jpg      frame 0                (filename_tmpl "img_{:05d}.jpg"), where the cache holds RGB
+
+TSN, `dense_flow` and MMAction2's default (`start_index=1`) count from 1, `denseflow` from 0. TSN looks for folders one
+level deep: `flat`. There is one image more than fields of step 1.
+
+Those tools write round(255 (v + b) / (2 b)), b = 20 px, and their readers subtract 128, which is a cache's zero. So
+grey levels are copied one to one: with zero at 128 they mean exactly the same flow. Who inverts the formula instead
+(zero at 127.5) reads half a level, b / 255 px, more. What JPEG makes of the levels is lost; `png` has the same layout
+and loses nothing. RGB frames are copied as they are stored, byte by byte.
+
+`npy`: walk/a.npy, (T, H, W, 2) float32, flow clipped to +-20 px and divided by 20, as I3D takes it.
+`flo`: walk/a/flow_00001.flo, a Middlebury file for each field: float32 pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.cache.codecs import StorageSettings, encode_flow
+from flow_cache.cache.index import cache_files_of
+from flow_cache.cache.naming import CACHE_SUFFIX
+from flow_cache.cache.reader import CacheReader
+from flow_cache.errors import ArgumentError, CacheFileError, CacheWriteError
+from flow_cache.pipeline.inputs import collision_key
+from flow_cache.pipeline.outcome import Failure
+from flow_cache.progress import FieldsDone, ProgressLine
+from flow_cache.quantization import dequantize
+from flow_cache.storage.atomic import probe_writable, working_folder
+from flow_cache.storage.paths import as_path, exists, relative_name
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+FORMATS = ("jpg", "png", "npy", "flo")
+I3D_BOUND = 20.0
+_FLO_TAG = struct.pack("<f", 202021.25)  # reads "PIEH"
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export, and how.
+
+    Attributes:
+        cache: a cache folder, or one cache file.
+        output: folder to be filled; videos keep their relative paths.
+        format: jpg or png (flow_x_00001, flow_y_00001 and img_00001 in a folder per video, for TSN and MMAction2), npy
+            (I3D: one array per video, 20 px to 1), or flo (Middlebury, one file per field).
+        start_index: number of the first field and frame: 1 as TSN and MMAction2 have it by default, 0 as denseflow.
+        quality: JPEG quality of the flow images.
+        images: write the RGB frames too, where the cache holds them (jpg and png).
+        flat: leave out the folders above a video's own, as TSN expects.
+        overwrite: replace what an earlier export left.
+    """
+
+    cache: str | Path
+    output: str | Path
+    format: Literal["jpg", "png", "npy", "flo"] = "jpg"
+    start_index: Literal[0, 1] = 1
+    quality: int = StorageSettings.quality
+    images: bool = True
+    flat: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What an export did."""
+
+    videos: int
+    fields: int
+    failures: list[Failure]
+    """Cache files that could not be read, and why; nothing of them was written."""
+    output: Path
+
+
+def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
+    """Export a cache; a video's folder or array appears whole or not at all.
+
+    progress: show a live line on stderr. Damaged cache files are listed in the summary. What an export that was killed
+    has left in the output folder is removed. Raises ArgumentError before any work if names collide, a link leads out of
+    the output folder, or something is there already that would have to be overwritten; CacheWriteError when the disk
+    refuses.
+    """
+    if config.format not in FORMATS:
+        raise ArgumentError(f"unknown format {config.format!r}; choose one of {', '.join(FORMATS)}")
+    if config.start_index not in (0, 1):
+        raise ArgumentError(f"start_index must be 0 or 1, got {config.start_index}")
+    StorageSettings(quality=config.quality)  # checks it
+    output = Path(config.output).absolute()
+    if "://" in str(config.output):
+        raise ArgumentError(
+            f"{config.output}: expected a local folder to export to; a URL can only be read from"
+        )
+    targets = _targets(config, output)
+    try:
+        probe_writable(output)
+    except CacheWriteError as error:
+        raise ArgumentError(str(error)) from error
+    done = fields = 0
+    failures: list[Failure] = []
+    cache = as_path(config.cache)
+    with working_folder(output) as folder, ProgressLine(len(targets), len(targets), 0, progress) as line:
+        for source, target in targets.items():
+            failed = len(failures)
+            try:
+                with CacheReader(source) as reader, _appearing(target, folder) as temporary:
+                    _write(reader, temporary, config, line)
+                    fields += reader.num_fields
+                done += 1
+            except CacheFileError as error:
+                name = relative_name(source, cache) if source != cache else source.name
+                where = "" if error.member is None else f"member {error.member}: "
+                failures.append(Failure(name, where + error.reason))
+            except OSError as error:
+                raise CacheWriteError.from_os_error(target, error) from error
+            line.finished(1, failed=len(failures) > failed)
+    return ExportSummary(done, fields, failures, output)
+
+
+def write_flo(path: Path, flow: NDArray[np.float32]) -> None:
+    """Write one field, (2, H, W) float32, as a Middlebury .flo file."""
+    height, width = flow.shape[1:]
+    pixels = np.ascontiguousarray(flow.transpose(1, 2, 0), "<f4")
+    path.write_bytes(_FLO_TAG + struct.pack("<2i", width, height) + pixels.tobytes())
+
+
+def _targets(config: ExportConfig, output: Path) -> dict[AnyPath, Path]:
+    """Decide where each cache file goes. The names are those of the files, never what is written in them."""
+    cache = as_path(config.cache)
+    if not exists(cache):
+        raise ArgumentError(f"{cache}: no such cache file or folder")
+    files = cache_files_of(cache)
+    if not files:
+        raise ArgumentError(f"{cache}: holds no cache files (*{CACHE_SUFFIX})")
+    targets: dict[AnyPath, Path] = {}
+    owners: dict[str, str] = {}
+    for name, file in files.items():
+        relative = Path(name.removesuffix(CACHE_SUFFIX))
+        target = output / (relative.name if config.flat else relative)
+        if config.format == "npy":
+            target = target.with_name(target.name + ".npy")
+        key = collision_key(str(target))
+        if key in owners:
+            raise ArgumentError(f"{owners[key]} and {name} would both be exported to {target}; rename one")
+        owners[key] = name
+        if not target.parent.resolve().is_relative_to(output.resolve()):
+            raise ArgumentError(f"{target}: a link leads out of the output folder")
+        if (target.exists() or target.is_symlink()) and not config.overwrite:
+            raise ArgumentError(f"{target} exists; use --overwrite to replace it, or another output folder")
+        targets[file] = target
+    return targets
+
+
+@contextlib.contextmanager
+def _appearing(target: Path, folder: Path) -> Iterator[Path]:
+    """Give a name in `folder` to write a file or folder under; when all went well it takes the target's place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder / target.name
+    try:
+        yield temporary
+        _remove(target)
+        temporary.rename(target)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(reader: CacheReader, target: Path, config: ExportConfig, line: ProgressLine) -> None:
+    if config.format == "npy":
+        _write_npy(reader, target, line)
+        return
+    target.mkdir()
+    codec = StorageSettings("jpeg" if config.format == "jpg" else "png", quality=config.quality)
+    for index, field in enumerate(_fields(reader, line)):
+        number = f"{index + config.start_index:05d}"
+        if config.format == "flo":
+            write_flo(target / f"flow_{number}.flo", dequantize(field, reader.meta.bound))
+            continue
+        for axis, image in zip("xy", field, strict=True):
+            (target / f"flow_{axis}_{number}.{config.format}").write_bytes(encode_flow(image, codec))
+    if config.images and reader.has_rgb and config.format != "flo":
+        for index in range(reader.num_frames):
+            number = f"{index + config.start_index:05d}"
+            (target / f"img_{number}.jpg").write_bytes(reader.encoded_rgb(index))
+
+
+def _write_npy(reader: CacheReader, target: Path, line: ProgressLine) -> None:
+    shape = (reader.num_fields, reader.height, reader.width, 2)
+    with target.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for field in _fields(reader, line):
+            flow = dequantize(field, reader.meta.bound).transpose(1, 2, 0)
+            scaled = np.clip(flow / np.float32(I3D_BOUND), -1, 1)
+            file.write(np.ascontiguousarray(scaled, "<f4").tobytes())
+
+
+def _fields(reader: CacheReader, line: ProgressLine) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, reader.num_fields, _CHUNK):
+        fields = reader.flow(range(start, min(start + _CHUNK, reader.num_fields)))
+        yield from fields
+        line.advance(FieldsDone(len(fields), {}))

@@ -1,0 +1,160 @@
+"""Say what is in a cache, how it was made, and how much of the flow its bound clipped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.cache.index import cache_files_of
+from flow_cache.cache.meta import CacheMeta
+from flow_cache.cache.reader import CacheReader
+from flow_cache.errors import CacheFileError
+from flow_cache.pipeline.inputs import evenly_spread
+from flow_cache.quantization import ZERO
+from flow_cache.storage.paths import map_files
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+_CLIP_LIMITS = (0.001, 0.01, 0.1, 1.0, 10.0)  # percent
+_BOUNDS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100)  # pixels
+_SAMPLED_FILES = 64
+_SAMPLED_FIELDS = 4  # of each
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """A cache in numbers."""
+
+    path: str
+    videos: int
+    frames: int
+    fields: int
+    with_rgb: int
+    partial: int
+    bytes: int
+    sizes: dict[str, int]
+    """Videos by frame size, `WxH`."""
+    made: list[dict[str, Any]]
+    """The different makes (method, parameters, bound, codec, ...), each with its number of videos."""
+    clip_fraction: dict[str, float]
+    """Share of clipped values: mean over all of them, median and largest by video."""
+    clip_histogram: dict[str, int]
+    """Videos by the share of their values that was clipped."""
+    beyond: dict[str, float]
+    """Share of the flow that a bound of so many pixels would clip, from a sample of fields. Larger bounds than the
+    cache's own need the flow to be computed again."""
+    damaged: list[str]
+
+    @property
+    def bytes_per_field(self) -> float:
+        """Disk use per flow field, RGB included."""
+        return self.bytes / self.fields if self.fields else 0.0
+
+
+def describe_cache(path: AnyPath) -> CacheInfo:
+    """Describe a cache folder or a single cache file; damaged files are listed, not raised."""
+    files = cache_files_of(path)
+    sound: list[AnyPath] = []
+    metas: list[CacheMeta] = []
+    size = 0
+    damaged: list[str] = []
+    paths = list(files.values())
+    for file, found in zip(paths, map_files(_meta_and_size, paths, path), strict=True):
+        if isinstance(found, CacheFileError):
+            damaged.append(str(found))
+            continue
+        sound.append(file)
+        metas.append(found[0])
+        size += found[1]
+    makes = Counter(json.dumps(_make(meta)) for meta in metas)
+    return CacheInfo(
+        path=str(path),
+        videos=len(metas),
+        frames=sum(meta.frames for meta in metas),
+        fields=sum(meta.fields for meta in metas),
+        with_rgb=sum(meta.has_rgb for meta in metas),
+        partial=sum(meta.partial is not None for meta in metas),
+        bytes=size,
+        sizes=dict(Counter(f"{meta.width}x{meta.height}" for meta in metas).most_common()),
+        made=[{**json.loads(make), "videos": count} for make, count in makes.most_common()],
+        clip_fraction=_clipping(metas),
+        clip_histogram=_clip_histogram(metas),
+        beyond=_beyond(sound),
+        damaged=damaged,
+    )
+
+
+def _meta_and_size(file: AnyPath) -> tuple[CacheMeta, int] | CacheFileError:
+    try:
+        with CacheReader(file) as reader:
+            return reader.meta, reader.file_size
+    except CacheFileError as error:
+        return error
+
+
+def _make(meta: CacheMeta) -> dict[str, Any]:
+    make = {
+        "method": meta.method,
+        "parameters": dict(meta.parameters),
+        "backend": meta.backend,
+        "bound": meta.bound,
+        "step": meta.step,
+        "short_side": meta.short_side,
+        "size": meta.size,
+        **meta.storage.as_dict(),
+        "versions": dict(meta.versions),
+    }
+    return {name: value for name, value in make.items() if value is not None}
+
+
+def _clipping(metas: list[CacheMeta]) -> dict[str, float]:
+    if not metas:
+        return {}
+    shares = sorted(meta.clip_fraction for meta in metas)
+    weights = [meta.fields * meta.width * meta.height for meta in metas]
+    mean = sum(meta.clip_fraction * weight for meta, weight in zip(metas, weights, strict=True)) / sum(
+        weights
+    )
+    middle = len(shares) // 2
+    median = shares[middle] if len(shares) % 2 else (shares[middle - 1] + shares[middle]) / 2
+    return {"mean": mean, "median": median, "max": shares[-1]}
+
+
+def _clip_histogram(metas: list[CacheMeta]) -> dict[str, int]:
+    names = ["none", *(f"up to {limit:.4g} %" for limit in _CLIP_LIMITS), "more"]
+    counts = dict.fromkeys(names, 0)
+    for meta in metas:
+        percent = 100 * meta.clip_fraction
+        place = 0 if percent == 0 else 1 + sum(percent > limit for limit in _CLIP_LIMITS)
+        counts[names[place]] += 1
+    return counts
+
+
+def _beyond(files: list[AnyPath]) -> dict[str, float]:
+    """Tell from a sample of fields how much smaller bounds would clip."""
+    chosen = [files[position] for position in evenly_spread(len(files), _SAMPLED_FILES)]
+    levels: list[tuple[float, NDArray[np.int64]]] = []
+    for file in chosen:
+        try:
+            with CacheReader(file) as reader:
+                fields = reader.flow(evenly_spread(reader.num_fields, _SAMPLED_FIELDS))
+                levels.append((reader.meta.bound, np.bincount(fields.reshape(-1), minlength=256)))
+        except CacheFileError:
+            continue  # `verify` names it
+    if not levels:
+        return {}
+    smallest = min(bound for bound, _ in levels)
+    total = sum(int(counts.sum()) for _, counts in levels)
+    length = np.abs(np.arange(256) - ZERO)
+    return {
+        f"{bound:g}": sum(int(counts[length * (2 * own / 255) > bound].sum()) for own, counts in levels)
+        / total
+        for bound in _BOUNDS
+        if bound < smallest
+    }

@@ -1,4 +1,0 @@
-"""The flow engine on CUDA: estimators that drive the kernels of `flow_cache/kernels` through one narrow seam.
-
-Nothing here imports CuPy before a device is asked for, nor OpenCV at any time.
-"""

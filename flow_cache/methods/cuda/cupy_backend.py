@@ -1,0 +1,157 @@
+"""The seam on a GPU, by CuPy. Kernels are compiled at first use for the device's architecture and kept by CuPy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from flow_cache.errors import ArgumentError, DeviceError, first_line
+from flow_cache.methods.cuda.backend import (
+    COMPILE_OPTIONS,
+    Backend,
+    DeviceArray,
+    DeviceMemoryError,
+    Module,
+    Size,
+    kernel_argument,
+    kernel_source,
+    macro_options,
+)
+
+_DLPACK_CUDA = (2, 13)  # memory of a device, and managed memory
+DEFAULT_SHARED = 48 * 1024  # more dynamic shared memory than this has to be asked for
+
+
+class CupyModule:
+    """A file's kernels on one device."""
+
+    def __init__(self, cupy: Any, source: str, macros: dict[str, int]) -> None:
+        self._cupy = cupy
+        self._module = cupy.RawModule(
+            code=kernel_source(source), options=(*COMPILE_OPTIONS, *macro_options(macros)), backend="nvrtc"
+        )
+        self._kernels: dict[str, Any] = {}
+
+    def launch(self, name: str, grid: Size, block: Size, arguments: Sequence[Any], shared: int = 0) -> None:
+        kernel = self._kernels.get(name)
+        if kernel is None:
+            try:
+                kernel = self._kernels[name] = self._module.get_function(name)
+            except self._cupy.cuda.compiler.CompileException as error:
+                raise DeviceError(
+                    f"the kernels do not compile for this GPU ({first_line(error)}); install a CuPy for a newer CUDA"
+                ) from error
+            except RuntimeError as error:  # CUDA's headers are missing, say
+                raise DeviceError(
+                    f"the kernels cannot be made ({first_line(error)}); where CUDA's headers are missing, "
+                    "pip install 'cupy-cuda13x[ctk]'"
+                ) from error
+        if shared > DEFAULT_SHARED and shared > kernel.max_dynamic_shared_size_bytes:
+            kernel.max_dynamic_shared_size_bytes = shared
+        values = tuple(np.uintp(0) if value is None else kernel_argument(value) for value in arguments)
+        kernel(grid, block, values, shared_mem=shared)
+
+
+class CupyBackend(Backend):
+    """One GPU; cupy is the module, so that this one can be imported where there is none."""
+
+    def __init__(self, cupy: Any, index: int) -> None:
+        self._cupy = cupy
+        self.index = index
+        self._device = cupy.cuda.Device(index)
+        self.processors = int(self._device.attributes["MultiProcessorCount"])
+        self.module = functools.cache(self._module)  # type: ignore[method-assign]
+
+    def active(self) -> AbstractContextManager[object]:
+        return self._cupy.cuda.Device(self.index)  # type: ignore[no-any-return]
+
+    def _module(self, source: str, **macros: int) -> Module:
+        with self.active():
+            return CupyModule(self._cupy, source, macros)
+
+    def module(self, source: str, **macros: int) -> Module:
+        raise AssertionError("replaced by its cached form in __init__")
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
+        try:
+            return self._cupy.empty(shape, dtype)
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            wanted = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            raise DeviceMemoryError(
+                f"cuda:{self.index} has no {wanted} bytes left ({self.free_memory()} free); free some of its memory"
+            ) from error
+
+    def clear(self, array: DeviceArray) -> None:
+        array.data.memset_async(0, array.nbytes)
+
+    def upload(self, source: NDArray[Any] | DeviceArray, target: DeviceArray) -> None:
+        if isinstance(source, np.ndarray):
+            target.set(np.ascontiguousarray(source), stream=self._cupy.cuda.get_current_stream())
+        else:
+            target[...] = source
+
+    def download(self, array: DeviceArray) -> NDArray[Any]:
+        return self._cupy.asnumpy(array)  # type: ignore[no-any-return]
+
+    def adopt(self, array: Any) -> DeviceArray | None:
+        if isinstance(array, np.ndarray):
+            return None
+        # DLPack first: with it the producer's stream and ours are put in order without a wait on the host
+        if hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
+            own = self._cupy.from_dlpack(array)
+        elif hasattr(array, "__cuda_array_interface__"):
+            own = self._cupy.asarray(array)
+        else:
+            return None
+        if own.device.id != self.index:
+            raise ArgumentError(
+                f"frames are on cuda:{own.device.id} but the method runs on cuda:{self.index}; move one to the other"
+            )
+        return self._cupy.ascontiguousarray(own)
+
+    def free_memory(self) -> int:
+        free, _ = self._device.mem_info
+        return int(free + self._cupy.get_default_memory_pool().free_bytes())
+
+    def mark(self) -> Any:
+        event = self._cupy.cuda.Event(disable_timing=True)
+        event.record()
+        return event
+
+    def wait(self, mark: Any) -> None:
+        if mark is not None:
+            self._cupy.cuda.get_current_stream().wait_event(mark)
+
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        return _Recorded(self._cupy, work)
+
+
+class _Recorded:
+    """Work that is queued directly the first time, when kernels may still have to be loaded, then by a graph."""
+
+    def __init__(self, cupy: Any, work: Callable[[], None]) -> None:
+        self._cupy = cupy
+        self._work = work
+        self._calls = 0
+        self._graph: Any = None
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if self._calls == 1:
+            self._work()
+            return
+        if self._graph is None:
+            stream = self._cupy.cuda.Stream(non_blocking=True)
+            with stream:
+                stream.begin_capture()
+                try:
+                    self._work()
+                finally:
+                    graph = stream.end_capture()  # also after an error, or the stream would go on recording
+            self._graph = graph
+        self._graph.launch(self._cupy.cuda.get_current_stream())

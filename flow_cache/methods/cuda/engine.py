@@ -1,0 +1,345 @@
+"""What the estimators on CUDA share: frames in batches to the device, flow out of it, a memory budget, clear errors.
+
+A batch is what one `Workspace` holds. A frame of a stack is uploaded once and prepared once, also where its two pairs
+fall into different batches: it keeps its slot until both have been solved.
+"""
+
+from __future__ import annotations
+
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flow_cache.errors import ArgumentError, DeviceError
+from flow_cache.methods.base import FlowMethod, check_count, check_frames, check_layout, check_scale
+from flow_cache.methods.cuda.backend import Backend, DeviceArray, DeviceMemoryError, blocks_for
+from flow_cache.quantization import check_bound, quantize_scale
+
+BATCH_PIXELS = 24_000_000  # a batch of this many keeps the largest GPU busy; more only takes memory
+MOST_PAIRS = 1024  # the kernels look for work among as many
+KEPT_WORKSPACES = 4
+
+
+class Workspace(ABC):
+    """Arrays for pairs of frames of one size, and the work on them. Kept between calls, so that it can be recorded.
+
+    slots: int32, where each staged frame goes; first, second: int32, the slots of each pair; -1 = none.
+    flow: (pairs, 2, height, width) float32, the result.
+    """
+
+    def __init__(self, backend: Backend, height: int, width: int, frames: int, pairs: int) -> None:
+        self.backend = backend
+        self.height, self.width, self.frames, self.pairs = height, width, frames, pairs
+        self.slots = backend.empty(frames, np.int32)
+        self.first = backend.empty(pairs, np.int32)
+        self.second = backend.empty(pairs, np.int32)
+        self.flow = backend.empty((pairs, 2, height, width), np.float32)
+        self._staged: dict[np.dtype[Any], DeviceArray] = {}
+        self._recorded: dict[np.dtype[Any], Callable[[], None]] = {}
+
+    @abstractmethod
+    def work(self, staged: DeviceArray) -> None:
+        """Queue all launches: prepare the staged frames (frames, height, width), then solve the pairs."""
+
+    def run(self, frames: list[Any], slots: list[int], first: list[int], second: list[int]) -> None:
+        """Stage stacks of frames (one after the other), place them into slots, and solve the pairs."""
+        dtype = np.dtype(frames[0].dtype)
+        if dtype not in self._staged:
+            staged = self.backend.empty((self.frames, self.height, self.width), dtype)
+            self._staged[dtype] = staged
+            self._recorded[dtype] = self.backend.recorded(lambda: self.work(staged))
+        start = 0
+        for stack in frames:
+            self.backend.upload(stack, self._staged[dtype][start : start + len(stack)])
+            start += len(stack)
+        for values, target in ((slots, self.slots), (first, self.first), (second, self.second)):
+            padded = np.full(target.shape, -1, np.int32)
+            padded[: len(values)] = values
+            self.backend.upload(padded, target)
+        self._recorded[dtype]()
+
+    def release(self) -> None:
+        """Let go of what was recorded, which knows this workspace, so that its memory is free as soon as it is."""
+        self._recorded.clear()
+
+
+class CudaMethod(FlowMethod):
+    """An estimator on one GPU.
+
+    memory_fraction: share of the free device memory that a batch may take. batch: pairs worked on at the same time,
+    None = chosen by that. Neither changes the result. Not to be used by two threads at the same time.
+    """
+
+    memory_fraction: float = 0.5
+    batch: int | None = None
+    on_gpu = True
+    chunk: ClassVar[int] = 256
+
+    def __init__(self, backend: Backend) -> None:
+        self.device = backend
+        self._workspaces: dict[tuple[int, int, int, int], Workspace] = {}
+        self._most = BATCH_PIXELS  # pairs of a batch, once more of them did not fit
+        self._last_use: Any = None
+
+    @abstractmethod
+    def _make_workspace(self, height: int, width: int, frames: int, pairs: int) -> Workspace:
+        """Allocate the arrays for that many frames and pairs."""
+
+    @abstractmethod
+    def _bytes(self, height: int, width: int) -> tuple[int, int]:
+        """Return the bytes that a frame and that a pair take in a workspace."""
+
+    def __call__(self, frames: Any, step: int = 1) -> Any:
+        """Estimate the flow that carries frame t to frame t + step.
+
+        frames: (T, H, W) grey levels from 0 to 255, uint8 or float32: a NumPy array, or any array on this device with
+        DLPack or __cuda_array_interface__ (torch, CuPy). Returns (T - step, 2, H, W) float32, pixels per step, where
+        the frames were: a NumPy array, or a CuPy array. Work is queued on the current stream. Raises ArgumentError as
+        the CPU estimators do, DeviceError where the device's memory does not suffice.
+        """
+        with self.device.active():
+            stack, on_device = self._checked(frames)
+            check_count(len(stack), step)
+            return self._solve(
+                stack.shape, len(stack) - step, on_device, lambda: self._stack_batches(stack, step)
+            )
+
+    def pairs(self, first: Any, second: Any) -> Any:
+        """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) stacks of one dtype and place."""
+        with self.device.active():
+            (one, on_device), (two, also) = self._checked(first), self._checked(second)
+            if one.shape != two.shape:
+                raise ArgumentError(f"pairs must have one shape, got {one.shape} and {two.shape}")
+            if one.dtype != two.dtype:
+                raise ArgumentError(f"pairs must have one dtype, got {one.dtype} and {two.dtype}")
+            if on_device != also:
+                raise ArgumentError(
+                    "pairs must be in one place, got one stack on the device and one on the host"
+                )
+            return self._solve(one.shape, len(one), on_device, lambda: self._pair_batches(one, two))
+
+    def quantized(self, frames: Any, bound: float, step: int = 1) -> tuple[Any, int]:
+        """Estimate the flow of a stack and quantise it on the device: bytes as `quantize` makes them, and the clipped.
+
+        Returns (T - step, 2, H, W) uint8 where the frames were, and the count of values beyond +-bound.
+        """
+        ((levels, clipped),) = self.quantized_stacks([frames], bound, step)
+        return levels, clipped
+
+    def quantized_stacks(self, stacks: Sequence[Any], bound: float, step: int = 1) -> list[tuple[Any, int]]:
+        """Do `quantized` for stacks of one frame size, in common batches; several must be on the host."""
+        bound = check_bound(bound)
+        with self.device.active():
+            checked = [self._checked(frames) for frames in stacks]
+            for stack, _ in checked:
+                check_count(len(stack), step)
+            stack, on_device = checked[0]
+            if len({(one.shape[1:], one.dtype, there) for one, there in checked}) > 1:
+                raise ArgumentError("stacks must have one frame size and dtype, and be in one place")
+            if len(checked) > 1:
+                if on_device:
+                    raise ArgumentError("several stacks must be on the host; join them on the device")
+                stack = np.concatenate([one for one, _ in checked])
+            ends = np.cumsum([len(one) for one, _ in checked]).tolist()
+            # the pairs that would go from one stack to the next
+            seams = {t for end in ends[:-1] for t in range(end - step, end)}
+            quantizer = _Quantizer(self.device, bound, len(stack) - step)
+            levels = self._solve(
+                stack.shape,
+                len(stack) - step,
+                on_device,
+                lambda: self._stack_batches(stack, step, seams),
+                quantizer,
+            )
+            spans = [(end - len(one), end - step) for end, (one, _) in zip(ends, checked, strict=True)]
+            return [(levels[start:end], quantizer.clipped(start, end)) for start, end in spans]
+
+    def _estimate(self, first: Any, second: Any) -> Any:
+        return self.pairs(first, second)
+
+    def _checked(self, frames: Any) -> tuple[Any, bool]:
+        """Return a checked stack and whether it is on the device."""
+        own = self.device.adopt(frames)
+        if own is None:
+            check_frames(frames)
+            return frames, False
+        check_layout(own)
+        if own.dtype == np.float32 and own.size:
+            low, high = check_levels(self.device, own)
+            if not (low >= 0 and high <= 255):
+                raise ArgumentError(
+                    f"float frames must be grey levels 0 to 255; they hold {low} to {high} or a NaN"
+                )
+            check_scale(high)
+        return own, True
+
+    def _stack_batches(
+        self, stack: Any, step: int, seams: Collection[int] = ()
+    ) -> Iterator[tuple[Workspace, int, int]]:
+        """Solve a stack batch by batch, but for `seams`; yields the workspace and its first pair and count."""
+        count = len(stack) - step
+        workspace = self._workspace(stack, count, step)
+        if workspace is None:  # few frames of a batch would serve two of its pairs
+            yield from self._pair_batches(stack[:-step], stack[step:])
+            return
+        places, most = workspace.frames, workspace.pairs
+        staged = 0
+        for start in range(0, count, most):
+            n = min(most, count - start)
+            end = start + n + step
+            workspace.run(
+                [stack[staged:end]],
+                [t % places for t in range(staged, end)],
+                [-1 if t in seams else t % places for t in range(start, start + n)],
+                [(t + step) % places for t in range(start, start + n)],
+            )
+            staged = end
+            yield workspace, start, n
+
+    def _pair_batches(self, first: Any, second: Any) -> Iterator[tuple[Workspace, int, int]]:
+        workspace = self._workspace(first, len(first), None) if len(first) else None
+        if workspace is None:
+            return
+        most = workspace.pairs
+        for start in range(0, len(first), most):
+            n = min(most, len(first) - start)
+            parts = [first[start : start + n], second[start : start + n]]
+            workspace.run(parts, list(range(2 * n)), list(range(n)), list(range(n, 2 * n)))
+            yield workspace, start, n
+
+    def _solve(
+        self,
+        shape: tuple[int, ...],
+        count: int,
+        on_device: bool,
+        batches: Callable[[], Iterator[tuple[Workspace, int, int]]],
+        quantizer: _Quantizer | None = None,
+    ) -> Any:
+        """Gather what the batches make, on the device or on the host; with smaller ones if memory runs out."""
+        whole = (count, 2, *shape[1:])
+        dtype = np.uint8 if quantizer else np.float32
+        self._most = max(1, count)
+        self.device.wait(self._last_use)  # another stream may still be at work in the workspaces
+        result = self.device.empty(whole, dtype) if on_device else np.empty(whole, dtype)
+        while True:
+            try:
+                for workspace, start, n in batches():
+                    made = workspace.flow[:n]
+                    if quantizer:
+                        made = quantizer(made, start)
+                    if on_device:
+                        self.device.upload(made, result[start : start + n])
+                    else:
+                        result[start : start + n] = self.device.download(made)
+                break
+            except DeviceMemoryError as error:
+                traceback.clear_frames(error.__traceback__)  # they hold what has been allocated so far
+                self._drop(0)
+                if self._most == 1:
+                    raise DeviceError(self._too_large(*shape[1:])) from error
+                self._most //= 2
+                if quantizer:
+                    quantizer.reset()
+        self._last_use = self.device.mark()
+        return result
+
+    def _workspace(self, stack: Any, count: int, step: int | None) -> Workspace | None:
+        """Return a workspace for a batch of up to `count` pairs; step None: of pairs that share no frame.
+
+        None where `step` frames more than the batch's pairs would be the larger part of it.
+        """
+        height, width = stack.shape[1:]
+        pairs = self._most = self._batch(height, width, count, step)
+        if step is not None and step > pairs:
+            return None
+        size = (height, width, 2 * pairs if step is None else pairs + step, pairs)
+        if size not in self._workspaces:
+            self._drop(KEPT_WORKSPACES - 1)
+            self._workspaces[size] = self._make_workspace(*size)
+        return self._workspaces[size]
+
+    def _batch(self, height: int, width: int, count: int, step: int | None) -> int:
+        """Choose how many pairs to work on at the same time: a power of two, or what the memory holds."""
+        if self.batch is not None:
+            return min(self.batch, self._most, MOST_PAIRS)
+        wanted = min(MOST_PAIRS, max(4, BATCH_PIXELS // (height * width)))
+        pairs = min(wanted, 1 << (min(count, self._most) - 1).bit_length())
+        if self._most < count:
+            pairs = min(pairs, self._most)
+        frame_bytes, pair_bytes = self._bytes(height, width)
+        kept = sum(self._used(size) for size in self._workspaces)
+        budget = int((self.device.free_memory() + kept) * self.memory_fraction)
+        fits = (budget - (step or 0) * frame_bytes) // (pair_bytes + (2 if step is None else 1) * frame_bytes)
+        return max(1, min(pairs, fits))
+
+    def _drop(self, most: int) -> None:
+        """Keep the latest workspaces only."""
+        while len(self._workspaces) > most:
+            self._workspaces.pop(next(iter(self._workspaces))).release()
+
+    def _used(self, size: tuple[int, int, int, int]) -> int:
+        height, width, frames, pairs = size
+        frame_bytes, pair_bytes = self._bytes(height, width)
+        return frames * frame_bytes + pairs * pair_bytes
+
+    def _too_large(self, height: int, width: int) -> str:
+        frame_bytes, pair_bytes = self._bytes(height, width)
+        needed, free = (pair_bytes + 2 * frame_bytes) / 2**20, self.device.free_memory() / 2**20
+        return (
+            f"a pair of {width}x{height} frames needs {needed:.1f} MiB of device memory, {free:.1f} MiB are free; "
+            "free some, make the frames smaller, or use device='cpu'"
+        )
+
+
+class _Quantizer:
+    """Quantise batches on the device and count what was clipped there; the rule is `quantize`'s."""
+
+    def __init__(self, device: Backend, bound: float, pairs: int) -> None:
+        self._device = device
+        self._bound = bound
+        self._counts = device.empty((pairs, 2), np.uint32)  # clipped, NaN
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self._device.clear(self._counts)
+
+    def __call__(self, flow: DeviceArray, start: int) -> DeviceArray:
+        """Quantise the flow (N, 2, H, W) of the pairs from `start` on."""
+        levels = self._device.empty(flow.shape, np.uint8)
+        size = flow[0].size
+        scale = np.float32(quantize_scale(self._bound))
+        counts = self._counts[start : start + len(flow)]
+        self._device.module("quantize.cu").launch(
+            "quantize",
+            (min(blocks_for(size, 256), 64), len(flow), 1),
+            (256, 1, 1),
+            (flow, levels, size, scale, np.float32(self._bound), counts),
+        )
+        return levels
+
+    def clipped(self, start: int, end: int) -> int:
+        """Return how many values of some pairs were clipped."""
+        clipped, nans = self._device.download(self._counts[start:end]).sum(axis=0, dtype=np.int64)
+        if nans:
+            raise ArgumentError("flow holds NaN; expected numbers (an estimator must not return NaN)")
+        return int(clipped)
+
+
+def check_levels(device: Backend, frames: DeviceArray) -> tuple[float, float]:
+    """Return the least and greatest value of a float array on the device; NaN as the greatest if it holds one."""
+    bits = device.empty(2, np.uint32)
+    device.clear(bits)
+    grid = (min(blocks_for(frames.size, 256), 1024), 1, 1)
+    device.module("quantize.cu").launch("extremes", grid, (256, 1, 1), (frames, np.int64(frames.size), bits))
+    negated_low, high = (_float_of(int(value)) for value in device.download(bits))
+    return -negated_low, high
+
+
+def _float_of(ordered: int) -> float:
+    """Undo the order-preserving mapping of floats to unsigned integers that `extremes` uses."""
+    value = ordered ^ 0x80000000 if ordered & 0x80000000 else ordered ^ 0xFFFFFFFF
+    return float(np.array([value], np.uint32).view(np.float32)[0])

@@ -1,0 +1,186 @@
+"""Which videos to do: a file, a folder, a list or a manifest becomes relative paths that nothing can lead astray.
+
+Every cache file lies below the output folder at its video's relative path: there a hostile list could
+do harm. `cache_path` refuses the ones that lead out; here, those that would meet in one file are refused too.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flow_cache.cache.naming import cache_path
+from flow_cache.errors import ArgumentError
+from flow_cache.storage.paths import as_path, exists, is_file, is_folder, is_local, read_bytes, relative_name
+from flow_cache.video.find import find_videos, is_image_folder
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+LIST_SUFFIXES = frozenset({".txt", ".list", ".lst"})
+MANIFEST_SUFFIX = ".csv"
+MANIFEST_COLUMNS = ("path", "video")
+
+
+def choose_videos(
+    source: str | os.PathLike[str] | AnyPath,
+    *,
+    videos: Sequence[str] | None = None,
+    root: str | os.PathLike[str] | AnyPath | None = None,
+    limit: int | None = None,
+    shard: str | None = None,
+) -> tuple[AnyPath, list[str]]:
+    """Return the folder that relative paths start from, and those of the videos.
+
+    source: path or URL of a video, a folder of videos (searched recursively), a folder of images, a list (`.txt`, one
+    path a line) or a manifest (`.csv` with a column `path` or `video`). videos: choose these instead. root: where the
+    paths of a list or manifest start, default: where it lies. limit: the first so many. shard: of those, part i of n as
+    `i/n`. Raises ArgumentError for paths that are absolute, lead out of the folder or collide, naming the line.
+    """
+    part = None if shard is None else parse_shard(shard)
+    try:
+        return _choose(source, videos, root, limit, part)
+    except OSError as error:
+        raise ArgumentError(f"{source}: {error.strerror or error}") from error
+
+
+def _choose(
+    source: str | os.PathLike[str] | AnyPath,
+    videos: Sequence[str] | None,
+    root: str | os.PathLike[str] | AnyPath | None,
+    limit: int | None,
+    part: tuple[int, int] | None,
+) -> tuple[AnyPath, list[str]]:
+    place = _absolute(source)
+    if not exists(place):
+        raise ArgumentError(f"{source}: no such file or folder")
+    listed = place.suffix.lower() in {*LIST_SUFFIXES, MANIFEST_SUFFIX} and is_file(place)
+    if root is not None and not listed:
+        raise ArgumentError(f"root is for lists and manifests only, and {source} is neither")
+    if listed:
+        folder = place.parent if root is None else _absolute(root)
+        if not is_folder(folder):
+            raise ArgumentError(f"root {root}: no such folder")
+    else:
+        folder = place if is_folder(place) and not is_image_folder(place) else place.parent
+    if videos is not None:
+        names = _safe_names(videos)
+        if not names:
+            raise ArgumentError("the list of videos is empty")
+    elif listed:
+        names = read_list(place)
+    else:
+        names = _safe_names(relative_name(path, folder) for path in find_videos(place))
+        if not names:
+            raise ArgumentError(f"{source}: no videos found (neither video files nor folders of images)")
+    names = names[:limit]
+    _refuse_collisions(names)
+    return folder, names if part is None else _part(names, *part)
+
+
+def _absolute(where: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    place = as_path(where)
+    return Path(os.path.normpath(place.absolute())) if is_local(place) else place  # `.` has no name
+
+
+def read_list(path: AnyPath) -> list[str]:
+    """Read the relative paths in a list or manifest, each once, in order; raises ArgumentError, naming the line."""
+    try:
+        text = read_bytes(path).decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise ArgumentError(f"{path}: {error.strerror or error}") from error
+    lines = _manifest_lines(path, text) if path.suffix.lower() == MANIFEST_SUFFIX else _list_lines(text)
+    names: dict[str, None] = {}
+    for number, entry in lines:
+        try:
+            names.update(dict.fromkeys(_safe_names([entry])))
+        except ArgumentError as error:
+            raise ArgumentError(f"{path}, line {number}: {error}") from error
+    if not names:
+        raise ArgumentError(f"{path}: names no videos")
+    return list(names)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read `i/n`, part i of n, counted from 1; raises ArgumentError."""
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ArgumentError(f"shard must be i/n with i from 1 to n, such as 1/8, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def collision_key(path: str) -> str:
+    """Return what two paths share that are one on some file system: letter case and composed accents do not count."""
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """Choose at most `most` of `count` positions, from the first to the last."""
+    return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most)).tolist()})
+
+
+def _list_lines(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def _manifest_lines(path: AnyPath, text: str) -> Iterator[tuple[int, str]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = reader.fieldnames or []
+        column = next((name for name in MANIFEST_COLUMNS if name in columns), None)
+        if column is None:
+            shown = ", ".join(columns)[:200] or "none"
+            raise ArgumentError(f"{path}: needs a column `path` or `video`, has: {shown}")
+        for row in reader:
+            if not row[column]:
+                raise ArgumentError(f"{path}, line {reader.line_num}: has no {column}")
+            yield reader.line_num, row[column]
+    except csv.Error as error:
+        raise ArgumentError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _safe_names(names: Iterable[str]) -> list[str]:
+    """Write paths in one way and drop repeated ones; raises ArgumentError for one that `cache_path` refuses."""
+    safe: dict[str, None] = {}
+    for name in names:
+        cache_path("", name)
+        safe[PurePosixPath(name).as_posix()] = None
+    return list(safe)
+
+
+def _refuse_collisions(names: list[str]) -> None:
+    """Raise ArgumentError if two cache files would be one, on a file system that tells them apart or on another."""
+    owners: dict[str, str] = {}
+    for name in names:
+        target = cache_path("", name).as_posix()
+        key = collision_key(target)
+        if key in owners:
+            raise ArgumentError(f"{owners[key]} and {name} would share the cache file {target}; rename one")
+        owners[key] = name
+    for key, name in owners.items():
+        folder = key
+        while folder := folder.rpartition("/")[0]:
+            if folder in owners:
+                raise ArgumentError(
+                    f"{name} lies in a folder named like the cache file of {owners[folder]}; rename one"
+                )
+
+
+def _part(names: list[str], number: int, count: int) -> list[str]:
+    """Choose a shard by the hash of each path, so that a video stays in its shard when others come or go."""
+    return [name for name in names if _hash(name) % count == number - 1]
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")

@@ -1,0 +1,151 @@
+"""What a run would have to do: which videos are new, kept, redone, or in the way. Nothing is written here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from flow_cache.cache.index import cache_files
+from flow_cache.cache.meta import CacheMeta, Source
+from flow_cache.cache.naming import cache_path
+from flow_cache.cache.reader import CacheReader
+from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError, CacheVersionError
+from flow_cache.methods.device import check_cluster_device, check_devices
+from flow_cache.pipeline.inputs import choose_videos
+from flow_cache.pipeline.settings import PrecomputeConfig
+from flow_cache.pipeline.worker import Job
+from flow_cache.storage.paths import as_path, is_local, map_files
+from flow_cache.video.source import source_bytes
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Videos by what happens to them."""
+
+    template: CacheMeta
+    """The meta of every file, but for its source."""
+    root: AnyPath
+    """Where the videos' relative paths start."""
+    output: AnyPath
+    jobs: list[Job] = field(default_factory=list)
+    """What has to be done, for whatever reason."""
+    kept: list[str] = field(default_factory=list)
+    """Videos whose cache file is whole and of the make asked for."""
+    redone: dict[str, str] = field(default_factory=dict)
+    """Those of the jobs that replace an existing file, and why."""
+    mismatches: dict[str, str] = field(default_factory=dict)
+    """Cache files of the videos asked for that were made in another way, and how they differ."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Cache files of other videos that were made in another way, and how they differ."""
+
+    @property
+    def new(self) -> list[str]:
+        """Videos without a cache file."""
+        return [job.video for job in self.jobs if job.video not in self.redone]
+
+    def check(self) -> None:
+        """Raise CacheMismatchError if the cache holds files of another make.
+
+        Those of the videos asked for count unless they are overwritten; others in any case, since they could not be
+        redone.
+        """
+        for name, difference in self.mismatches.items():
+            more = f" (and {len(self.mismatches) - 1} more files)" if len(self.mismatches) > 1 else ""
+            raise CacheMismatchError(
+                f"{self.output} was made with other parameters: {name} has {difference}{more}; "
+                "use --overwrite to redo them, or another output folder"
+            )
+        for name, difference in self.others.items():
+            raise CacheMismatchError(
+                f"{self.output} holds other videos made with other parameters: {name} has {difference}; "
+                "use another output folder"
+            )
+
+
+def plan_run(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> Plan:
+    """Check a run's settings and plan it; nothing is written. Raises ArgumentError for the first that is unusable."""
+    check = check_devices if config.ray is None else check_cluster_device
+    check(config.flow.device)
+    template = config.flow.template(config.storage)
+    root, names = choose_videos(
+        config.input, videos=videos, root=config.root, limit=config.limit, shard=config.shard
+    )
+    output = as_path(config.output).absolute()
+    return make_plan(
+        template, root, names, output, overwrite=config.overwrite, keep_partial=config.keep_partial
+    )
+
+
+def make_plan(
+    template: CacheMeta,
+    root: AnyPath,
+    names: list[str],
+    output: AnyPath,
+    *,
+    overwrite: bool = False,
+    keep_partial: bool = False,
+) -> Plan:
+    """Compare the videos asked for with what lies in the cache folder, which need not exist.
+
+    template: the meta of every file, but for the source. Raises ArgumentError if a link leads out of the folder.
+    """
+    plan = Plan(template, root, output)
+    present = cache_files(output)
+    metas = dict(zip(present, map_files(_meta_of, list(present.values()), output), strict=True))
+    sizes = map_files(lambda name: source_bytes(root / name), names, root)
+    leads_out = functools.cache(lambda folder: not folder.resolve().is_relative_to(output.resolve()))
+    for name, size in zip(names, sizes, strict=True):
+        target = cache_path(output, name)
+        if is_local(target) and leads_out(target.parent):
+            raise ArgumentError(f"{target}: a link leads out of the cache folder")
+        relative = cache_path("", name).as_posix()
+        asked = replace(template, source=Source(name, size))
+        if relative in metas:
+            found = metas.pop(relative)
+            difference = _difference(found, asked)
+            reason = _reason_to_redo(found, asked, overwrite, keep_partial)
+            if difference is not None and not overwrite:
+                plan.mismatches[relative] = difference
+                continue
+            if reason is None:
+                plan.kept.append(name)
+                continue
+            plan.redone[name] = reason
+        plan.jobs.append(Job(root / name, target, asked, keep_partial))
+    for relative, found in metas.items():
+        source = found.source if isinstance(found, CacheMeta) else template.source
+        if (difference := _difference(found, replace(template, source=source))) is not None:
+            plan.others[relative] = difference
+    return plan
+
+
+def _meta_of(path: AnyPath) -> CacheMeta | CacheFileError:
+    try:
+        with CacheReader(path) as reader:
+            return reader.meta
+    except CacheFileError as error:
+        return error
+
+
+def _difference(found: CacheMeta | CacheFileError, asked: CacheMeta) -> str | None:
+    """Say in what an existing file differs from the one asked for; a damaged one does not count."""
+    if isinstance(found, CacheVersionError):
+        return found.reason
+    return found.difference(asked) if isinstance(found, CacheMeta) else None
+
+
+def _reason_to_redo(
+    found: CacheMeta | CacheFileError, asked: CacheMeta, overwrite: bool, keep_partial: bool
+) -> str | None:
+    if overwrite:
+        return "overwrite"
+    if not isinstance(found, CacheMeta):
+        return "damaged"
+    if found.source.bytes != asked.source.bytes:
+        return "the video has changed"
+    return None if found.partial is None or keep_partial else "holds only a part"

@@ -1,0 +1,1 @@
+"""Who carries a run out: worker processes of this machine, a process for each GPU, the nodes of a Ray cluster."""

@@ -1,0 +1,250 @@
+"""One process for each GPU, which estimates for all workers.
+
+Workers decode and encode; their stacks of frames go to the process that owns the GPU, and quantised flow comes back.
+What waits there when the GPU becomes free is estimated together, whatever videos it is of, so that short clips fill a
+batch too. A worker that dies takes nothing with it but its request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.context import SpawnProcess
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.cache.meta import CacheMeta
+from flow_cache.errors import DeviceError, FlowCacheError, LostDeviceError, one_line
+from flow_cache.methods.base import FlowMethod
+from flow_cache.methods.device import check_devices
+from flow_cache.methods.registry import get_method
+from flow_cache.runtime import opencv
+
+_TOGETHER = 4  # chunks of frames that are estimated at a time, at most
+_SENDERS = 4  # threads that send answers
+
+
+@dataclass(frozen=True)
+class Service:
+    """Where estimates can be had; workers are told."""
+
+    address: Any
+    key: bytes
+    backend: str
+    """What computes the flow, as told in cache files."""
+    on_gpu: bool
+    chunk: int
+    """Pairs of a long video that are best brought at a time."""
+
+
+class EstimationProcess:
+    """The process that owns a device; as a context manager it is ended."""
+
+    def __init__(self, method: str, device: str, parameters: dict[str, Any]) -> None:
+        """Start it; raises DeviceError if the device cannot be used, ArgumentError for unusable parameters."""
+        context = multiprocessing.get_context("spawn")  # fork would copy CUDA's state
+        self.device = device
+        ours, theirs = context.Pipe()
+        self._life = ours  # its end tells the process that this one has gone
+        self._process: SpawnProcess = context.Process(
+            target=_serve, args=(theirs, method, device, parameters), name=f"flow-cache {device}", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        try:
+            hello = ours.recv()
+        except EOFError:
+            raise DeviceError(f"the process of device {device} ended before it was ready") from None
+        if isinstance(hello, Exception):
+            raise hello
+        self.service: Service = hello
+
+    @property
+    def failure(self) -> str | None:
+        """Say why the process has ended, None while it runs."""
+        if self._process.is_alive():
+            return None
+        with contextlib.suppress(EOFError, OSError):
+            if self._life.poll():
+                return str(self._life.recv())
+        return f"exit status {self._process.exitcode}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._life.close()
+        self._process.terminate()  # it holds nothing but memory
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+@contextlib.contextmanager
+def estimation_services(meta: CacheMeta, devices: str) -> Iterator[list[Service]]:
+    """Start a process for each GPU, for the method that `meta` names; none where `auto` finds no GPU.
+
+    Raises DeviceError where one cannot be used. A LostDeviceError of the work within is told why.
+    """
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(EstimationProcess(meta.method, device, dict(meta.parameters)))
+            for device in check_devices(devices)
+        ]
+        try:
+            yield [process.service for process in processes if process.service.on_gpu]
+        except LostDeviceError as error:
+            ended = [f"{process.device} ({process.failure})" for process in processes if process.failure]
+            raise LostDeviceError(
+                f"{error}: {', '.join(ended) or 'its pipe was closed'}; what is done is kept, and the same command "
+                "goes on from there"
+            ) from error
+
+
+class RemoteEstimator:
+    """What a worker holds in place of an estimator."""
+
+    def __init__(self, service: Service) -> None:
+        self.backend = service.backend
+        self.chunk = service.chunk
+        try:
+            self._connection = Client(service.address, authkey=service.key)
+        except (OSError, EOFError) as error:
+            raise LostDeviceError(f"the process that estimates flow cannot be reached: {error}") from error
+
+    def quantized(
+        self, frames: NDArray[np.uint8], bound: float, step: int = 1
+    ) -> tuple[NDArray[np.uint8], int]:
+        """Estimate and quantise the flow of a stack, as `FlowMethod.quantized` does, and raise what that raises."""
+        levels = np.empty((len(frames) - step, 2, *frames.shape[1:]), np.uint8)
+        try:
+            self._connection.send((frames.shape, bound, step))
+            self._connection.send_bytes(_bytes(frames))
+            answer = self._connection.recv()
+            if isinstance(answer, Exception):
+                raise answer
+            self._connection.recv_bytes_into(levels.reshape(-1))
+        except (OSError, EOFError) as error:
+            raise LostDeviceError("the process that estimates flow has gone") from error
+        return levels, int(answer)
+
+
+@dataclass(eq=False)
+class _Request:
+    connection: Connection
+    frames: NDArray[np.uint8]
+    bound: float
+    step: int
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What requests must share to be estimated together."""
+        return self.frames.shape[1:], self.bound, self.step
+
+
+def _serve(life: Connection, name: str, device: str, parameters: dict[str, Any]) -> None:
+    """Own a device: open it, say where, then estimate until the main process goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    opencv().setNumThreads(1)
+    try:
+        method = get_method(name, device, **parameters)
+        key = os.urandom(32)
+        listener = Listener(None, backlog=64, authkey=key)
+        life.send(Service(listener.address, key, method.backend, method.on_gpu, method.chunk))
+    except (FlowCacheError, OSError) as error:
+        life.send(error if isinstance(error, FlowCacheError) else DeviceError(str(error)))
+        return
+    requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(listener, requests), daemon=True).start()
+    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
+    try:
+        _estimate_all(method, requests)
+    except Exception as error:  # of CUDA, after which no work can be done in this process
+        life.send(f"{type(error).__name__}: {one_line(error)}")
+        os._exit(1)
+
+
+def _end_with(life: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        life.recv()
+    os._exit(0)
+
+
+def _listen(listener: Listener, requests: queue.SimpleQueue[_Request]) -> None:
+    while True:
+        with contextlib.suppress(OSError, EOFError, multiprocessing.AuthenticationError):
+            connection = listener.accept()
+            threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+
+
+def _read(connection: Connection, requests: queue.SimpleQueue[_Request]) -> None:
+    """Receive a worker's requests until it goes."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            shape, bound, step = connection.recv()
+            frames = np.empty(shape, np.uint8)
+            connection.recv_bytes_into(frames.reshape(-1))
+            requests.put(_Request(connection, frames, bound, step))
+
+
+def _estimate_all(method: FlowMethod, requests: queue.SimpleQueue[_Request]) -> None:
+    """Answer requests: as many of one kind together as are there, while the answers before them are on their way."""
+    waiting: list[_Request] = []
+    with ThreadPoolExecutor(_SENDERS) as senders:
+        while True:
+            if not waiting:
+                waiting.append(requests.get())
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.append(requests.get_nowait())
+            together, waiting = _gather(waiting, _TOGETHER * method.chunk)
+            for request, result in zip(together, _estimate(method, together), strict=True):
+                senders.submit(_send, request.connection, result)
+
+
+def _gather(waiting: list[_Request], most: int) -> tuple[list[_Request], list[_Request]]:
+    """Take the oldest request and those of its kind, up to `most` frames; returns them and the others."""
+    together, others, frames = [waiting[0]], [], len(waiting[0].frames)
+    for request in waiting[1:]:
+        if request.kind == waiting[0].kind and frames + len(request.frames) <= most:
+            together.append(request)
+            frames += len(request.frames)
+        else:
+            others.append(request)
+    return together, others
+
+
+def _estimate(method: FlowMethod, together: Sequence[_Request]) -> Sequence[Any]:
+    first = together[0]
+    try:
+        return method.quantized_stacks([request.frames for request in together], first.bound, first.step)
+    except FlowCacheError as error:  # the frames are too large, say: these videos fail, not the process
+        return [error] * len(together)
+
+
+def _send(connection: Connection, result: Any) -> None:
+    with contextlib.suppress(OSError):  # the worker has gone
+        if isinstance(result, Exception):
+            connection.send(result)
+        else:
+            levels, clipped = result
+            connection.send(clipped)
+            connection.send_bytes(_bytes(levels))
+
+
+def _bytes(array: NDArray[np.uint8]) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).data

@@ -1,0 +1,142 @@
+"""Settings: how flow is computed, and what a run does. How it is stored: `flow_cache.cache.codecs.StorageSettings`.
+
+Whatever makes flow nests these classes, so that no default stands twice.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from flow_cache.cache.codecs import StorageSettings
+from flow_cache.cache.meta import CacheMeta, Source, current_versions
+from flow_cache.errors import ArgumentError, check_whole_number
+from flow_cache.methods.base import FlowMethod
+from flow_cache.methods.registry import get_method
+from flow_cache.quantization import DEFAULT_BOUND
+
+# What `parameters` cannot hold: each is an argument of its own.
+_RESERVED = ("preset", "name", "device", "threads")
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """How flow is computed.
+
+    Attributes:
+        method: flow estimator: tvl1, farneback or raft.
+        preset: named parameter set of the method; default: its first (tvl1: opencv, opencv-cuda, fast; farneback:
+            default, opencv; raft: large, small).
+        parameters: single parameters of the method, which replace the preset's, such as warps 3.
+        device: where flow is computed: cpu; cuda, cuda:N, or several with commas between; auto: a GPU where there is
+            one.
+        short_side: resize frames so that the shorter side has this many pixels.
+        size: resize frames to this width and height, such as 340x256.
+        bound: flow beyond this many pixels per step is clipped.
+        step: flow is computed from frame t to frame t + step.
+
+    Raises:
+        ArgumentError: a size that cannot be read.
+    """
+
+    method: Literal["tvl1", "farneback", "raft"] = "tvl1"
+    preset: str | None = None
+    parameters: dict[str, int | float | str] = field(default_factory=dict)
+    device: str = "cpu"
+    short_side: int | None = None
+    size: str | tuple[int, int] | None = None
+    bound: float = DEFAULT_BOUND
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _read_size(self.size))
+
+    def estimator(self, device: str = "cpu") -> FlowMethod:
+        """Return the estimator on one device; raises ArgumentError as `get_method` does."""
+        reserved = set(_RESERVED) & set(self.parameters)
+        if reserved:
+            raise ArgumentError(
+                f"parameters cannot hold {', '.join(sorted(reserved))}; it has an argument of its own"
+            )
+        parameters: dict[str, Any] = dict(self.parameters)
+        return get_method(self.method, device, preset=self.preset, **parameters)
+
+    def template(self, storage: StorageSettings) -> CacheMeta:
+        """Return the meta of every file that is made with these settings, but for its source.
+
+        Raises ArgumentError for the first value that is unusable.
+        """
+        method = self.estimator()
+        return CacheMeta(
+            source=Source(""),
+            method=self.method,
+            parameters=method.parameters.as_dict(),
+            backend=method.backend,
+            bound=self.bound,
+            step=self.step,
+            short_side=self.short_side,
+            size=self.size,  # type: ignore[arg-type]  # read in __post_init__
+            storage=storage,
+            versions=current_versions(method.libraries),
+        )
+
+    @classmethod
+    def of(cls, meta: CacheMeta, **changes: Any) -> FlowSettings:
+        """Return the settings with which a file was made, or with changes to them."""
+        made = {each.name: getattr(meta, each.name) for each in fields(cls) if hasattr(meta, each.name)}
+        return cls(**{**made, "parameters": dict(meta.parameters), **changes})
+
+
+@dataclass(frozen=True)
+class PrecomputeConfig:
+    """What to precompute, and how.
+
+    Attributes:
+        input: a video file, a folder of videos (searched recursively), a folder of images, a list (.txt, one path a
+            line), or a manifest (.csv with a column path or video); a path, or a URL that fsspec knows, such as
+            s3://bucket/videos.
+        output: the cache folder, a path or a URL; files appear under the videos' relative paths.
+        flow: how flow is computed.
+        storage: how it is stored.
+        workers: worker processes; 0 = one for every core.
+        ray: spread the videos over the Ray cluster at this address (auto, HOST:PORT, or local to start one), whose
+            nodes must share the input and the cache folder; workers is then the most in the whole cluster.
+        overwrite: redo videos that are in the cache already, whatever their parameters.
+        keep_partial: keep the readable beginning of a video that breaks half-way.
+        limit: only the first so many videos.
+        root: folder where the paths of a list or manifest start; default: where it lies.
+        shard: only part i of n, as i/n with i from 1: shards are disjoint, may run at the same time on one cache
+            folder, and together do everything.
+
+    Raises:
+        ArgumentError: a number outside its range.
+    """
+
+    input: str | Path
+    output: str | Path
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    workers: int = 0
+    ray: str | None = None
+    overwrite: bool = False
+    keep_partial: bool = False
+    limit: int | None = None
+    root: str | Path | None = None
+    shard: str | None = None
+
+    def __post_init__(self) -> None:
+        check_whole_number("workers", self.workers, 0)
+        if self.limit is not None:
+            check_whole_number("limit", self.limit, 1)
+
+
+def _read_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Read `340x256` or `340,256`; a pair passes."""
+    if value is None or isinstance(value, tuple):
+        return value
+    match = re.fullmatch(r"\[?\s*(\d{1,6})\s*[x,]\s*(\d{1,6})\s*\]?", str(value))
+    if match is None:
+        raise ArgumentError(f"--size must be WIDTHxHEIGHT such as 340x256, got {value!r}")
+    return int(match[1]), int(match[2])

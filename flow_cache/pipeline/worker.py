@@ -1,0 +1,169 @@
+"""One video from file to cache file, frames streamed: memory does not depend on the video's length."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flow_cache.cache.meta import CacheMeta
+from flow_cache.cache.writer import CacheWriter
+from flow_cache.errors import VideoError
+from flow_cache.methods.base import FlowMethod
+from flow_cache.methods.registry import get_method
+from flow_cache.progress import FieldsDone
+from flow_cache.video.frames import Frame, probe_fps, read_frames
+from flow_cache.video.source import hash_source, local_copy
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+# Frames are worked on in chunks of about this much float flow. Results do not depend on it: pairs are
+# independent.
+_CHUNK_BYTES = 1 << 20  # for each of the pairs that the estimator wants together
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to be done."""
+
+    source: AnyPath
+    target: AnyPath
+    meta: CacheMeta
+    """What was asked for, with the source's relative path and size."""
+    keep_partial: bool = False
+
+    @property
+    def video(self) -> str:
+        """The video's path relative to the input folder."""
+        return self.meta.source.path
+
+
+class Estimator(Protocol):
+    """What `cache_video` needs of a `FlowMethod`."""
+
+    backend: str
+    chunk: int
+
+    def quantized(
+        self, frames: NDArray[np.uint8], bound: float, step: int = 1
+    ) -> tuple[NDArray[np.uint8], int]: ...
+
+
+def cache_video(
+    job: Job, advance: Callable[[FieldsDone], object], estimator: Estimator | None = None
+) -> CacheMeta:
+    """Estimate, encode and write the flow of one video; returns what the file says about itself.
+
+    advance: called after each chunk. estimator: what estimates, None for what the job's meta names, on the CPU. Raises
+    VideoError if the video cannot be read (to its end, unless `keep_partial`) or is too short, CacheWriteError if the
+    file cannot be written. On any exception no file appears.
+    """
+    method = estimator or _on_cpu(job.meta.method, tuple(job.meta.parameters.items()))
+    with local_copy(job.source) as source:
+        return _cache_local_video(job, source, method, advance)
+
+
+def _cache_local_video(
+    job: Job, source: Path, method: Estimator | FlowMethod, advance: Callable[[FieldsDone], object]
+) -> CacheMeta:
+    meta = replace(
+        job.meta,
+        fps=probe_fps(source),
+        source=replace(job.meta.source, sha256=hash_source(source)),
+        backend=method.backend,
+    )
+    frames = read_frames(
+        source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1
+    )  # one decoder thread: the other cores have their own videos
+    writer: CacheWriter | None = None
+    clipped = values = 0
+    partial: str | None = None
+    clock = _StageClock("decode")
+    try:
+        try:
+            for grey, rgb in _chunks(frames, meta.step, method.chunk, source):
+                if writer is None:  # only now, so that a video without a frame leaves no folder behind
+                    writer = CacheWriter(job.target, meta)
+                clock.enter("flow")
+                levels, beyond = method.quantized(grey, meta.bound, meta.step)
+                clipped += beyond
+                values += levels.size
+                clock.enter("store")
+                if rgb:
+                    writer.add_rgb(np.stack(rgb))
+                writer.add_flow(levels)
+                clock.enter("decode")
+                advance(FieldsDone(len(levels), clock.take()))
+        except VideoError as error:
+            if not job.keep_partial or writer is None:
+                raise
+            partial = error.reason_and_frame
+        assert writer is not None, "_chunks yields once or raises"
+        return writer.close(clip_fraction=clipped / values, partial=partial)
+    finally:
+        if writer is not None:
+            writer.abort()  # does nothing once it is closed
+
+
+@functools.lru_cache(maxsize=1)
+def _on_cpu(name: str, parameters: tuple[tuple[str, Any], ...]) -> FlowMethod:
+    """Return the estimator of the last video where it is the same one, so that a network is loaded once."""
+    return get_method(name, **dict(parameters))
+
+
+class _StageClock:
+    """Which stage takes how long."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._since = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def enter(self, stage: str) -> None:
+        """Begin a stage, which ends the one before."""
+        now = time.perf_counter()
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds of each stage that has ended since the last call."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+
+def _chunks(
+    frames: Iterator[Frame], step: int, pairs: int, path: Path
+) -> Iterator[tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]]:
+    """Cut a stream into stacks that overlap by `step` frames, each with the RGB of its new frames.
+
+    What was decoded before a VideoError is yielded before the error is raised.
+    """
+    grey: list[NDArray[np.uint8]] = []
+    rgb: list[NDArray[np.uint8]] = []
+    length = count = 0
+    failure: VideoError | None = None
+    try:
+        for frame in frames:
+            count += 1
+            grey.append(frame.grey)
+            if frame.rgb is not None:
+                rgb.append(frame.rgb)
+            length = length or step + min(max(pairs * _CHUNK_BYTES // (8 * frame.grey.size), 1), pairs)
+            if len(grey) == length:
+                yield np.stack(grey), rgb
+                grey, rgb = grey[-step:], []
+    except VideoError as error:
+        failure = error
+    if len(grey) > step:
+        yield np.stack(grey), rgb
+    if failure is not None:
+        raise failure
+    if count <= step:
+        raise VideoError(path, f"has {count} frame{'s' * (count != 1)}, step {step} needs {step + 1}")

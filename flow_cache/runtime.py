@@ -1,0 +1,31 @@
+"""What this process runs on: its cores, and OpenCV, imported on first use and told to keep quiet."""
+
+from __future__ import annotations
+
+import functools
+import os
+from types import ModuleType
+
+
+@functools.cache
+def opencv() -> ModuleType:
+    """Return the `cv2` module.
+
+    Its and FFmpeg's complaints on stderr are switched off, unless the environment asks for them: they would
+    break the progress line, and what matters in them is raised as an error anyway.
+    """
+    quiet = os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT") == "SILENT"
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    import cv2
+
+    if quiet and hasattr(cv2, "setLogLevel"):
+        cv2.setLogLevel(0)
+    module: ModuleType = cv2
+    return module
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

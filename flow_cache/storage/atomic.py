@@ -1,0 +1,202 @@
+"""Files that appear whole or not at all: written under a temporary name, synced, then renamed.
+
+A temporary file is locked while its process lives, so that what dead processes left can be told and removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from flow_cache.errors import CacheWriteError
+from flow_cache.storage.paths import is_local, remove, staging_folder, upload
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+_TEMPORARY_SUFFIX = ".flow.tmp"
+_FOLDER_SUFFIX = ".d"  # after that of the temporary file that guards a folder
+
+
+def temporary_files(root: AnyPath) -> Iterator[Path]:
+    """Iterate the writers' temporary files below a folder, of live and of dead processes; local ones for a URL."""
+    for folder, _, names in os.walk(root if is_local(root) else staging_folder()):
+        for name in names:
+            if _is_temporary(name):
+                yield Path(folder, name)
+
+
+def remove_stale_temporaries(root: AnyPath) -> int:
+    """Remove the temporary files that dead processes left below a folder; returns how many."""
+    return sum(_remove_if_stale(path) for path in temporary_files(root))
+
+
+@contextlib.contextmanager
+def working_folder(parent: Path) -> Iterator[Path]:
+    """Give an empty hidden folder in `parent`, removed in the end; those that dead processes left go first.
+
+    A locked file beside it tells that its process lives: it is there before the folder and after. Raises
+    CacheWriteError.
+    """
+    try:
+        for path in parent.glob(f".*{_TEMPORARY_SUFFIX}"):
+            _remove_if_stale(path)
+        for folder in parent.glob(f".*{_TEMPORARY_SUFFIX}{_FOLDER_SUFFIX}"):
+            if not folder.with_suffix("").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        guard, file = _create_temporary(parent)
+        folder = guard.with_name(guard.name + _FOLDER_SUFFIX)
+        folder.mkdir()
+    except OSError as error:
+        raise CacheWriteError.from_os_error(parent, error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        file.close()
+        guard.unlink(missing_ok=True)
+
+
+def probe_writable(folder: AnyPath) -> None:
+    """Create a folder and, for a moment, a file in it, to learn early whether that works; raises CacheWriteError."""
+    try:
+        if is_local(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            path, file = _create_temporary(folder)
+            file.close()
+            path.unlink()
+        else:
+            probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+            write_atomically(probe, b"probe")
+            remove(probe)
+    except CacheWriteError as error:
+        raise CacheWriteError(folder, error.reason) from error
+    except OSError as error:
+        raise CacheWriteError.from_os_error(folder, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside a folder survive a power cut, where the system can do that."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: AnyPath, data: bytes) -> None:
+    """Write a small file whole or not at all; raises CacheWriteError."""
+    try:
+        with PendingFile(path) as pending:
+            pending.file.write(data)
+            pending.publish()
+    except OSError as error:
+        raise CacheWriteError.from_os_error(path, error) from error
+
+
+@contextlib.contextmanager
+def replacing_file(target: AnyPath) -> Iterator[Path]:
+    """Give a temporary file to write by its path; when all went well it takes the target's place, synced.
+
+    Its name ends like the target's, for libraries that choose a format by that. After an exception nothing of it is
+    left. Raises CacheWriteError in place of an OSError, also of one inside the block.
+    """
+    try:
+        with PendingFile(target, target.suffix) as pending:
+            yield pending.path
+            pending.publish()
+    except OSError as error:
+        raise CacheWriteError.from_os_error(target, error) from error
+
+
+class PendingFile:
+    """A temporary file that is going to take a target's place; as a context manager it is discarded in the end.
+
+    path: where it is now. file: open for writing and reading, and locked: the lock ends with the process, however that
+    ends, so that others can tell what is left over. Every method raises OSError.
+    """
+
+    def __init__(self, target: AnyPath, suffix: str = "") -> None:
+        self._target = target
+        # Only inside one folder is a rename a single step. What goes to a remote storage starts in the staging folder.
+        folder = target.parent if is_local(target) else staging_folder()
+        self.path, self.file = _create_temporary(folder, suffix)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.discard()
+
+    def publish(self) -> None:
+        """Let it appear under the target's name, once all of it is on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if sys.platform == "win32":  # an open file cannot be renamed there
+            self.file.close()
+        if is_local(self._target):
+            self.path.replace(self._target)
+            sync_folder(self._target.parent)
+        else:
+            upload(self.path, self._target)
+            self.path.unlink()
+        self.file.close()
+
+    def discard(self) -> None:
+        """Remove it unless it was published; harmless when repeated."""
+        with contextlib.suppress(OSError):  # a full disk refuses the last buffer; nobody wants it now
+            self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _create_temporary(folder: Path, suffix: str = "") -> tuple[Path, BinaryIO]:
+    """Create a temporary file and lock it."""
+    while True:
+        path = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}{suffix}"
+        file = path.open("xb+")
+        # A cleaner may have come between creation and lock; then the name is gone.
+        if _lock(file) and path.exists():
+            return path, file
+        file.close()
+
+
+def _is_temporary(name: str) -> bool:
+    return re.fullmatch(r"\..*\.flow\.tmp(\.\w+)?", name) is not None
+
+
+def _remove_if_stale(path: Path) -> bool:
+    """Remove a temporary file whose process is dead."""
+    try:
+        with path.open("rb+") as file:
+            if not _lock(file):
+                return False  # its writer lives
+            path.unlink()
+            return True
+    except FileNotFoundError:
+        return False  # renamed or removed meanwhile
+    except PermissionError:
+        return False  # another user's, or still open (Windows)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Try to lock an open file; True also where files cannot be locked."""
+    if sys.platform == "win32":
+        return True  # there an open file cannot be removed, which serves the same end
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks
+    return True

@@ -1,0 +1,1 @@
+"""Videos: which there are, their frames, and the file that they come from."""

@@ -1,0 +1,65 @@
+"""The file or folder that a video comes from: a local copy of a remote one, its size, its hash."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flow_cache.errors import CacheWriteError, VideoError
+from flow_cache.storage.atomic import working_folder
+from flow_cache.storage.paths import download, is_local, list_files, staging_folder, status_of
+from flow_cache.video.find import image_files, is_image
+
+if TYPE_CHECKING:
+    from flow_cache.storage.paths import AnyPath
+
+
+@contextlib.contextmanager
+def local_copy(source: AnyPath) -> Iterator[Path]:
+    """Give a local path of a video, of a remote one that of a copy; VideoErrors name the place where it really is."""
+    if is_local(source):
+        yield source
+        return
+    with working_folder(staging_folder()) as folder:
+        try:
+            copy = download(source, folder)
+        except OSError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
+                raise CacheWriteError.from_os_error(folder, error.__cause__) from error
+            raise VideoError(source, error.strerror or str(error)) from error
+        try:
+            yield copy
+        except VideoError as error:
+            raise VideoError(source, error.reason, error.frame) from error
+
+
+def source_bytes(place: AnyPath) -> int:
+    """Return the size of a video file, or of all images of a folder; 0 if it cannot be had."""
+    try:
+        if is_local(place) and place.is_dir():
+            return sum(image.stat().st_size for image in image_files(place))
+        with contextlib.suppress(FileNotFoundError):
+            return status_of(place).size
+        files = {} if is_local(place) else list_files(place)  # a remote folder
+        return sum(status.size for name, status in files.items() if "/" not in name and is_image(name))
+    except OSError:
+        return 0  # reading it will say what is wrong
+
+
+def hash_source(path: Path) -> str:
+    """Return the SHA-256 of a video file, or of the names and bytes of a folder's images."""
+    digest = hashlib.sha256()
+    try:
+        for file in image_files(path) if path.is_dir() else [path]:
+            if path.is_dir():
+                digest.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise VideoError(path, error.strerror or str(error)) from error
+    return digest.hexdigest()

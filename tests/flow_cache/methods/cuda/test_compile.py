@@ -1,0 +1,92 @@
+"""Every kernel through NVRTC, which needs no GPU, for old and new architectures; registers and spills recorded."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+import sys
+
+import pytest
+
+from flow_cache.methods.cuda import tvl1
+from flow_cache.methods.cuda.backend import COMPILE_OPTIONS, KERNELS, kernel_source, macro_options
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
+MACROS = {"tvl1_iterate.cu": [tuning.macros() for tuning in tvl1.TUNINGS]}
+# registers that leave room for as many warps on a multiprocessor as the kernels are made for
+MOST_REGISTERS = {"median": 64, "warp": 64}
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    module = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="NVRTC comes with CuPy")
+    try:
+        module.getVersion()
+    except Exception as error:
+        pytest.skip(f"NVRTC cannot be loaded: {error}")
+    return module
+
+
+def build(nvrtc, source: str, architecture: str, macros: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Compile a file; return registers, shared and spilled bytes of each kernel. Fails on any warning."""
+    options = (*COMPILE_OPTIONS, *macro_options(macros), f"-arch={architecture}", "--ptxas-options=-v")
+    program = nvrtc.createProgram(kernel_source(source), source, (), ())
+    try:
+        nvrtc.compileProgram(program, options)
+    except Exception as error:
+        pytest.fail(f"{source} for {architecture}: {error}\n{nvrtc.getProgramLog(program)}")
+    log = nvrtc.getProgramLog(program)
+    assert nvrtc.getCUBIN(program)
+    nvrtc.destroyProgram(program)
+    # warnings name a place in the source; the rest of the log is what the assembler reports
+    assert not re.search(r"warning|error", log), log
+    figures = {}
+    for part in log.split("Compiling entry function '")[1:]:
+        shared = re.search(r"(\d+) bytes smem", part)
+        stack, stores, loads = map(int, re.findall(r"(\d+) bytes (?:stack frame|spill)", part)[:3])
+        figures[part.split("'")[0]] = {
+            "registers": int(re.search(r"Used (\d+) registers", part)[1]),
+            "shared": int(shared[1]) if shared else 0,
+            "stack": stack,
+            "spilled": stores + loads,
+        }
+    return figures
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", sorted(path.name for path in KERNELS.glob("*.cu")))
+def test_compiles_without_warnings_or_spills(nvrtc, record_property, source, architecture):
+    supported = nvrtc.getSupportedArchs()
+    if int(architecture[3:]) not in supported:
+        pytest.skip(f"this NVRTC knows {min(supported)} to {max(supported)}, not {architecture}")
+    for macros in MACROS.get(source, [{}]):
+        figures = build(nvrtc, source, architecture, macros)
+        names = re.findall(
+            r"__global__\s+void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(", kernel_source(source)
+        )
+        assert sorted(figures) == sorted(names)
+        record_property(f"{source} {macros} {architecture}", figures)
+        for name, figure in figures.items():
+            assert figure["spilled"] == 0, (name, figure)
+            assert figure["shared"] <= 48 * 1024, (name, figure)
+            assert figure["registers"] <= MOST_REGISTERS.get(name, 255), (name, figure)
+
+
+def test_the_package_ships_every_kernel():
+    patterns = configparser.ConfigParser()
+    patterns.read(KERNELS.parents[3] / "setup.cfg")
+    shipped = patterns["options.package_data"]["flow_cache"].replace(" ", "").split(",")
+    files = [path for path in KERNELS.iterdir() if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        assert any(path.relative_to(KERNELS.parents[2]).match(pattern) for pattern in shipped), path
+
+
+def test_the_gpu_path_needs_no_opencv():
+    """GPU images often have a build of it without contrib, or none."""
+    code = (
+        "import sys, flow_cache.methods.cuda.tvl1, flow_cache.methods.cuda.farneback, flow_cache.methods.cuda.cupy_backend, flow_cache.methods.device;"
+        "sys.exit('cv2' in sys.modules or 'cupy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=KERNELS.parents[3]).returncode == 0

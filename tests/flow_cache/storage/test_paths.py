@@ -1,0 +1,333 @@
+"""Caches and videos at URLs: in memory, and on a real server that speaks S3."""
+
+import csv
+import io
+import multiprocessing
+import pickle
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from upath import UPath
+
+from flow_cache.cache.codecs import StorageSettings
+from flow_cache.cache.index import read_index
+from flow_cache.cache.naming import cache_path
+from flow_cache.cache.reader import CacheReader
+from flow_cache.cli.main import main
+from flow_cache.commands.export import ExportConfig, export_cache
+from flow_cache.commands.import_folders import ImportConfig, import_folders
+from flow_cache.commands.verify import Videos, repair_cache, verify_cache
+from flow_cache.commands.view import view
+from flow_cache.errors import CacheFileError, CacheMismatchError, CacheWriteError, VideoError
+from flow_cache.pipeline.inputs import choose_videos
+from flow_cache.pipeline.run import precompute
+from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
+from flow_cache.storage import paths
+from flow_cache.storage.atomic import temporary_files, write_atomically
+from flow_cache.storage.paths import as_path, is_local, list_files, staging_folder
+from flow_cache.video.find import find_videos
+from flow_cache.video.source import local_copy
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket on an S3 server of our own."""
+    server_module = pytest.importorskip("moto.server", reason="moto and s3fs come with the test extra")
+    s3fs = pytest.importorskip("s3fs")
+    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def remote(request: pytest.FixtureRequest) -> str:
+    """An empty remote folder."""
+    root = "memory://" if request.param == "memory" else request.getfixturevalue("s3") + "/"
+    return root + uuid.uuid4().hex
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory, make_video, stack) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    make_video(root / "walk" / "a b.avi", frames=5, seed=1)
+    make_video(root / "c.mp4", frames=4, seed=2)
+    for number, image in enumerate(stack(4, 48, 64, 1.0, 0.5), 9):
+        (root / "images").mkdir(exist_ok=True)
+        cv2.imwrite(str(root / "images" / f"img_{number}.png"), image)
+    return root
+
+
+@pytest.fixture(scope="module")
+def local(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the videos, on disk."""
+    cache = tmp_path_factory.mktemp("cache")
+    precompute(config_for(videos, cache), progress=False)
+    return cache
+
+
+def config_for(source: object, output: object) -> PrecomputeConfig:
+    return PrecomputeConfig(
+        str(source),
+        str(output),
+        flow=FlowSettings(method="farneback"),
+        storage=StorageSettings(rgb=True),
+        workers=2,
+    )
+
+
+def upload(folder: Path, url: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            target = UPath(url) / path.relative_to(folder).as_posix()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+
+
+def contents(root: Path | str) -> dict[str, bytes]:
+    place = as_path(root)
+    return {name: (place / name).read_bytes() for name in list_files(place) if name.endswith(".flow.zip")}
+
+
+def test_a_remote_cache_holds_the_bytes_of_a_local_one(remote: str, videos: Path, local: Path) -> None:
+    summary = precompute(config_for(videos, remote), progress=False)
+    assert (summary.done, summary.skipped, summary.failures) == (3, 0, [])
+    assert contents(remote) == contents(local)
+    assert sorted(list_files(as_path(remote))) == sorted(list_files(local)), "nothing else is left there"
+    assert read_index(remote) == read_index(local)
+    assert not list(temporary_files(as_path(remote)))
+    assert not list(staging_folder().iterdir())
+    again = precompute(config_for(videos, remote), progress=False)
+    assert (again.done, again.skipped) == (0, 3)
+
+
+def test_remote_videos_give_the_bytes_of_local_ones(
+    remote: str, videos: Path, local: Path, tmp_path: Path
+) -> None:
+    upload(videos, remote + "/in")
+    summary = precompute(config_for(remote + "/in/", tmp_path / "cache"), progress=False)
+    assert (summary.done, summary.failures) == (3, [])
+    assert contents(tmp_path / "cache") == contents(local)
+    both = precompute(config_for(remote + "/in", remote + "/out"), progress=False)
+    assert both.done == 3
+    assert contents(remote + "/out") == contents(local)
+    assert not list(staging_folder().iterdir())
+
+
+def test_videos_are_found_as_in_local_folders(remote: str, videos: Path) -> None:
+    upload(videos, remote)
+    (UPath(remote) / ".hidden" / "d.avi").write_bytes(b"x") if "s3" in remote else None
+    for part in ("", "/walk", "/images", "/c.mp4"):
+        folder, names = choose_videos(remote + part)
+        where, expected = choose_videos(str(videos) + part)
+        assert names == expected
+        assert str(folder).rstrip("/").removeprefix(remote) == str(where).removeprefix(str(videos))
+    assert find_videos(as_path(remote + "/images")) == [as_path(remote + "/images")]
+    write_atomically(as_path(remote + "/list.txt"), b"c.mp4\nwalk/a b.avi\n")
+    assert choose_videos(remote + "/list.txt")[1] == ["c.mp4", "walk/a b.avi"]
+    assert choose_videos(remote + "/list.txt", root=str(videos))[0] == videos
+
+
+def test_resume_redoes_what_is_damaged_changed_or_asked_for(remote: str, videos: Path, local: Path) -> None:
+    config = config_for(videos, remote)
+    precompute(config, progress=False)
+    damaged = cache_path(remote, "c.mp4")
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    with pytest.raises(CacheFileError, match=r"c\.flow\.zip"):
+        read_index(remote)
+    again = precompute(config, progress=False)
+    assert (again.done, again.skipped) == (1, 2)
+    assert contents(remote) == contents(local)
+    with pytest.raises(CacheMismatchError, match=r"bound 20\.0 \(asked for: 10\.0\)"):
+        precompute(replace(config, flow=replace(config.flow, bound=10.0)), progress=False)
+    assert (
+        precompute(
+            replace(config, flow=replace(config.flow, bound=10.0), overwrite=True), progress=False
+        ).done
+        == 3
+    )
+    assert {entry.bound for entry in read_index(remote)} == {10.0}
+
+
+def test_failures_are_listed_beside_the_cache(remote: str, tmp_path: Path, make_video) -> None:
+    (tmp_path / "broken.avi").write_bytes(b"no video")
+    make_video(tmp_path / "good.avi")
+    summary = precompute(config_for(tmp_path, remote), progress=False)
+    assert [failure.video for failure in summary.failures] == ["broken.avi"]
+    text = (as_path(remote) / "failures.csv").read_bytes().decode()
+    assert [row["video"] for row in csv.DictReader(io.StringIO(text))] == ["broken.avi"]
+    (tmp_path / "broken.avi").unlink()
+    assert precompute(config_for(tmp_path, remote), progress=False).skipped == 1
+    assert not (as_path(remote) / "failures.csv").exists()
+
+
+def test_a_remote_video_that_fails_is_named_by_its_url(remote: str, tmp_path: Path) -> None:
+    write_atomically(as_path(remote) / "broken.avi", b"no video")
+    summary = precompute(config_for(remote, tmp_path / "cache"), progress=False)
+    assert "cannot be opened" in summary.failures[0].reason
+    with pytest.raises(VideoError, match=f"^{remote}/none.avi: "), local_copy(as_path(remote) / "none.avi"):
+        pass
+    with (
+        pytest.raises(VideoError, match=f"^{remote}/broken.avi: why"),
+        local_copy(as_path(remote) / "broken.avi"),
+    ):
+        raise VideoError("somewhere", "why")
+
+
+def test_a_missing_remote_file_is_named_by_its_url(remote: str) -> None:
+    with pytest.raises(CacheFileError, match=f"^{remote}/none.flow.zip: no such cache file$") as caught:
+        CacheReader(remote + "/none.flow.zip")
+    assert caught.value.path == as_path(remote) / "none.flow.zip"
+
+
+def test_every_tool_reads_a_remote_cache(
+    remote: str, videos: Path, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload(local, remote)
+    with (
+        CacheReader(remote + "/walk/a b.flow.zip") as reader,
+        CacheReader(local / "walk/a b.flow.zip") as same,
+    ):
+        np.testing.assert_array_equal(reader.flow([3, 0, 0]), same.flow([3, 0, 0]))
+        np.testing.assert_array_equal(reader.rgb([4]), same.rgb([4]))
+        with pickle.loads(pickle.dumps(reader)) as copy:
+            np.testing.assert_array_equal(copy.flow([1]), same.flow([1]))
+    assert verify_cache(as_path(remote), Videos(videos), decode=True).faults == []
+    assert main(["info", remote]) == 0
+    assert "3" in capsys.readouterr().out
+    exported = export_cache(ExportConfig(remote, tmp_path / "out"))
+    assert (exported.videos, exported.failures) == (3, [])
+    assert (tmp_path / "out" / "walk" / "a b" / "flow_x_00004.jpg").is_file()
+    view(remote + "/c.flow.zip", tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 1000
+    imported = import_folders(
+        ImportConfig(str(tmp_path / "out"), remote + "/imported", storage=StorageSettings(rgb=True))
+    )
+    assert (imported.done, imported.failures) == (3, [])
+
+
+def read_first_field(path: str) -> bytes:
+    with CacheReader(path) as reader:
+        return reader.flow([0]).tobytes()
+
+
+def test_forked_workers_read_what_their_parent_has_read(s3: str, local: Path) -> None:
+    """As those of a data loader do."""
+    root = s3 + "/" + uuid.uuid4().hex
+    upload(local, root)
+    path = root + "/c.flow.zip"
+    expected = read_first_field(path)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(read_first_field, [path]).get(60) == expected
+
+
+def test_verify_finds_and_repairs_remote_damage(remote: str, videos: Path, local: Path) -> None:
+    upload(local, remote)
+    path = as_path(remote) / "c.flow.zip"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(bytes(data))
+    found = verify_cache(as_path(remote), Videos(videos))
+    assert [fault.cache_file for fault in found.faults] == ["c.flow.zip"]
+    repair = repair_cache(found, Videos(videos), workers=1, progress=False)
+    assert repair.repaired == ["c.flow.zip"]
+    assert contents(remote) == contents(local)
+
+
+def test_a_dry_run_says_what_would_be_done(
+    remote: str, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload(videos, remote + "/in")
+    assert (
+        main(["precompute", remote + "/in", "--out", remote + "/out", "--method=farneback", "--dry-run"]) == 0
+    )
+    assert "new videos        3" in capsys.readouterr().out
+    assert not list_files(as_path(remote + "/out"))
+
+
+class BreakingStorage:
+    """A file system whose connection breaks in the middle of a video's cache file."""
+
+    def __init__(self, storage: Any) -> None:
+        self.storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.storage, name)
+
+    def put_file(self, local: str, target: str) -> None:
+        data = Path(local).read_bytes()
+        if data.startswith(b"PK"):
+            if not target.endswith(".zip"):  # one that shows what has arrived
+                self.storage.pipe_file(target, data[: len(data) // 2])
+            raise RuntimeError("the line went dead")
+        self.storage.put_file(local, target)
+
+
+def test_an_upload_that_breaks_leaves_nothing_visible(
+    remote: str, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage_of = paths._storage
+    with monkeypatch.context() as patch:
+        patch.setattr(paths, "_storage", lambda place: BreakingStorage(storage_of(place)))
+        patch.setattr(
+            "flow_cache.pipeline.run.is_shared", lambda place: False
+        )  # in this process, with this storage
+        with pytest.raises(CacheWriteError, match=f"cannot write {remote}/.*the line went dead"):
+            precompute(config_for(videos, remote), progress=False)
+    assert list_files(as_path(remote)) == {}
+    assert not list(staging_folder().iterdir())
+    assert precompute(config_for(videos, remote), progress=False).done == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("nonsense://bucket/x", "cannot be used"),
+        ("s3://no-such-bucket/x", "cannot write"),
+    ],
+)
+def test_unusable_urls_are_one_line(
+    s3: str, url: str, reason: str, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["precompute", str(videos), "--out", url]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert reason in message
+    assert url in message
+
+
+def test_a_storage_that_does_not_answer_is_one_line(
+    videos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    for arguments in (["precompute", "s3://bucket/in", "--out", "x"], ["info", "s3://bucket/cache"]):
+        assert main(arguments) in (1, 2)
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert "s3://bucket" in message
+
+
+def test_local_urls_are_paths(tmp_path: Path) -> None:
+    assert as_path(f"file://{tmp_path}/x") == tmp_path / "x"
+    assert is_local(as_path("c:/videos"))
+    assert as_path("memory://a/b/") == as_path("memory://a/b")

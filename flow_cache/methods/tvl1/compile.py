@@ -4,25 +4,32 @@ A kernel walks rows; what it does to a row is a *row kernel*, a function over co
 into it. Three things make LLVM turn a row kernel into plain vector code at any width: it is inlined (a call would pass
 seven words an array), its rows are views that own nothing (a NumPy slice takes and drops an atomic reference count),
 and the row kernel promises that no row that it writes is reached through another of its arguments.
+
+Numba's public options give the first alone. The tuned way gets all three from Numba's internals (`numba_internals`);
+where these are not as that module needs them, the plain way does with the public options: results agree up to
+rounding, and estimation is slower. For debugging, the environment variable FLOW_CACHE_PLAIN_NUMBA=1 takes the plain
+way, too.
 """
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
-from numba import njit, types
-from numba.core.compiler import Compiler
-from numba.core.compiler_machinery import register_pass
-from numba.core.lowering import Lower
-from numba.core.typed_passes import NativeLowering
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
+from numba import njit
 from numpy.typing import NDArray
 
+from flow_cache.errors import first_line
+
 LANES = 16  # rows are padded to a multiple of this many floats: 64 bytes, a cache line
+
+_PLAIN_VARIABLE = "FLOW_CACHE_PLAIN_NUMBA"
+_log = logging.getLogger(__name__)
 
 # Sums may be regrouped and products fused.
 _ARITHMETIC = {"contract", "reassoc", "nsz"}
@@ -30,69 +37,75 @@ _ARITHMETIC = {"contract", "reassoc", "nsz"}
 # infinity is not looked for.
 _ROW_ARITHMETIC = _ARITHMETIC | {"arcp", "ninf"}
 
-# LLVM takes vectors of 256 bits on many processors that have wider ones, for the sake of other programs' clock rates.
-# An estimate of 1 / x is refined until single precision is had. One of 1 / sqrt(x) comes unrefined on x86, where it has
-# 11 bits or more, and refined once elsewhere, so that it has them, too; who takes one adds a Newton step.
-_REFINEMENTS = 0 if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686") else 1
-_ATTRIBUTES = (
-    '"prefer-vector-width"="512"',
-    f'"reciprocal-estimates"="vec-sqrtf:{_REFINEMENTS},vec-divf"',
-)
+
+@dataclass(frozen=True)
+class Way:
+    """A way to compile kernels: what is added to Numba's public options."""
+
+    kernel_options: Mapping[str, Any]
+    row_kernel_options: Mapping[str, Any]
+    row: Any
+    """Compiled function (memory, start, size): views `size` elements of the flat array `memory` from `start`."""
+    suffix: str
+    """Ends a kernel's name on disk: Numba looks for stored code by name, whatever the options that it was made with."""
 
 
-class _Lower(Lower):
-    """Lower a function with attributes for LLVM; processors that lack what they name ignore them."""
-
-    def setup_function(self, description: Any) -> None:
-        super().setup_function(description)
-        for attribute in _ATTRIBUTES:
-            set.add(self.function.attributes, attribute)  # its own `add` refuses attributes of a target
+@njit(nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _slice(memory: Any, start: Any, size: Any) -> Any:
+    return memory[start : start + size]
 
 
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _Lowering(NativeLowering):
-    _name = "flow_cache_lowering"
-
-    @property
-    def lowering_class(self) -> type[Lower]:
-        return _Lower
+PLAIN = Way(kernel_options={}, row_kernel_options={}, row=_slice, suffix=".plain")
 
 
-class _Compiler(Compiler):
-    def define_pipelines(self) -> Any:
-        pipelines = super().define_pipelines()
-        for pipeline in pipelines:
-            pipeline.passes = [
-                (_Lowering if step is NativeLowering else step, name) for step, name in pipeline.passes
-            ]
-            pipeline.finalize()
-        return pipelines
+def load_tuned() -> Way:
+    """Return the tuned way; raises any exception where Numba's internals are not as it needs them."""
+    from flow_cache.methods.tvl1 import numba_internals as internals
+
+    # a check takes a third of a second in every process, also in those that estimate nothing
+    if numba.__version__ not in internals.TESTED_VERSIONS:
+        internals.check()
+    return Way(internals.KERNEL_OPTIONS, internals.ROW_KERNEL_OPTIONS, internals.row, suffix="")
 
 
-class _NoAliasCompiler(_Compiler):
-    """Compile a function whose array arguments are promised not to overlap, as C's `restrict` does."""
+def choose(load: Callable[[], Way], environment: MutableMapping[str, str]) -> Way:
+    """Return what `load` returns, or PLAIN, with a warning, where it fails.
 
-    def define_pipelines(self) -> Any:
-        if hasattr(self.state.flags, "noalias"):
-            self.state.flags.noalias = True
-        return super().define_pipelines()
+    The environment is then changed so that the processes that this one starts take the plain way without a word.
+    """
+    if environment.get(_PLAIN_VARIABLE, "0") not in ("", "0"):
+        return PLAIN
+    try:
+        return load()
+    except Exception as error:  # there is no telling what a changed library raises
+        _log.warning(
+            "numba %s does not take the tuning of the TV-L1 kernels, which run slower without it: %s",
+            numba.__version__,
+            first_line(error),
+        )
+        environment[_PLAIN_VARIABLE] = "1"
+        return PLAIN
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+_WAY = choose(load_tuned, os.environ)
+row = _WAY.row
+
+
+def kernel(function: Callable[..., Any], way: Way = _WAY) -> Any:
     """Compile a kernel that Python calls: without the GIL, kept on disk between processes.
 
     The compiled code goes beside the source, else to the user's cache folder (NUMBA_CACHE_DIR names another one);
     where none of them can be written, it is compiled anew in every process.
     """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _ARITHMETIC}
-    options["pipeline_class"] = _Compiler
+    function.__qualname__ += way.suffix
+    options = {"nogil": True, "error_model": "numpy", "fastmath": _ARITHMETIC, **way.kernel_options}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba finds no folder that it may write
         return njit(**options)(function)
 
 
-def row_kernel(function: Callable[..., Any]) -> Any:
+def row_kernel(function: Callable[..., Any], way: Way = _WAY) -> Any:
     """Compile a function over 1-D arrays that kernels of the same module inline.
 
     An array that it writes must not overlap any other argument. It lives in the module of its callers, since numba
@@ -103,33 +116,8 @@ def row_kernel(function: Callable[..., Any]) -> Any:
         error_model="numpy",
         fastmath=_ROW_ARITHMETIC,
         forceinline=True,
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-        pipeline_class=_NoAliasCompiler,
+        **way.row_kernel_options,
     )(function)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def row(typing_context: Any, memory: Any, start: Any, size: Any) -> Any:
-    """View `size` elements of the flat array `memory` from `start`, without bounds check or reference count."""
-    view = types.Array(memory.dtype, 1, "C")
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source = make_array(signature.args[0])(context, builder, arguments[0])
-        target = make_array(view)(context, builder)
-        size_of = context.get_abi_sizeof(context.get_data_type(memory.dtype))
-        itemsize = context.get_constant(types.intp, size_of)
-        populate_array(
-            target,
-            data=builder.gep(source.data, [arguments[1]]),
-            shape=[arguments[2]],
-            strides=[itemsize],
-            itemsize=itemsize,
-            meminfo=None,
-        )
-        return target._getvalue()
-
-    return view(memory, types.intp, types.intp), build
 
 
 def round_up(size: int) -> int:

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flow_cache.methods import device
 from flow_cache.errors import ArgumentError, DeviceError
+from flow_cache.methods import device
 from flow_cache.methods.registry import get_method
 
 

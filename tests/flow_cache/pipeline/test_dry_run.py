@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from flow_cache.errors import ArgumentError
 from flow_cache.cli.printing import print_estimate
+from flow_cache.errors import ArgumentError
 from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig

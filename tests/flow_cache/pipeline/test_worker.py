@@ -21,7 +21,10 @@ from flow_cache.video.source import hash_source, source_bytes
 
 
 def job(source: Path, target: Path, *, keep_partial: bool = False, **values) -> Job:
-    values = {"method": "farneback", "storage": StorageSettings(max_error=0, rgb=True, rgb_quality=90)} | values
+    values = {
+        "method": "farneback",
+        "storage": StorageSettings(max_error=0, rgb=True, rgb_quality=90),
+    } | values
     values.setdefault("parameters", get_method(values["method"]).parameters.as_dict())
     return Job(
         source,

@@ -11,10 +11,10 @@ import threading
 import numpy as np
 import pytest
 
-from flow_cache.pipeline.runners import gpu_service as estimation
 from flow_cache.errors import ArgumentError, DeviceError, LostDeviceError
 from flow_cache.methods.registry import get_method
 from flow_cache.pipeline.run import precompute
+from flow_cache.pipeline.runners import gpu_service as estimation
 from flow_cache.pipeline.runners.gpu_service import EstimationProcess, RemoteEstimator
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flow_cache.pipeline.runners import pool as pool_module
 from flow_cache.cache.meta import CacheMeta, Source
 from flow_cache.errors import CacheWriteError, FlowCacheError
 from flow_cache.methods.registry import get_method
+from flow_cache.pipeline.runners import pool as pool_module
 from flow_cache.pipeline.runners.base import Finished
 from flow_cache.pipeline.runners.pool import WorkerPool
 from flow_cache.pipeline.worker import Job

@@ -18,8 +18,6 @@ import cv2
 import numpy as np
 import pytest
 
-from flow_cache.pipeline.runners import ray_cluster as cluster_module
-from flow_cache.pipeline.runners import ray_host as cluster_host
 from flow_cache.cache.meta import CacheMeta, Source, current_versions
 from flow_cache.cli.main import main
 from flow_cache.errors import ArgumentError, CacheWriteError, DeviceError, FlowCacheError, LostDeviceError
@@ -27,6 +25,8 @@ from flow_cache.methods.registry import get_method
 from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted
 from flow_cache.pipeline.run import make_template, precompute
+from flow_cache.pipeline.runners import ray_cluster as cluster_module
+from flow_cache.pipeline.runners import ray_host as cluster_host
 from flow_cache.pipeline.runners.base import Finished
 from flow_cache.pipeline.runners.gpu_service import EstimationProcess
 from flow_cache.pipeline.runners.ray_cluster import RayCluster

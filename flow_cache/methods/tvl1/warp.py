@@ -14,7 +14,7 @@ import numpy as np
 
 from flow_cache.methods.tvl1.compile import kernel, row, row_kernel
 from flow_cache.methods.tvl1.layout import DATA, U1, U2
-from flow_cache.methods.tvl1.pyramid import BORDER
+from flow_cache.methods.tvl1.parameters import BORDER
 
 BLOCK = 16  # pixels that enter a run together
 TINY_GRADIENT = np.finfo(

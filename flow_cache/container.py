@@ -7,7 +7,7 @@ A plain zip whose members are stored, not deflated:
     rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
 
 Both sides of the zip are our own: the writer's (`stored_zip.py`) takes little memory; the reader parses the
-directory itself (`directory.py`), so that all damage is found, and named, in one place, and a member costs a training
+directory itself (`zip_format.py`), so that all damage is found, and named, in one place, and a member costs a training
 run one seek and one read.
 """
 
@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.codecs import RGB, RGB_EXTENSION, CodecError, CodecSettings, check_shape, decode_into
-from flow_cache.directory import LOCAL, Directory, Member, Members
 from flow_cache.errors import ArgumentError, CacheFileError, CacheVersionError
 from flow_cache.frames import VIDEO_SUFFIXES
 from flow_cache.meta import CacheMeta, OtherVersionError
 from flow_cache.places import as_place, open_to_read
 from flow_cache.writer import META_NAME, CacheWriter, temporary_files
+from flow_cache.zip_format import LOCAL, Directory, Member, Members
 
 if TYPE_CHECKING:
     from flow_cache.places import Place

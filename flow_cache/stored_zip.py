@@ -9,7 +9,7 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from flow_cache.directory import END, END64, END64_LOCATOR, LOCAL
+from flow_cache.zip_format import END, END64, END64_LOCATOR, LOCAL
 
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _EXTRA64 = struct.Struct("<2HQ")  # of an entry: its offset

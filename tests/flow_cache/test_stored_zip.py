@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flow_cache import stored_zip
-from flow_cache.directory import Directory
 from flow_cache.stored_zip import StoredZip
+from flow_cache.zip_format import Directory
 
 FIRST = b"first"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flow_cache.directory import Directory, member_name
 from flow_cache.errors import CacheFileError
+from flow_cache.zip_format import Directory, member_name
 
 PATH = Path("some.zip")
 

@@ -6,9 +6,8 @@ A plain zip whose members are stored, not deflated:
     flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jpg, .png; in .jls levels as `codecs.py` says)
     rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
 
-Both sides of the zip are our own: the writer's (`stored_zip.py`) takes little memory; the reader parses the
-directory itself (`zip_format.py`), so that all damage is found, and named, in one place, and a member costs a training
-run one seek and one read.
+Both sides of the zip are our own (`zip_format.py`): the writer's takes little memory; the reader parses the directory
+itself, so that all damage is found, and named, in one place, and a member costs a training run one seek and one read.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from flow_cache.frames import VIDEO_SUFFIXES
 from flow_cache.meta import CacheMeta, OtherVersionError
 from flow_cache.places import as_place, open_to_read
 from flow_cache.writer import META_NAME, CacheWriter, temporary_files
-from flow_cache.zip_format import LOCAL, Directory, Member, Members
+from flow_cache.zip_format import LOCAL, LOCAL_SIGNATURE, Directory, Member, Members
 
 if TYPE_CHECKING:
     from flow_cache.places import Place
@@ -228,7 +227,7 @@ class CacheReader:
             if len(chunk) < LOCAL.size:
                 raise CacheFileError(self.path, "the file ends inside it", member.name)
             signature, *_, name_length, extra_length = LOCAL.unpack_from(chunk)
-            if signature != b"PK\3\4" or name_length != len(member.name):
+            if signature != LOCAL_SIGNATURE or name_length != len(member.name):
                 raise CacheFileError(self.path, "its local header is damaged", member.name)
             if extra_length:  # repacked by another tool
                 chunk += self._file.read(extra_length)

@@ -20,7 +20,7 @@ from flow_cache.errors import ArgumentError, CacheWriteError
 from flow_cache.frames import MAX_SIDE
 from flow_cache.meta import CacheMeta
 from flow_cache.places import as_place, is_local, remove, staging_folder, upload
-from flow_cache.stored_zip import StoredZip
+from flow_cache.zip_format import StoredZip
 
 if TYPE_CHECKING:
     from flow_cache.places import Place

@@ -6,9 +6,8 @@ A plain zip whose members are stored, not deflated:
     flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jpg, .png; in .jls levels as `codecs.py` says)
     rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
 
-Both sides of the zip are our own: the writer's (`stored_zip.py`) takes little memory; the reader parses the
-directory itself (`directory.py`), so that all damage is found, and named, in one place, and a member costs a training
-run one seek and one read.
+Both sides of the zip are our own (`zip_format.py`): the writer's takes little memory; the reader parses the directory
+itself, so that all damage is found, and named, in one place, and a member costs a training run one seek and one read.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from flow_cache.cache.codecs import RGB, RGB_EXTENSION, CodecError, StorageSettings, check_shape, decode_into
 from flow_cache.cache.meta import CacheMeta, OtherVersionError
 from flow_cache.cache.naming import META_NAME
-from flow_cache.directory import LOCAL, Directory, Member, Members
+from flow_cache.cache.zip_format import LOCAL, LOCAL_SIGNATURE, Directory, Member, Members
 from flow_cache.errors import CacheFileError, CacheVersionError
 from flow_cache.storage.paths import as_path, open_to_read
 
@@ -200,7 +199,7 @@ class CacheReader:
             if len(chunk) < LOCAL.size:
                 raise CacheFileError(self.path, "the file ends inside it", member.name)
             signature, *_, name_length, extra_length = LOCAL.unpack_from(chunk)
-            if signature != b"PK\3\4" or name_length != len(member.name):
+            if signature != LOCAL_SIGNATURE or name_length != len(member.name):
                 raise CacheFileError(self.path, "its local header is damaged", member.name)
             if extra_length:  # repacked by another tool
                 chunk += self._file.read(extra_length)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from flow_cache.cache.codecs import RGB_EXTENSION, encode_flow, encode_rgb
 from flow_cache.cache.meta import CacheMeta
 from flow_cache.cache.naming import META_NAME
+from flow_cache.cache.zip_format import StoredZip
 from flow_cache.errors import ArgumentError, CacheWriteError
 from flow_cache.storage.atomic import PendingFile
 from flow_cache.storage.paths import as_path, is_local
-from flow_cache.stored_zip import StoredZip
 from flow_cache.video.frames import MAX_SIDE
 
 if TYPE_CHECKING:

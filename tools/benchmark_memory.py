@@ -155,7 +155,7 @@ def main() -> int:
         print(json.dumps(measure_reading(arguments.measure_reading)))
         return 0
     if arguments.out is None:
-        parser.error("--out: where shall the report go?")
+        parser.error("--out: name a folder for the report")
     options = ["--method", arguments.method, "--preset", arguments.preset]
     rows = []
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:

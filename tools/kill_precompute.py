@@ -285,7 +285,7 @@ def _start_up(cache: Path, began: float) -> float:
 def prove(
     videos: Path, kills: int, seed: int, options: list[str], folder: Path
 ) -> tuple[list[str], list[Kill], list[str]]:
-    """Run everything in a folder; returns what was found in words, the kills, and the broken promises."""
+    """Run everything in a folder; returns the findings as lines of text, the kills, and the broken promises."""
     root, names = choose_videos(videos)
     command = [*PRECOMPUTE, str(videos), *options]
     reference = folder / "reference"

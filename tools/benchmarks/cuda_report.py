@@ -25,8 +25,9 @@ MAX_ERROR = {"convergence": 0.02, "fixed iterations": 0.002}  # pixels, mean
 KERNELS_SIZE, KERNELS_BATCH = "340x256", 16  # whose kernels are listed
 ABOUT_AGREEMENT = """\
 Mean end-point differences, in pixels, of our flow on the GPU to that of our CPU path, pair by pair, and of the CPU path
-to itself after all grey levels have been changed by one unit in their last place: so much hangs on roundings. Expected
-is a mean of at most {} with convergence, {} at fixed iterations, or twice what the CPU path differs from itself.
+to itself after all grey levels have been changed by one unit in their last place: that much depends on rounding.
+Expected is a mean of at most {} with convergence, {} at fixed iterations, or twice what the CPU path differs from
+itself.
 """
 ABOUT_SPEED = """\
 Pairs of consecutive frames a second, median and range of the repeats. *device*: frames are on the device, the flow

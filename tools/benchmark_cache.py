@@ -2,13 +2,13 @@
 
     python tools/benchmark_cache.py VIDEOS --out reports/benchmarks
 
-Flow of `--videos` clips is computed and quantised once; every store holds the same levels and the very same JPEG
-bytes of the RGB frames. A training read is 16 places of a video, at each a stack of 10 fields and one frame.
+Flow of `--videos` clips is computed and quantised once; every store holds the same levels and exactly the same JPEG
+bytes of the RGB frames. A training read is 16 segments of a video, of each a stack of 10 fields and one frame.
 Agreement is checked before time is taken, contestants take turns in every round, and one thread does the work. Every
 store keeps fields that it has read for the same clip, as our reader does, but for `JPEG folders, as TSN reads`, which
 opens every image each time it occurs. Cold reads follow `posix_fadvise(POSIX_FADV_DONTNEED)` on the files of that
 video; names and inodes stay in the kernel's cache, which favours many small files. h5py and lmdb are left out where
-they are not installed. `cache_pipeline.py` is the end-to-end part. Writes cache.md and cache_codecs.csv,
+they are not installed. `benchmarks/cache_pipeline.py` is the end-to-end part. Writes cache.md and cache_codecs.csv,
 cache_opening.csv, cache_reads.csv, cache_pipeline.csv.
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -27,10 +26,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from benchmarking import markdown_table, pick_videos, provenance, time_in_turns, write_csv
-from cache_pipeline import PipelineRow, measure_pipeline, pipeline_section
-from cache_stores import FOLDERS, OURS, RGB_QUALITY, Clip, build, write_cache
 
+from benchmarks.cache_pipeline import PipelineRow, measure_pipeline, pipeline_section
+from benchmarks.cache_stores import FOLDERS, OURS, RGB_QUALITY, Clip, build, write_cache
+from benchmarks.report import bullet_list, format_range, provenance, section, write_csv, write_markdown
+from benchmarks.timing import ratios, time_in_turns
+from benchmarks.videos import pick_videos
 from flow_cache.codecs import CodecSettings, decode_into, encode_flow
 from flow_cache.container import CacheReader
 from flow_cache.frames import read_frames
@@ -38,7 +39,7 @@ from flow_cache.methods import get_method
 from flow_cache.opencv import opencv
 from flow_cache.quantize import DEFAULT_BOUND, quantize
 
-STEPS, STACK = 16, 10
+SEGMENTS, STACK = 16, 10
 LIBRARIES = ("numpy", "imagecodecs", "opencv-contrib-python", "h5py", "lmdb")
 SETTINGS = [
     *(CodecSettings("jpegls", max_error=error) for error in (0, 1, 2, 3)),
@@ -103,7 +104,7 @@ def read_clip(video: Path, method: str) -> Clip:
 def measure_codecs(clips: list[Clip], repeats: int) -> list[CodecRow]:
     """Compare codecs on every fourth field, by the times of the fastest rounds."""
     images = [field.reshape(-1, field.shape[-1]) for clip in clips for field in clip.flow[::4]]
-    encoded = {name(s): [encode_flow(image, s) for image in images] for s in SETTINGS}
+    encoded = {setting_name(s): [encode_flow(image, s) for image in images] for s in SETTINGS}
     errors = {}
     out = np.empty_like(images[0])
 
@@ -112,23 +113,23 @@ def measure_codecs(clips: list[Clip], repeats: int) -> list[CodecRow]:
             encode_flow(image, settings)
 
     def decode(settings: CodecSettings) -> None:
-        for data in encoded[name(settings)]:
+        for data in encoded[setting_name(settings)]:
             decode_into(data, settings, out)
 
     for settings in SETTINGS:
         counts = np.zeros(256, np.int64)
-        for image, data in zip(images, encoded[name(settings)], strict=True):
+        for image, data in zip(images, encoded[setting_name(settings)], strict=True):
             decode_into(data, settings, out)
             counts += np.bincount(np.abs(out.astype(np.int16) - image).reshape(-1), minlength=256)
-        errors[name(settings)] = counts
+        errors[setting_name(settings)] = counts
         limit = {"jpegls": settings.max_error, "png": 0}.get(settings.codec, 255)
         assert not counts[limit + 1 :].any(), f"{settings} breaks its promise"
-    encoding = time_in_turns({name(s): partial(encode, s) for s in SETTINGS}, repeats)
-    decoding = time_in_turns({name(s): partial(decode, s) for s in SETTINGS}, repeats)
-    reference = name(CodecSettings())
+    encoding = time_in_turns({setting_name(s): partial(encode, s) for s in SETTINGS}, repeats)
+    decoding = time_in_turns({setting_name(s): partial(decode, s) for s in SETTINGS}, repeats)
+    reference = setting_name(CodecSettings())
     rows = []
     for settings in SETTINGS:
-        key = name(settings)
+        key = setting_name(settings)
         share = np.cumsum(errors[key]) / errors[key].sum()
         rows.append(
             CodecRow(
@@ -144,7 +145,7 @@ def measure_codecs(clips: list[Clip], repeats: int) -> list[CodecRow]:
     return rows
 
 
-def name(settings: CodecSettings) -> str:
+def setting_name(settings: CodecSettings) -> str:
     """Name a codec and its setting."""
     if settings.codec == "png":
         return "png"
@@ -185,10 +186,11 @@ def _open_and_close(kind: Callable[[Path], CacheReader | zipfile.ZipFile], path:
 
 
 def training_clip(fields: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Choose 16 places, evenly spread but for a common shift, with a stack of fields and a frame at each."""
+    """Choose the fields and frames of evenly spread segments, all shifted alike: of each, a stack and a frame."""
     last = fields - STACK
-    places = (np.linspace(0, last, STEPS) + rng.uniform(0, last / STEPS)).clip(0, last).astype(int).tolist()
-    return [place + n for place in places for n in range(STACK)], places
+    starts = np.linspace(0, last, SEGMENTS) + rng.uniform(0, last / SEGMENTS)
+    frames = starts.clip(0, last).astype(int).tolist()
+    return [start + n for start in frames for n in range(STACK)], frames
 
 
 def measure_reads(label: str, clips: list[Clip], folder: Path, count: int, repeats: int) -> list[ReadRow]:
@@ -238,19 +240,13 @@ def measure_reads(label: str, clips: list[Clip], folder: Path, count: int, repea
                 key,
                 sum(path.stat().st_size for path in paths) / 1e6,
                 sum(path.stat().st_blocks for path in paths) * 512 / 1e6,
-                *_ratio(warm[FOLDERS], warm[key]),
-                *_ratio(cold[FOLDERS], cold[key]),
+                *ratios(warm[FOLDERS], warm[key]),
+                *ratios(cold[FOLDERS], cold[key]),
                 *errors[key],
             )
         )
         store.close()
     return rows
-
-
-def _ratio(reference: list[float], times: list[float]) -> tuple[float, float, float]:
-    """Return the median ratio of times taken in the same round, and its extremes."""
-    ratios = [first / second for first, second in zip(reference, times, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def report(
@@ -264,42 +260,42 @@ def report(
     """Write the tables. about: what the stores were filled with, and the frame size of the pipeline."""
     for file, rows in (("codecs", codecs), ("opening", opening), ("reads", reads), ("pipeline", pipeline)):
         write_csv(out / f"cache_{file}.csv", [asdict(row) for row in rows])
-    origin = [f"- {key}: {value}" for key, value in provenance(*LIBRARIES).items()]
-    lines = ["# Flow cache", "", about[0], "", *origin, ""]
-    lines += [
-        "## Codecs",
-        "",
-        "Errors in grey levels (one is 0.157 px at the bound of 20 px), times as multiples.",
-        "",
-    ]
     codec_rows = [
         (r.codec, f"{r.kilobytes:.2f}", f"{r.mean_error:.3f}", f"{r.error_99:.0f}", str(r.max_error),
          f"{r.encode:.2f}", f"{r.decode:.2f}")
         for r in codecs
     ]  # fmt: skip
-    lines += markdown_table(
-        ("codec", "kB a field", "mean error", "99 %", "largest", "encode", "decode"), codec_rows
-    )
-    lines += ["## Opening", "", f"In multiples of decoding {STACK} fields of the same file.", ""]
     opening_rows = [(f"{r.fields:,}", f"{r.opening:.2f}", f"{r.zipfile:.2f}") for r in opening]
-    lines += markdown_table(("fields (and as many frames)", "opening", "Python's zipfile"), opening_rows)
-    lines += [
-        "## Training reads",
-        "",
-        f"Training clips of {STEPS} x {STACK} fields and {STEPS} frames a second, as multiples of `{FOLDERS}` (median",
-        "of the rounds, in brackets the lowest and highest).",
-        "",
-    ]
     read_rows = [
-        (r.videos, r.store, f"{r.megabytes:.1f}", f"{r.disk:.1f}",
-         f"{r.warm:.2f} ({r.warm_low:.2f}-{r.warm_high:.2f})", f"{r.cold:.2f} ({r.cold_low:.2f}-{r.cold_high:.2f})",
-         f"{r.mean_error:.3f}", str(r.max_error))
+        (r.videos, r.store, f"{r.megabytes:.1f}", f"{r.disk:.1f}", format_range(r.warm, r.warm_low, r.warm_high, 2),
+         format_range(r.cold, r.cold_low, r.cold_high, 2), f"{r.mean_error:.3f}", str(r.max_error))
         for r in reads
     ]  # fmt: skip
-    head = ("videos", "store", "MB", "MB on disk", "warm", "cold", "mean error", "largest")
-    lines += markdown_table(head, read_rows)
-    lines += pipeline_section(pipeline, about[1])
-    (out / "cache.md").write_text("\n".join(lines))
+    write_markdown(
+        out / "cache.md",
+        "Flow cache",
+        [about[0], "", *bullet_list(provenance(*LIBRARIES)), ""],
+        section(
+            "Codecs",
+            "Errors in grey levels (one is 0.157 px at the bound of 20 px), times as multiples.",
+            ("codec", "kB a field", "mean error", "99 %", "largest", "encode", "decode"),
+            codec_rows,
+        ),
+        section(
+            "Opening",
+            f"In multiples of decoding {STACK} fields of the same file.",
+            ("fields (and as many frames)", "opening", "Python's zipfile"),
+            opening_rows,
+        ),
+        section(
+            "Training reads",
+            f"Training clips of {SEGMENTS} x {STACK} fields and {SEGMENTS} frames a second, as multiples of "
+            f"`{FOLDERS}` (median\nof the rounds, in brackets the lowest and highest).",
+            ("videos", "store", "MB", "MB on disk", "warm", "cold", "mean error", "largest"),
+            read_rows,
+        ),
+        pipeline_section(pipeline, about[1]),
+    )
 
 
 def main() -> int:

@@ -2,13 +2,13 @@
 
     python tools/benchmark_cuda.py [--videos FOLDER] [--out reports/benchmarks]
 
-First what the GPU says: the mean end-point difference to our CPU path on `--agreement` pairs, beside what one rounding
+First the GPU's results: the mean end-point difference to our CPU path on `--agreement` pairs, beside what one rounding
 of the frames does to the CPU path itself, with convergence and with fixed numbers of iterations. Then how many pairs a
 second, by size, preset and batch, with frames that are on the device already and with frames from the host, of which
-flow comes back as bytes; beside our CPU path with all cores, and others' code on CUDA where it is installed.
-Bytes and operations are counted (see cuda_work.py) and compared with a large copy and a large loop of fused
-multiplications and additions, measured in the same run. Frames are generated (see cuda_frames.py) unless a folder of
-videos is named. Writes cuda.md, cuda.csv, cuda_agreement.csv and cuda_kernels.csv.
+flow comes back as bytes; beside our CPU path with all cores, and other projects' code on CUDA where it is installed.
+Bytes and operations are counted (benchmarks/cuda_costs.py) and compared with a large copy and a large loop of fused
+multiplications and additions, measured in the same run. Frames are generated (benchmarks/synthetic_frames.py) unless a
+folder of videos is named. Writes cuda.md, cuda.csv, cuda_agreement.csv and cuda_kernels.csv.
 Exit status: 0; 1 where the GPU disagrees with the CPU; 2 where there is no GPU, or for unusable arguments.
 """
 
@@ -20,27 +20,30 @@ import importlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarking import Frames
-from cuda_agreement import Estimator, agreement
-from cuda_ceilings import TIMED, Ceilings, TooSlowError, measure_ceilings, seconds_a_call, waiter
-from cuda_frames import scenes, to_and_fro
-from cuda_others import others
-from cuda_report import Row, device_facts, short_table, write_report
-from cuda_work import Work, count_work
 
+from benchmarks.cuda_agreement import Estimator, agreement
+from benchmarks.cuda_ceilings import COPIED, ROUNDS, Ceilings, measure_ceilings, waiter
+from benchmarks.cuda_costs import Work, count_work
+from benchmarks.cuda_report import Row, device_facts, short_table, write_report
+from benchmarks.cuda_third_party import installed
+from benchmarks.report import add_flow_arguments
+from benchmarks.synthetic_frames import scenes, to_and_fro
+from benchmarks.timing import MIN_SECONDS, TooSlowError, median_and_range, seconds_per_call
+from benchmarks.videos import Frames, parse_size
 from flow_cache.cores import available_cores
 from flow_cache.cuda.backend import Backend
 from flow_cache.cuda.cupy_backend import CupyBackend
 from flow_cache.cuda.tvl1 import TUNINGS
 from flow_cache.device import open_device
 from flow_cache.errors import ArgumentError, DeviceError
+from flow_cache.methods import get_method
 
 SIZES = ("340x256", "320x240", "640x480", "1920x1080")  # what matters most first, should time run out
 BATCHES = (1, 4, 16, 64, 256)
@@ -49,6 +52,7 @@ DISTINCT = 9  # frames of a size, shown to and fro: 16 different pairs
 COUNTED = 2 * (DISTINCT - 1)
 AGREEMENT_STACK = 11  # frames of a scene whose pairs are compared
 BOUND = 20.0
+TOO_SLOW = "not measured, too slow for the time set: {}"
 
 
 class Clock:
@@ -62,6 +66,15 @@ class Clock:
         """Return the seconds that the next case may take."""
         return min(self.limit, self._end - time.perf_counter())
 
+    def left_for(self, calls: float, seconds: float) -> float:
+        """Return the same; raises TooSlowError if it is too short for so many calls of so many seconds."""
+        left = self.left()
+        if left <= 0:
+            raise TooSlowError("no time left")
+        if calls * seconds > left:
+            raise TooSlowError(f"about {seconds:.1f} s a call")
+        return left
+
 
 @dataclass(frozen=True)
 class Options:
@@ -69,12 +82,13 @@ class Options:
 
     batches: tuple[int, ...]
     repeats: int
-    timed: float
+    min_seconds: float
+    """Of a repeat."""
     clock: Clock
     ceilings: Ceilings
 
 
-class Speed:
+class GpuSpeed:
     """The measurements of one preset at one size."""
 
     def __init__(
@@ -104,10 +118,10 @@ class Speed:
         return self._needed(batch) < 0.95 * self.backend.free_memory()
 
     def rows(self) -> Iterator[Row]:
-        """Measure all batches, from both places."""
+        """Measure all batches, with frames on the device and with frames from the host."""
         for batch in self.options.batches:
             for place in ("device", "host"):
-                gc.collect()  # workspaces and what has been recorded know one another
+                gc.collect()  # workspaces and their recorded graphs refer to one another
                 if not self._fits(batch):
                     needed, free = (v / 2**20 for v in (self._needed(batch), self.backend.free_memory()))
                     yield self._skipped(place, batch, f"does not fit: {needed:.0f} MiB of {free:.0f} free")
@@ -115,7 +129,7 @@ class Speed:
                 try:
                     yield self._measure(place, batch)
                 except TooSlowError as error:
-                    yield self._skipped(place, batch, f"not measured, too slow for the time set: {error}")
+                    yield self._skipped(place, batch, TOO_SLOW.format(error))
                 except DeviceError as error:
                     yield self._skipped(place, batch, f"does not fit: {error}")
 
@@ -123,18 +137,17 @@ class Speed:
         return Row(self.size, "ours", self.estimator.name, place, batch, note=note)
 
     def _measure(self, place: str, batch: int) -> Row:
-        limit, repeats = self.options.clock.left(), self.options.repeats
+        repeats = self.options.repeats
         expected = self._pair_seconds.get(place, 0.0) * batch
-        if limit <= 0 or (repeats + 2) * expected > 2 * limit:
-            raise TooSlowError(f"about {expected:.1f} s a call" if limit > 0 else "no time left")
+        limit = self.options.clock.left_for((repeats + 2) / 2, expected)
         free = self.backend.free_memory()
         method = self.estimator.on_gpu(self.backend)
         method.batch = batch
         frames: Any = to_and_fro(self.frames, batch + 1)
         if place == "device":
-            there = self.backend.empty(frames.shape, np.uint8)
-            self.backend.upload(frames, there)
-            frames = there
+            uploaded = self.backend.empty(frames.shape, np.uint8)
+            self.backend.upload(frames, uploaded)
+            frames = uploaded
         work: Callable[[], object] = (
             partial(method, frames) if place == "device" else partial(method.quantized, frames, BOUND)
         )
@@ -144,20 +157,19 @@ class Speed:
         del flow
         if max(workspace.pairs for workspace in method._workspaces.values()) < batch:
             raise DeviceError("the device's memory ran out, smaller batches were worked on")
-        seconds = seconds_a_call(work, self.wait, repeats, limit, self.options.timed)
+        seconds = seconds_per_call(work, self.wait, repeats, limit, self.options.min_seconds)
         self._pair_seconds[place] = statistics.median(seconds) / batch
-        rates = [batch / value for value in seconds]
+        rate, slowest, fastest = _rates(batch, seconds)
         bytes_, operations = self.work.total(batch)
-        rate = statistics.median(rates)
         ceilings = self.options.ceilings
         return Row(
-            self.size, "ours", self.estimator.name, place, batch, rate, min(rates), max(rates), taken / 2**20,
+            self.size, "ours", self.estimator.name, place, batch, rate, slowest, fastest, taken / 2**20,
             self.work.mean_iterations(batch), bytes_ / 1e6, operations / 1e6,
             rate * bytes_ / ceilings.bandwidth, rate * operations / ceilings.arithmetic,
         )  # fmt: skip
 
 
-class HostSpeed:
+class CpuSpeed:
     """Our CPU path, with all cores and a pair for each."""
 
     def __init__(self) -> None:
@@ -168,25 +180,22 @@ class HostSpeed:
         batch = max(4, available_cores())
         pixels = batch * frames[0].size
         row = partial(Row, size, "ours, CPU", estimator.name, "host", batch)
-        limit = options.clock.left()
         expected = pixels * self._pixel_seconds.get(estimator.name, 0.0)
         try:
-            if limit <= 0 or options.repeats * expected > limit:
-                raise TooSlowError(f"about {expected:.1f} s a call" if limit > 0 else "no time left")
+            limit = options.clock.left_for(options.repeats, expected)
             work = partial(estimator.on_cpu(), to_and_fro(frames, batch + 1))
-            seconds = seconds_a_call(work, lambda: None, options.repeats, limit, options.timed)
+            seconds = seconds_per_call(work, lambda: None, options.repeats, limit, options.min_seconds)
         except TooSlowError as error:
-            return row(note=f"not measured, too slow for the time set: {error}")
+            return row(note=TOO_SLOW.format(error))
         self._pixel_seconds[estimator.name] = statistics.median(seconds) / pixels
-        rates = [batch / value for value in seconds]
-        return row(statistics.median(rates), min(rates), max(rates))
+        return row(*_rates(batch, seconds))
 
 
-def other_rows(
+def third_party_rows(
     backend: Backend, estimator: Estimator, size: str, frames: Frames, options: Options
 ) -> Iterator[Row]:
-    """Measure what others have, pair by pair, frames on the device."""
-    for other in others()[0]:
+    """Measure other projects' estimators, pair by pair, frames on the device."""
+    for other in installed()[0]:
         if other.method != estimator.method or estimator.preset not in other.presets:
             continue
         pairs = 4
@@ -194,32 +203,27 @@ def other_rows(
         try:
             run = other.prepare(estimator.parameters(), to_and_fro(frames, pairs + 1))
             wait = waiter(backend)
-            seconds = seconds_a_call(run, wait, options.repeats, options.clock.left(), options.timed)
+            seconds = seconds_per_call(run, wait, options.repeats, options.clock.left(), options.min_seconds)
         except TooSlowError as error:
-            yield row(note=f"not measured, too slow for the time set: {error}")
-        except Exception as error:  # a comparison that cannot be made is told, and spoils nothing else
+            yield row(note=TOO_SLOW.format(error))
+        except Exception as error:  # a comparison that fails is reported, and the others go on
             yield row(
                 note=f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             )
         else:
-            rates = [pairs / value for value in seconds]
-            yield row(statistics.median(rates), min(rates), max(rates))
+            yield row(*_rates(pairs, seconds))
 
 
-def sides(size: str) -> tuple[int, int]:
-    """Split WIDTHxHEIGHT."""
-    width, _, height = size.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise ArgumentError(f"a size must be WIDTHxHEIGHT, got {size!r}")
-    return int(width), int(height)
+def _rates(pairs: int, seconds: Sequence[float]) -> tuple[float, float, float]:
+    """Return pairs a second from the seconds of each repeat: the median, the lowest and the highest rate."""
+    return median_and_range([pairs / value for value in seconds])
 
 
-def small_case(backend: Backend) -> None:
-    """Run every kernel once directly and once from a graph, on little: for compute-sanitizer. Prints one line."""
+def run_small_case(backend: Backend) -> None:
+    """Run every kernel once directly and once from a graph, on small frames: for compute-sanitizer. Prints one line."""
     if isinstance(backend, CupyBackend):
-        importlib.import_module("cupy").cuda.set_allocator(
-            None
-        )  # so that arrays have no neighbours in a pool
+        # so that arrays have no neighbours in a pool
+        importlib.import_module("cupy").cuda.set_allocator(None)
     stack = scenes(None, 1, 4, 72, 66)[0]  # two levels of Farneback's pyramid
     quick = {"warps": 1, "nscales": 2, "inner_iterations": 14}
     for name, changed in [
@@ -239,14 +243,14 @@ def small_case(backend: Backend) -> None:
     print("small case: both methods ran twice with equal results")
 
 
-def measure(backend: Backend, given: argparse.Namespace) -> int:
+def measure(backend: Backend, given: argparse.Namespace, get_method: Callable[..., Any]) -> int:
     """Measure everything and write the report; returns the exit status."""
-    estimators = [Estimator.named(name) for name in given.presets]
+    estimators = [Estimator.named(name, get_method) for name in given.presets]
     clock = Clock(given.case_seconds, given.seconds)
     ceilings = measure_ceilings(backend, given.repeats, given.copied, given.rounds, given.timed)
     facts = device_facts(backend)
     count = min(AGREEMENT_STACK - 1, given.agreement)
-    width, height = sides(given.agreement_size)
+    width, height = parse_size(given.agreement_size)
     stacks = scenes(given.videos, -(-given.agreement // count), count + 1, width, height)
     fixed = -(-len(stacks) // 5)
     agreed = []
@@ -255,30 +259,28 @@ def measure(backend: Backend, given: argparse.Namespace) -> int:
         print(result.line(), flush=True)
     options = Options(tuple(given.batches), given.repeats, given.timed, clock, ceilings)
     rows: list[Row] = []
-    host = HostSpeed()
+
+    def record(measured: Iterable[Row]) -> None:
+        for row in measured:
+            rows.append(row)
+            print(row.line(), flush=True)
+
+    cpu = CpuSpeed()
     work: dict[tuple[str, str], Work] = {}
     for size in given.sizes:
-        frames = scenes(given.videos, 1, DISTINCT, *sides(size))[0]
+        frames = scenes(given.videos, 1, DISTINCT, *parse_size(size))[0]
         for estimator in estimators:
-            speed = Speed(backend, estimator, size, frames, options)
+            speed = GpuSpeed(backend, estimator, size, frames, options)
             work[size, estimator.name] = speed.work
-            for row in speed.rows():
-                rows.append(row)
-                print(row.line(), flush=True)
-            for row in (
-                host.row(estimator, size, frames, options),
-                *other_rows(backend, estimator, size, frames, options),
-            ):
-                rows.append(row)
-                print(row.line(), flush=True)
+            record(speed.rows())
+            record([cpu.row(estimator, size, frames, options)])
+            record(third_party_rows(backend, estimator, size, frames, options))
         if size == given.sizes[0] and given.tune:
             largest = replace(options, batches=options.batches[-1:])
             for tuning in range(1, len(TUNINGS)):
-                tuned = Speed(backend, Estimator("tvl1", "opencv", tuning), size, frames, largest)
-                for row in tuned.rows():
-                    rows.append(row)
-                    print(row.line(), flush=True)
-    write_report(given.out, facts, ceilings, given, agreed, rows, work, others()[1])
+                tuned = Estimator("tvl1", "opencv", tuning, get_method)
+                record(GpuSpeed(backend, tuned, size, frames, largest).rows())
+    write_report(given.out, facts, ceilings, given, agreed, rows, work, installed()[1])
     print(short_table(agreed, rows))
     print(f"report: {given.out / 'cuda.md'}")
     return 0 if all(result.holds() for result in agreed) else 1
@@ -291,19 +293,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--videos", type=Path, help="folder of videos to take frames from (default: frames are generated)")
-    add(
-        "--out",
-        type=Path,
-        default=Path("reports/benchmarks"),
-        help="folder for the report (default: %(default)s)",
-    )
+    add_flow_arguments(parser)
     add("--device", default="cuda", help="cuda or cuda:N (default: %(default)s)")
-    add("--agreement", type=int, default=100, help="pairs to compare first (default: %(default)s)")
-    add("--agreement-size", default="340x256", help="WIDTHxHEIGHT of these pairs (default: %(default)s)")
     add("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT, several, in the order of their importance")
     add("--batches", nargs="+", type=int, default=BATCHES, help="pairs in a batch, several, rising")
     add("--presets", nargs="+", default=PRESETS, help="METHOD:PRESET, several")
-    add("--repeats", type=int, default=5, help="timed repeats (default: %(default)s)")
     add("--case-seconds", type=float, default=8, help="most seconds for a case (default: %(default)s)")
     add(
         "--seconds",
@@ -313,11 +307,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--tune", action="store_true", help="also measure the other ways to compile TV-L1's iterations")
     add("--small-case", action="store_true", help="only run every kernel on little, for compute-sanitizer")
-    for name, kind, default in (("timed", float, TIMED), ("copied", int, 1 << 30), ("rounds", int, 20_000)):
+    for name, kind, default in (
+        ("timed", float, MIN_SECONDS),
+        ("copied", int, COPIED),
+        ("rounds", int, ROUNDS),
+    ):
         add(f"--{name}", type=kind, default=default, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     for size in (given.agreement_size, *given.sizes):
-        sides(size)
+        parse_size(size)
     for name in given.presets:
         Estimator.named(name)
     if min(given.batches) < 1 or given.repeats < 2 or given.agreement < 1:
@@ -325,8 +323,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return given
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure and write the report; returns the exit status."""
+def main(
+    arguments: list[str] | None = None,
+    open_device: Callable[[str], Backend | None] = open_device,
+    get_method: Callable[..., Any] = get_method,
+) -> int:
+    """Measure and write the report.
+
+    Args:
+        arguments: The command line's, if None.
+        open_device: Opens the device by its name.
+        get_method: Makes the methods to measure.
+
+    Returns:
+        The exit status.
+    """
     try:
         given = parse(arguments)
         backend = open_device(given.device)
@@ -337,9 +348,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     with backend.active():
         if given.small_case:
-            small_case(backend)
+            run_small_case(backend)
             return 0
-        return measure(backend, given)
+        return measure(backend, given, get_method)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python tools/benchmark_flow.py VIDEOS --out reports/benchmarks
 
-First what they say: on `--agreement` pairs at 340x256 our difference to OpenCV's TV-L1, beside OpenCV's to itself
-after one frame has been moved by one unit in its last place, which is how far that result hangs on roundings at all.
+First their results: on `--agreement` pairs at 340x256 our difference to OpenCV's TV-L1, beside OpenCV's to itself after
+one frame has been changed by one unit in its last place, which tells how much that result depends on rounding at all.
 Then how long they take, with one thread and with all, in turns within one run; what a pair adds to the memory of a
 process of its own; and where our time goes. Times are given as multiples of the speed of OpenCV's TV-L1 with one
 thread, since they hold for one machine only. Writes flow.md, flow.csv, flow_agreement.csv and flow_stages.csv.
@@ -27,18 +27,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarking import (
-    Frames,
-    markdown_table,
-    pick_videos,
-    provenance,
-    read_pairs,
-    time_in_turns,
-    write_csv,
-)
 from numpy.typing import NDArray
 
+from benchmarks.endpoint_errors import distribution, endpoint_errors, mean_lengths
+from benchmarks.process_monitor import own_memory
+from benchmarks.report import (
+    add_flow_arguments,
+    bullet_list,
+    format_range,
+    provenance,
+    section,
+    write_csv,
+    write_markdown,
+)
+from benchmarks.timing import median_and_range, time_in_turns
+from benchmarks.videos import Frames, parse_size, pick_videos, read_pairs
 from flow_cache.cores import available_cores
+from flow_cache.errors import ArgumentError
 from flow_cache.methods import _tvl1_iterate, _tvl1_median, _tvl1_pyramid, _tvl1_warp, get_method, tvl1
 from flow_cache.opencv import opencv
 
@@ -79,7 +84,7 @@ class Row:
 
 
 def one_by_one(estimate: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]) -> Estimate:
-    """Make an estimator of stacks of pairs from one of a pair that returns (H, W, 2)."""
+    """Turn a function of one pair that returns (H, W, 2) into an estimator of stacks of pairs."""
 
     def estimate_stack(first: NDArray[Any], second: NDArray[Any]) -> Flow:
         fields = [estimate(a, b) for a, b in zip(first, second, strict=True)]
@@ -89,7 +94,7 @@ def one_by_one(estimate: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]) -
 
 
 def opencv_tvl1(**parameters: Any) -> Estimate:
-    """Make OpenCV's TV-L1; an object of it is good for one pair, since it remembers sizes."""
+    """Return OpenCV's TV-L1, a new object for each pair, since an object remembers sizes."""
     return one_by_one(lambda a, b: opencv().optflow.DualTVL1OpticalFlow_create(**parameters).calc(a, b, None))
 
 
@@ -102,29 +107,23 @@ def scikit_image(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
 
 
 def estimators(threads: int) -> dict[str, Estimate]:
-    """Make the estimators; the reference is the first."""
+    """Return the estimators by name; the reference is the first."""
     cv = opencv()
-    made = {REFERENCE: opencv_tvl1()}
+    by_name = {REFERENCE: opencv_tvl1()}
     for preset in ("opencv", "fast", "opencv-cuda"):
-        made[f"ours, preset {preset}"] = get_method("tvl1", preset=preset, threads=threads).pairs
-    made["OpenCV Farneback"] = one_by_one(
+        by_name[f"ours, preset {preset}"] = get_method("tvl1", preset=preset, threads=threads).pairs
+    by_name["OpenCV Farneback"] = one_by_one(
         lambda a, b: cv.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 13, 10, 5, 1.1, 0)
     )
-    made["OpenCV DIS"] = one_by_one(
+    by_name["OpenCV DIS"] = one_by_one(
         lambda a, b: cv.DISOpticalFlow_create(cv.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
     )
     if threads == 1 and find_spec("skimage"):  # it has no threads of its own
-        made["scikit-image TV-L1"] = one_by_one(scikit_image)
-    return made
+        by_name["scikit-image TV-L1"] = one_by_one(scikit_image)
+    return by_name
 
 
-def differences(flow: Flow, reference: Flow) -> NDArray[np.float32]:
-    """Return the mean end-point difference of each pair of fields, pixels."""
-    distance = np.hypot(flow[:, 0] - reference[:, 0], flow[:, 1] - reference[:, 1])
-    return np.asarray(distance.mean(axis=(1, 2)))
-
-
-def agreement(videos: Sequence[Path], size: str) -> Iterator[dict[str, Any]]:
+def measure_agreement(videos: Sequence[Path], size: str) -> Iterator[dict[str, Any]]:
     """Compare ours with OpenCV's, and OpenCV's with itself after one rounding, pair by pair.
 
     Each pair once as it stands, and every tenth of them with fixed numbers of iterations too: all 300 of each of the 5
@@ -136,23 +135,21 @@ def agreement(videos: Sequence[Path], size: str) -> Iterator[dict[str, Any]]:
         "fixed iterations, one warp": {"epsilon": 0, "nscales": 1, "warps": 1},
     }
     for n, video in enumerate(videos):
-        first, second = read_pairs([video], *sides(size))
+        first, second = read_pairs([video], *parse_size(size))
         # OpenCV takes floats from 0 to 1
         rounded = np.nextafter(first / np.float32(255), np.float32(2)), second / np.float32(255)
         for name, parameters in settings.items():
             if parameters and n % 10:
                 continue
-            reference = opencv_tvl1(**parameters)
+            reference, ours = opencv_tvl1(**parameters), get_method("tvl1", **parameters).pairs
             expected = reference(first, second)
             row = {
                 "size": size,
                 "setting": name,
                 "video": f"{video.parent.name}/{video.name}",
-                "motion": float(np.hypot(*expected[0]).mean()),
-                "ours to OpenCV": differences(
-                    get_method("tvl1", **parameters).pairs(first, second), expected
-                )[0],
-                "OpenCV to itself": differences(reference(*rounded), expected)[0],
+                "motion": mean_lengths(expected)[0],
+                "ours to OpenCV": endpoint_errors(ours(first, second), expected)[0],
+                "OpenCV to itself": endpoint_errors(reference(*rounded), expected)[0],
             }
             print(
                 *(f"{v:.5f}" if isinstance(v, float | np.floating) else v for v in row.values()), flush=True
@@ -173,24 +170,16 @@ def measure_memory(video: str, size: str, method: str) -> float:
     opencv().setNumThreads(1)
     estimate = estimators(1)[method]
     estimate(*read_pairs([Path(video)], 64, 48))
-    first, second = read_pairs([Path(video)], *sides(size))
+    first, second = read_pairs([Path(video)], *parse_size(size))
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak that compilation may have left
-    before = memory_status("VmRSS")
+    before = own_memory("VmRSS")
     estimate(first, second)
-    return (memory_status("VmHWM") - before) / 1024
-
-
-def memory_status(field: str) -> int:
-    """Return a field of this process' memory status, KiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1])
-    raise SystemExit(f"/proc/self/status has no {field}: memory is measured on Linux only")
+    return own_memory("VmHWM") - before
 
 
 @contextmanager
 def stage_clock() -> Iterator[dict[str, float]]:
-    """Time the kernels of our TV-L1 while the context lasts; yields seconds by stage."""
+    """Time the kernels of our TV-L1 inside a `with` block; yields the seconds of each stage so far."""
     seconds: dict[str, float] = defaultdict(float)
     stages = [
         (tvl1, "build_pyramid", "pyramids"),
@@ -231,35 +220,24 @@ def stage_shares(first: Frames, second: Frames, repeats: int) -> dict[str, float
     return {**shares, "rest": 1 - sum(shares.values())}
 
 
-def speed(videos: Sequence[Path], size: str, repeats: int) -> Iterator[Row]:
+def measure_speed(videos: Sequence[Path], size: str, repeats: int) -> Iterator[Row]:
     """Compare all estimators at one size, with one thread and with all."""
-    first, second = read_pairs(videos, *sides(size))
+    first, second = read_pairs(videos, *parse_size(size))
     cores = available_cores()
     base = 0.0
     memory: dict[str, float] = {}
     for threads in (1, cores) if cores > 1 else (1,):
         opencv().setNumThreads(threads)
-        made = estimators(threads)
-        flows = {name: estimate(first, second) for name, estimate in made.items()}  # the warm-up, too
-        times = time_in_turns({name: partial(made[name], first, second) for name in made}, repeats)
+        tasks = {name: partial(estimate, first, second) for name, estimate in estimators(threads).items()}
+        flows = {name: estimate() for name, estimate in tasks.items()}  # the warm-up, too
+        times = time_in_turns(tasks, repeats)
         base = base or statistics.median(times[REFERENCE])
         for name, seconds in times.items():
             if threads == 1:
                 memory[name] = peak_memory(videos[0], size, name)
-            difference = float(differences(flows[name], flows[REFERENCE]).mean())
-            yield Row(
-                size, len(videos), name, threads,
-                base / statistics.median(seconds), base / max(seconds), base / min(seconds),
-                difference, memory[name],
-            )  # fmt: skip
-
-
-def sides(size: str) -> tuple[int, int]:
-    """Split WIDTHxHEIGHT."""
-    width, _, height = size.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise SystemExit(f"a size must be WIDTHxHEIGHT, got {size!r}")
-    return int(width), int(height)
+            difference = statistics.fmean(endpoint_errors(flows[name], flows[REFERENCE]))
+            speed, fastest, slowest = (base / value for value in median_and_range(seconds))
+            yield Row(size, len(videos), name, threads, speed, slowest, fastest, difference, memory[name])
 
 
 def write_report(
@@ -272,30 +250,31 @@ def write_report(
     """Write the tables into a folder, as CSV and together as markdown."""
     write_csv(folder / "flow.csv", [asdict(row) for row in rows])
     write_csv(folder / "flow_stages.csv", [{"size": size, **shares} for size, shares in stages.items()])
-    lines = ["# Optical flow on the CPU", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    agreement_section: list[str] = []
     if agreed:
         write_csv(folder / "flow_agreement.csv", agreed)
+        intro = ABOUT_AGREEMENT.format(size=agreed[0]["size"])
         head = ["iterations until", "pairs", "difference", "mean", "median", "90th percentile", "greatest"]
-        about_agreement = ABOUT_AGREEMENT.format(size=agreed[0]["size"])
-        lines += ["## Agreement", "", about_agreement, *markdown_table(head, list(_agreement_rows(agreed)))]
-    head = ["size", "pairs", "method", "threads", "difference", "speed", "memory"]
-    lines += [
-        "## Speed and memory",
-        "",
-        ABOUT_SPEED,
-        *markdown_table(head, [_speed_row(row) for row in rows]),
-    ]
-    head = ["size", *next(iter(stages.values()))]
-    table = [
+        agreement_section = section("Agreement", intro, head, list(_agreement_rows(agreed)))
+    speed_head = ["size", "pairs", "method", "threads", "difference", "speed", "memory"]
+    stages_head = ["size", *next(iter(stages.values()))]
+    stages_rows = [
         [size, *(f"{100 * share:.1f} %" for share in shares.values())] for size, shares in stages.items()
     ]
-    about_stages = "Preset `opencv`, one thread, share of the time.\n"
-    lines += ["## Where our time goes", "", about_stages, *markdown_table(head, table)]
-    (folder / "flow.md").write_text("\n".join(lines))
+    write_markdown(
+        folder / "flow.md",
+        "Optical flow on the CPU",
+        [*bullet_list(about), ""],
+        agreement_section,
+        section("Speed and memory", ABOUT_SPEED, speed_head, [_speed_row(row) for row in rows]),
+        section(
+            "Where our time goes", "Preset `opencv`, one thread, share of the time.", stages_head, stages_rows
+        ),
+    )
 
 
 def _speed_row(row: Row) -> list[str]:
-    speeds = f"{row.speed:.1f} ({row.speed_low:.1f} to {row.speed_high:.1f})"
+    speeds = format_range(row.speed, row.speed_low, row.speed_high, 1)
     figures = [f"{row.difference:.4f}", speeds, f"{row.peak_mib:.0f}"]
     return [row.size, str(row.pairs), row.method, str(row.threads), *figures]
 
@@ -304,8 +283,7 @@ def _agreement_rows(agreed: list[dict[str, Any]]) -> Iterator[list[str]]:
     for setting in dict.fromkeys(row["setting"] for row in agreed):
         chosen = [row for row in agreed if row["setting"] == setting]
         for column in ("ours to OpenCV", "OpenCV to itself"):
-            values = np.array([row[column] for row in chosen])
-            figures = (values.mean(), np.median(values), np.quantile(values, 0.9), values.max())
+            figures = distribution([row[column] for row in chosen]).values()
             yield [setting, str(len(chosen)), column, *(f"{figure:.5f}" for figure in figures)]
 
 
@@ -315,18 +293,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("videos", nargs="?", type=Path, help="folder of videos to take frames from")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("reports/benchmarks"),
-        help="folder for the report (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--agreement", type=int, default=100, help="pairs to compare first (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--agreement-size", default="340x256", help="WIDTHxHEIGHT of these pairs (default: %(default)s)"
-    )
+    add_flow_arguments(parser)
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT, several")
     parser.add_argument(
         "--pairs",
@@ -334,7 +301,6 @@ def main() -> None:
         default=8,
         help="pairs at 340x256, fewer where frames are larger (default: %(default)s)",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats (default: %(default)s)")
     parser.add_argument("--measure-memory", metavar="REQUEST", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure_memory:
@@ -342,21 +308,25 @@ def main() -> None:
         return
     if options.videos is None:
         parser.error("name a folder of videos")
+    try:
+        sizes = {size: parse_size(size) for size in (*options.sizes, options.agreement_size)}
+    except ArgumentError as error:
+        raise SystemExit(str(error)) from error
     rows: list[Row] = []
     stages: dict[str, dict[str, float]] = {}
     opencv().setNumThreads(1)
     agreed = (
-        list(agreement(pick_videos(options.videos, options.agreement), options.agreement_size))
+        list(measure_agreement(pick_videos(options.videos, options.agreement), options.agreement_size))
         if options.agreement
         else []
     )
     for size in options.sizes:
-        width, height = sides(size)
+        width, height = sizes[size]
         share = 340 * 256 / (width * height)
         videos = pick_videos(
             options.videos, max(available_cores(), min(options.pairs, round(options.pairs * share)))
         )
-        for row in speed(videos, size, options.repeats):
+        for row in measure_speed(videos, size, options.repeats):
             rows.append(row)
             print(
                 f"{size} {row.method}, {row.threads} threads: {row.speed:.1f}x, {row.difference:.4f} px",

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from benchmarking import markdown_table, provenance, write_csv
-from watching import PRECOMPUTE, environment, watch
 
+from benchmarks.process_monitor import PRECOMPUTE, checkout_environment, own_memory, run_monitored
+from benchmarks.report import bullet_list, markdown_table, provenance, write_csv, write_markdown
 from flow_cache.container import CacheReader
 from flow_cache.opencv import opencv
 
@@ -72,13 +72,13 @@ def measure(folder: Path, seconds: int, size: tuple[int, int], options: list[str
     videos.mkdir()
     write_video(videos / "video.mp4", seconds * FPS, *size)
     # Two workers are asked for, as with more videos; one video has one.
-    run = watch(
+    run = run_monitored(
         [*PRECOMPUTE, str(videos), "--out", str(cache), "--workers", "2", "--rgb", *options],
-        memory=True, every=0.2,
+        memory=True, interval=0.2,
     )  # fmt: skip
     path = cache / "video.flow.zip"
     command = [sys.executable, __file__, "--measure-reading", str(path)]
-    reading = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+    reading = subprocess.run(command, check=True, capture_output=True, text=True, env=checkout_environment())
     with CacheReader(path) as reader:
         if reader.num_frames != seconds * FPS:
             raise SystemExit(f"{path}: {reader.num_frames} frames, {seconds * FPS} were written")
@@ -89,13 +89,13 @@ def measure(folder: Path, seconds: int, size: tuple[int, int], options: list[str
 def measure_reading(path: Path) -> dict[str, float]:
     """Open a cache file and read a window of it in this process, which must be fresh."""
     np.empty(0)
-    before = _peak()
+    before = own_memory("VmHWM")
     reader = CacheReader(path)
-    opened = _peak()
+    opened = own_memory("VmHWM")
     middle = reader.num_fields // 2 - WINDOW // 2
     reader.flow(range(middle, middle + WINDOW))
     reader.rgb([middle])
-    read = _peak()
+    read = own_memory("VmHWM")
     reader.close()
     opening, window = [], []
     for _ in range(5):
@@ -108,19 +108,10 @@ def measure_reading(path: Path) -> dict[str, float]:
     return {"open": opened - before, "read": read - before, "opening": min(opening) / min(window)}
 
 
-def _peak() -> float:
-    """Return the peak resident memory of this process, MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit("/proc/self/status has no VmHWM: memory is measured on Linux only")
-
-
 def report(out: Path, rows: list[Row], size: tuple[int, int], options: list[str]) -> None:
     """Write the tables."""
     write_csv(out / "memory.csv", [asdict(row) for row in rows])
     short, long = rows
-    origin = [f"- {key}: {value}" for key, value in provenance(*LIBRARIES).items()]
     head = ("video", "fields", "cache file, MB", "largest process, MiB", "all processes, MiB", "opening adds, MiB",
             "a window adds, MiB", "opening / window")  # fmt: skip
     table = [
@@ -128,20 +119,21 @@ def report(out: Path, rows: list[Row], size: tuple[int, int], options: list[str]
          f"{r.open:.1f}", f"{r.read:.1f}", f"{r.opening:.2f}")
         for r in rows
     ]  # fmt: skip
-    lines = [
-        "# Memory of the flow cache",
-        "",
-        f"Generated videos of {size[0]}x{size[1]}, {FPS} frames a second; `flow-cache precompute --rgb",
-        f"{' '.join(options)}`. A window is {WINDOW} fields and a frame.",
-        "",
-        *origin,
-        "",
-        *markdown_table(head, table),
-        f"The long video takes {long.largest / short.largest:.2f} times the memory of the short one by the largest",
-        f"process, {long.together / short.together:.2f} times by all together.",
-        "",
-    ]
-    (out / "memory.md").write_text("\n".join(lines))
+    write_markdown(
+        out / "memory.md",
+        "Memory of the flow cache",
+        [
+            f"Generated videos of {size[0]}x{size[1]}, {FPS} frames a second; `flow-cache precompute --rgb",
+            f"{' '.join(options)}`. A window is {WINDOW} fields and a frame.",
+            "",
+            *bullet_list(provenance(*LIBRARIES)),
+            "",
+            *markdown_table(head, table),
+            f"The long video takes {long.largest / short.largest:.2f} times the memory of the short one by the largest",
+            f"process, {long.together / short.together:.2f} times by all together.",
+            "",
+        ],
+    )
 
 
 def main() -> int:
@@ -163,7 +155,7 @@ def main() -> int:
         print(json.dumps(measure_reading(arguments.measure_reading)))
         return 0
     if arguments.out is None:
-        parser.error("--out: where shall the report go?")
+        parser.error("--out: name a folder for the report")
     options = ["--method", arguments.method, "--preset", arguments.preset]
     rows = []
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:

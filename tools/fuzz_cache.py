@@ -2,7 +2,7 @@
 
     python tools/fuzz_cache.py --cases 10000 --seed 0
 
-A case is made from the seed and its number alone, so one that fails can be had again with `--first N --cases 1`. No
+A case is made from the seed and its number alone, so one that fails can be repeated with `--first N --cases 1`. No
 case may take more than `--seconds` of the processor (whatever else the machine does), or more memory than
 `--mebibytes` beyond what the process held before the first. Files whose checksums were forged on purpose cannot be told
 from others: those must be refused or give arrays of the announced shape. Exit status 1, and every broken promise by its
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.process_monitor import own_memory
 from flow_cache.codecs import CODECS, CodecSettings
 from flow_cache.container import CacheReader, CacheWriter
 from flow_cache.errors import CacheFileError
@@ -52,7 +53,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Original:
-    """A sound cache file, and what is in it."""
+    """A valid cache file, and what is in it."""
 
     data: bytes
     flow: Images
@@ -69,7 +70,7 @@ def originals(folder: Path) -> list[Original]:
     rng = np.random.default_rng(0)
     smooth = np.cumsum(rng.integers(-2, 3, (FIELDS, 2, HEIGHT, WIDTH)), axis=3) + 128
     frames = rng.integers(0, 256, (FIELDS + 1, HEIGHT, WIDTH, 3), np.uint8)
-    made = []
+    written = []
     for codec in CODECS:
         for quality in (None, 90):
             path = folder / "original.flow.zip"
@@ -82,9 +83,9 @@ def originals(folder: Path) -> list[Original]:
             with CacheReader(path) as reader, zipfile.ZipFile(path) as archive:
                 rgb = None if quality is None else reader.rgb(range(FIELDS + 1))
                 members = {name: archive.read(name) for name in archive.namelist()}
-                made.append(Original(path.read_bytes(), reader.flow(range(FIELDS)), rgb, members))
+                written.append(Original(path.read_bytes(), reader.flow(range(FIELDS)), rgb, members))
             path.unlink()
-    return made
+    return written
 
 
 def flip_bits(original: Original, rng: Random) -> bytes:
@@ -126,7 +127,7 @@ def shift(original: Original, rng: Random) -> bytes:
 
 
 def edit_record(original: Original, rng: Random) -> bytes:
-    """Put a telling value into one field of the directory, a local header or the end record."""
+    """Put an extreme value into one field of the directory, a local header or the end record."""
     data = bytearray(original.data)
     kinds = ((b"PK\1\2", 46), (b"PK\3\4", 30), (b"PK\5\6", 22))
     signature, length = kinds[rng.integers(len(kinds))]
@@ -201,9 +202,8 @@ def rename(original: Original, rng: Random) -> bytes:
     """Give a member a name that leads elsewhere, or add one of such a name."""
     members = [*original.members.items()]
     place = int(rng.integers(len(members)))
-    names = [
-        name for name in NAMES if name != members[place][0]
-    ]  # under its own name it would be a sound file
+    # under its own name it would be a valid file
+    names = [name for name in NAMES if name != members[place][0]]
     name = names[rng.integers(len(names))]
     if rng.random() < 0.5:
         members[place] = (name, members[place][1])
@@ -299,10 +299,12 @@ FORGED: tuple[Case, ...] = (absurd_image, starve_image, forge_image)  # checksum
 ALWAYS_REFUSED: tuple[Case, ...] = (rename, duplicate, deflate_bomb)
 
 
-def judge(path: Path, original: Original, kind: Case) -> str:
+def judge(
+    path: Path, original: Original, kind: Case, open_reader: Callable[[Path], CacheReader] = CacheReader
+) -> str:
     """Read a file in every way; returns `read` or `refused`. Raises BrokenPromiseError."""
     try:
-        with CacheReader(path) as reader:
+        with open_reader(path) as reader:
             meta = reader.meta
             flow = reader.flow(range(reader.num_fields))
             rgb = reader.rgb(range(reader.num_frames)) if reader.has_rgb else None
@@ -337,11 +339,11 @@ def fuzz(
     signal.signal(signal.SIGPROF, too_long)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = originals(folder)
+        files = originals(folder)
         path = folder / "case.flow.zip"
         for number in range(first, first + cases):
             rng = np.random.default_rng([seed, number])
-            original = made[rng.integers(len(made))]
+            original = files[rng.integers(len(files))]
             kinds = [kind for kind in DAMAGED + FORGED if only in (None, kind.__name__)]
             kind = kinds[rng.integers(len(kinds))]
             path.write_bytes(kind(original, rng))
@@ -365,16 +367,15 @@ def fuzz(
 
 
 def limit_memory(mebibytes: int) -> None:
-    """Let the process have no more than so much memory beyond what it holds."""
+    """Limit how much memory the process may take beyond what it holds now."""
     with tempfile.TemporaryDirectory() as name:
         originals(Path(name))  # loads every codec
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + (mebibytes << 20)
+    limit = (int(own_memory("VmSize")) + mebibytes) << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def main() -> int:
-    """Parse the arguments, run the cases, print what came of them."""
+    """Parse the arguments, run the cases, print their outcomes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
@@ -385,9 +386,9 @@ def main() -> int:
     given = parser.parse_args()
     faulthandler.enable()
     limit_memory(given.mebibytes)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = own_memory("VmHWM")
     outcomes, broken = fuzz(given.first, given.cases, given.seed, given.seconds, given.only)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = own_memory("VmHWM") - before
     for kind in DAMAGED + FORGED:
         read, refused = outcomes[kind.__name__, "read"], outcomes[kind.__name__, "refused"]
         print(f"{kind.__name__:14} {refused:6} refused, {read:6} read as announced")

@@ -23,14 +23,18 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarking import markdown_table, provenance
-from watching import PRECOMPUTE, environment, members, processor_seconds
-
+from benchmarks.process_monitor import (
+    PRECOMPUTE,
+    checkout_environment,
+    session_cpu_seconds,
+    session_processes,
+)
+from benchmarks.report import bullet_list, markdown_table, provenance, write_markdown
 from flow_cache.container import CacheReader, cache_path, temporary_files
 from flow_cache.errors import FlowCacheError
 from flow_cache.index import INDEX_NAME, cache_files, read_index
@@ -38,10 +42,16 @@ from flow_cache.inputs import choose_videos
 from flow_cache.opencv import opencv
 from flow_cache.precompute import FAILURES_NAME
 
-WHO = ("process group", "process group", "process group", "main process", "a worker")  # drawn from
-LISTS = {INDEX_NAME, FAILURES_NAME}
-_SHARE = 1.4  # of the time left for each kill, at most: the last must still find work
-_ORPHANS = 60.0  # seconds that workers have to notice that the main process is gone
+TARGETS = (
+    "process group",
+    "process group",
+    "process group",
+    "main process",
+    "a worker",
+)  # one is drawn for each kill
+LIST_FILES = {INDEX_NAME, FAILURES_NAME}
+_MAX_SHARE = 1.4  # of the time left for each kill: the last one must still find work
+_ORPHAN_SECONDS = 60.0  # that workers have to notice that the main process is gone
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Kill:
 
 @dataclass
 class Trial:
-    """A cache that is being made under fire."""
+    """A cache that is made by runs of which some are killed."""
 
     command: list[str]
     cache: Path
@@ -67,8 +77,8 @@ class Trial:
     seen: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Inode and time of every file that was found whole."""
     leftovers: set[Path] = field(default_factory=set)
-    busy: float = 0.0
-    """Processor time of all runs, seconds."""
+    cpu_seconds: float = 0.0
+    """Processor time of all runs."""
     broken: list[str] = field(default_factory=list)
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -76,13 +86,13 @@ class Trial:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*self.command, "--out", str(self.cache)],
-                stdout=log, stderr=log, start_new_session=True, env=environment(),
+                stdout=log, stderr=log, start_new_session=True, env=checkout_environment(),
             )  # fmt: skip
 
     def end(self, run: subprocess.Popen[bytes]) -> None:
         """Let a run end, as it should."""
         os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOWAIT)
-        self.busy += processor_seconds(run.pid)
+        self.cpu_seconds += session_cpu_seconds(run.pid)
         if run.wait():
             last = self.log.read_text(errors="replace").splitlines()[-5:]
             self.broken.append("\n".join([f"a run ended with status {run.returncode}:", *last]))
@@ -103,7 +113,7 @@ class Trial:
                 self.broken.append(f"{when}: {error}")
         for folder, _, names in os.walk(self.cache):
             for name in names:
-                if not name.endswith((".flow.zip", ".flow.tmp")) and name not in LISTS:
+                if not name.endswith((".flow.zip", ".flow.tmp")) and name not in LIST_FILES:
                     self.broken.append(f"{when}: {Path(folder, name)} should not be there")
 
     def check_cleared(self, when: str, files: int) -> None:
@@ -116,14 +126,22 @@ class Trial:
 
 
 def count_frames(path: Path) -> int:
-    """Count the frames of a video without any of `flow_cache`."""
+    """Count the frames of a video without `flow_cache`: by PyAV, or by OpenCV where that is not installed."""
     if path.is_dir():
         raise SystemExit(f"{path}: frames are counted of video files only")
-    if find_spec("av"):
-        import av
+    return count_frames_by_pyav(path) if find_spec("av") else count_frames_by_opencv(path)
 
-        with av.open(str(path)) as container:
-            return sum(1 for _ in container.decode(video=0))
+
+def count_frames_by_pyav(path: Path) -> int:
+    """Count the frames that PyAV decodes."""
+    import av
+
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def count_frames_by_opencv(path: Path) -> int:
+    """Count the frames that OpenCV decodes."""
     capture = opencv().VideoCapture(str(path))
     count = 0
     while capture.grab():
@@ -131,10 +149,12 @@ def count_frames(path: Path) -> int:
     return count
 
 
-def check_counts(cache: Path, root: Path, names: list[str]) -> Iterator[str]:
+def check_counts(
+    cache: Path, root: Path, names: list[str], count: Callable[[Path], int] = count_frames
+) -> Iterator[str]:
     """Compare the fields of every file with its video's frames; yields what is wrong."""
     for name in names:
-        frames = count_frames(root / name)
+        frames = count(root / name)
         try:
             with CacheReader(cache_path(cache, name)) as reader:
                 reader.check()
@@ -181,9 +201,9 @@ def run_killed(
     began = time.monotonic()
     fresh = True
     for number in range(kills):
-        who = rng.choice(WHO)
+        who = rng.choice(TARGETS)
         left = work * (1 - _fields_of(trial.cache) / fields)
-        delay = rng.uniform(0, _SHARE * left / (kills - number + 1))
+        delay = rng.uniform(0, _MAX_SHARE * left / (kills - number + 1))
         if fresh:  # one in five while it starts, the others while it works
             delay = rng.uniform(0, start_up) if rng.random() < 0.2 else start_up + delay
         while _ends_within(run, delay):  # all was done before the moment came: once more, and sooner
@@ -191,7 +211,7 @@ def run_killed(
             run, began, fresh = trial.start(), time.monotonic(), True
             start_up /= 2
             delay = rng.uniform(0, start_up)
-        workers = [pid for pid in members(run.pid) if _is_worker(pid)]
+        workers = [pid for pid in session_processes(run.pid) if _is_worker(pid)]
         if who == "a worker" and not (workers and fresh):  # one a run: a video may not lose its worker twice
             who = "process group"
         seconds = time.monotonic() - began
@@ -199,7 +219,7 @@ def run_killed(
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 os.kill(rng.choice(workers), signal.SIGKILL)
         else:
-            trial.busy += processor_seconds(run.pid)
+            trial.cpu_seconds += session_cpu_seconds(run.pid)
             kill = os.kill if who == "main process" else os.killpg
             kill(run.pid, signal.SIGKILL)
             run.wait()
@@ -222,13 +242,13 @@ def run_killed(
 
 def _wait_for_orphans(trial: Trial, session: int) -> None:
     """Wait until no process of a dead run is left, as must be soon; else end them."""
-    deadline = time.monotonic() + _ORPHANS
-    while left := members(session):
+    deadline = time.monotonic() + _ORPHAN_SECONDS
+    while left := session_processes(session):
         if time.monotonic() > deadline:
-            trial.broken.append(f"{len(left)} processes outlived the main one by {_ORPHANS:.0f} s")
+            trial.broken.append(f"{len(left)} processes outlived the main one by {_ORPHAN_SECONDS:.0f} s")
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
-            deadline += _ORPHANS
+            deadline += _ORPHAN_SECONDS
         time.sleep(0.02)
 
 
@@ -265,7 +285,7 @@ def _start_up(cache: Path, began: float) -> float:
 def prove(
     videos: Path, kills: int, seed: int, options: list[str], folder: Path
 ) -> tuple[list[str], list[Kill], list[str]]:
-    """Do all of it in a folder; returns what was found in words, the kills, and the broken promises."""
+    """Run everything in a folder; returns the findings as lines of text, the kills, and the broken promises."""
     root, names = choose_videos(videos)
     command = [*PRECOMPUTE, str(videos), *options]
     reference = folder / "reference"
@@ -289,8 +309,9 @@ def prove(
     work = max(seconds - start_up, 0.0)
     record = run_killed(trial, kills, random.Random(seed), start_up, work, fields)
     differences = list(compare(reference, trial.cache))
+    ratio = trial.cpu_seconds / first.cpu_seconds
     found += [
-        f"killed {len(record)} times; all runs took {trial.busy / first.busy:.2f} times the processor time of one",
+        f"killed {len(record)} times; all runs took {ratio:.2f} times the processor time of one",
         f"files that differ from the uninterrupted run's: {len(differences):,} of {len(names):,}",
         f"broken promises: {len(broken) + len(trial.broken) + len(differences):,}",
     ]
@@ -299,7 +320,7 @@ def prove(
 
 @contextlib.contextmanager
 def _folder(parent: Path | None, keep: bool) -> Iterator[Path]:
-    """Make a folder, which is removed at the end unless it shall be kept."""
+    """Make a folder, and remove it at the end unless it is to be kept."""
     folder = Path(tempfile.mkdtemp(dir=parent))
     try:
         yield folder
@@ -333,10 +354,10 @@ def main() -> int:
     lines = [*(f"- {line}" for line in found), "", *markdown_table(head, table), *broken]
     print("\n".join(lines))
     if arguments.out is not None:
-        about = [f"- {key}: {value}" for key, value in provenance().items()]
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "killed.md").write_text(
-            "\n".join(["# Precompute, killed and resumed", "", *about, *lines, ""])
+        write_markdown(
+            arguments.out / "killed.md",
+            "Precompute, killed and resumed",
+            [*bullet_list(provenance()), *lines, ""],
         )
     return 1 if broken else 0
 

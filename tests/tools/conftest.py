@@ -1,4 +1,4 @@
-"""Videos for the tools to measure, and how the tools are run."""
+"""Videos for the tools to measure, and how the tools are run; pyproject.toml lets the tests import them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / "tools"
 
 
-def run_tool(script, *arguments):
-    """Run a script of the tools as a user does, on this repository's packages."""
+def run(*command, cwd=ROOT, **environment):
+    """Run a command on the packages of this checkout, with some variables of the environment changed."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, str(ROOT / "tools" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, env=environment, cwd=cwd
+    )
+
+
+def run_tool(script, *arguments, **environment):
+    """Run a script of the tools as a user does."""
+    return run(sys.executable, TOOLS / script, *arguments, **environment)
 
 
 def read_csv(path):

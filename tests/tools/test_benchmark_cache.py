@@ -6,7 +6,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from .conftest import ROOT, read_csv, run_tool
+from benchmarks.cache_pipeline import summarise_ours
+from benchmarks.process_monitor import MonitoredRun, Sample
+
+from .conftest import read_csv, run_tool
 
 
 @pytest.fixture
@@ -46,16 +49,11 @@ def test_writes_what_it_measured(videos, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
 
 
-def test_the_steady_part_of_a_run(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    from cache_pipeline import summarise_ours
-    from watching import Sample, Watched
-
+def test_the_steady_part_of_a_run():
     # Two workers that start after 10 s and do 10 pairs a second each, videos of 50 pairs; the last one is alone.
     finished = [(10 + 5.0 * (n // 2 + 1), 50) for n in range(20)] + [(65.0, 50)]
     samples = [Sample(0, 0, 0, 0), Sample(10, 5, 0, 0), Sample(60, 105, 0, 0), Sample(66, 110, 0, 0)]
-    monkeypatch.setattr("watching.available_cores", lambda: 2)
-    run = summarise_ours(Watched(0, 66, 110, samples, ""), finished, 2)
+    run = summarise_ours(MonitoredRun(0, 66, 110, samples, "", cores=2), finished, 2)
     assert run.pairs == 21 * 50
     assert run.whole == 1050 / 66
     assert run.steady == 20

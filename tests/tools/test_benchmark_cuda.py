@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import importlib
 import importlib.util
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import benchmark_cuda
+from benchmarks import cuda_ceilings, cuda_costs, synthetic_frames
+from benchmarks.cuda_agreement import Estimator
+from benchmarks.timing import TooSlowError, seconds_per_call
 from flow_cache.cuda import tvl1
 from flow_cache.cuda.backend import COMPILE_OPTIONS, KERNELS, kernel_source
-from flow_cache.methods import preset_names
+from flow_cache.methods import get_method, preset_names
 from flow_cache.methods.tvl1 import TVL1Parameters
 
-ROOT = Path(__file__).parents[2]
+from .conftest import ROOT, read_csv, run_tool
+
 EMULATION = ROOT / "tests" / "flow_cache" / "cuda" / "emulation" / "backend.py"
-
-
-@pytest.fixture(autouse=True)
-def _tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-
-
-def tool(name):
-    return importlib.import_module(name)
 
 
 @pytest.fixture(scope="session")
@@ -59,31 +50,21 @@ SMALL = [
 QUICK = {"warps": 1, "nscales": 2, "inner_iterations": 7, "outer_iterations": 1}
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """The presets, but with few iterations: the emulation is slow."""
-    agreement = tool("cuda_agreement")
-    whole = agreement.get_method
-
-    def get_method(name, preset, **values):
-        few = QUICK if name == "tvl1" else {"iterations": 1}
-        return whole(name, preset=preset, **{**few, **values})
-
-    monkeypatch.setattr(agreement, "get_method", get_method)
+def quick_method(name, preset, **values):
+    """Make a method of a preset, but with few iterations: the emulation is slow."""
+    few = QUICK if name == "tvl1" else {"iterations": 1}
+    return get_method(name, preset=preset, **{**few, **values})
 
 
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def benchmark(device, *arguments):
+    """Run the benchmark on a device, with few iterations."""
+    return benchmark_cuda.main([*map(str, arguments)], lambda name: device, quick_method)
 
 
-def test_measures_and_writes_everything(resident, quick, monkeypatch, tmp_path, capsys):
-    benchmark = tool("benchmark_cuda")
-    device = resident()
-    monkeypatch.setattr(benchmark, "open_device", lambda name: device)
+def test_measures_and_writes_everything(resident, tmp_path, capsys):
     presets = ["tvl1:opencv", "tvl1:opencv-cuda", "farneback:default"]
-    assert benchmark.main([*SMALL, "--tune", "--presets", *presets, f"--out={tmp_path}"]) == 0
-    rows = read(tmp_path / "cuda.csv")
+    assert benchmark(resident(), *SMALL, "--tune", "--presets", *presets, f"--out={tmp_path}") == 0
+    rows = read_csv(tmp_path / "cuda.csv")
     ours = [row for row in rows if row["implementation"] == "ours"]
     assert len(ours) == 2 * 3 * 2 * 2 + 2 * (len(tvl1.TUNINGS) - 1)
     assert len({(row["size"], row["estimator"], row["frames"], row["batch"]) for row in ours}) == len(ours)
@@ -97,10 +78,10 @@ def test_measures_and_writes_everything(resident, quick, monkeypatch, tmp_path, 
     assert {row["estimator"] for row in rows if row["implementation"] == "ours, CPU"} == {
         preset.replace(":", " ") for preset in presets
     }
-    agreed = read(tmp_path / "cuda_agreement.csv")
+    agreed = read_csv(tmp_path / "cuda_agreement.csv")
     assert len(agreed) == 2 * (2 + 2 + 1)
     assert all(float(row["mean"]) < 0.02 < float(row["motion"]) for row in agreed)
-    kernels = read(tmp_path / "cuda_kernels.csv")
+    kernels = read_csv(tmp_path / "cuda_kernels.csv")
     for size in ("40x36", "56x20"):
         shares = [float(row["byte_share"]) for row in kernels if row["size"] == size]
         assert sum(shares) == pytest.approx(3)
@@ -119,53 +100,45 @@ def test_measures_and_writes_everything(resident, quick, monkeypatch, tmp_path, 
     assert printed.index("size       preset") > printed.index("56x20 ours")
 
 
-def test_disagreement_fails(resident, quick, monkeypatch, tmp_path, capsys):
-    benchmark, agreement = tool("benchmark_cuda"), tool("cuda_agreement")
-    device = resident()
-    monkeypatch.setattr(benchmark, "open_device", lambda name: device)
-    whole = agreement.Estimator.on_gpu
-    monkeypatch.setattr(
-        agreement.Estimator, "on_gpu", lambda *a, **values: whole(*a, **{**values, "tau": 0.05})
-    )
+def test_disagreement_fails(resident, tmp_path, capsys):
+    class Wrong(resident):
+        def download(self, array):
+            values = super().download(array)
+            return values + np.float32(0.05) if values.ndim == 4 and values.dtype == np.float32 else values
+
     small = [*SMALL, "--presets", "tvl1:fast", "--sizes", "40x36", "--batches", "1"]
-    assert benchmark.main([*small, f"--out={tmp_path}"]) == 1
+    assert benchmark(Wrong(), *small, f"--out={tmp_path}") == 1
     assert "DISAGREES" in capsys.readouterr().out
 
 
-def test_what_does_not_fit_is_said(resident, quick, monkeypatch, tmp_path):
-    benchmark = tool("benchmark_cuda")
-    device = resident(limit=3_000_000)
-    monkeypatch.setattr(benchmark, "open_device", lambda name: device)
+def test_what_does_not_fit_is_said(resident, tmp_path):
     small = [*SMALL, "--presets", "tvl1:opencv", "--sizes", "40x36", "--batches", "1", "64"]
-    assert benchmark.main([*small, f"--out={tmp_path}"]) == 0
+    assert benchmark(resident(limit=3_000_000), *small, f"--out={tmp_path}") == 0
     notes = {
-        row["batch"]: row["note"] for row in read(tmp_path / "cuda.csv") if row["implementation"] == "ours"
+        row["batch"]: row["note"]
+        for row in read_csv(tmp_path / "cuda.csv")
+        if row["implementation"] == "ours"
     }
     assert notes["1"] == ""
     assert notes["64"].startswith("does not fit: ")
     assert "does not fit: " in (tmp_path / "cuda.md").read_text()
 
 
-def test_what_there_is_no_time_for_is_said(resident, quick, monkeypatch, tmp_path):
-    benchmark = tool("benchmark_cuda")
-    device = resident()
-    monkeypatch.setattr(benchmark, "open_device", lambda name: device)
+def test_what_there_is_no_time_for_is_said(resident, tmp_path):
     small = [*SMALL, "--presets", "farneback:opencv", "--sizes", "40x36", "--seconds", "0"]
-    assert benchmark.main([*small, f"--out={tmp_path}"]) == 0
-    rows = read(tmp_path / "cuda.csv")
+    assert benchmark(resident(), *small, f"--out={tmp_path}") == 0
+    rows = read_csv(tmp_path / "cuda.csv")
     assert rows
     assert all("too slow for the time set" in row["note"] and float(row["rate"]) == 0 for row in rows)
 
 
-def test_the_small_case_runs_every_kernel(resident, monkeypatch, capsys):
-    benchmark = tool("benchmark_cuda")
+def test_the_small_case_runs_every_kernel(resident, capsys):
     device = resident()
-    monkeypatch.setattr(benchmark, "open_device", lambda name: device)
-    assert benchmark.main(["--small-case"]) == 0
+    assert benchmark(device, "--small-case") == 0
     text = "".join(kernel_source(path.name) for path in KERNELS.glob("*.cu"))
     ran = {launch[0] for launch in device.launches}
-    missing = {name for name in tool("cuda_work").PAIR_COSTS if name not in ran}
-    missing |= {name for name in tool("cuda_work").FRAME_COSTS if name not in ran}
+    missing = {name for name in cuda_costs.PAIR_COSTS if name not in ran}
+    missing |= {name for name in cuda_costs.FRAME_COSTS if name not in ran}
     assert not missing
     assert {"iterate", "median", "quantize"} <= ran
     assert all(name in text for name in ran)
@@ -175,12 +148,14 @@ def test_the_small_case_runs_every_kernel(resident, monkeypatch, capsys):
 @pytest.mark.parametrize("preset", ["opencv", "opencv-cuda", "fast"])
 def test_iterations_are_counted_as_the_records_say(resident, preset):
     """All iterations of all levels and warps where nothing may converge, and fewer where something does."""
-    work, frames = tool("cuda_work"), tool("cuda_frames").scene(3, 4, 36, 48)
+    frames = synthetic_frames.scene(3, 4, 36, 48)
     parameters = {"warps": 2, "nscales": 2, "inner_iterations": 8, "outer_iterations": 2}
     counts = []
     for epsilon in (0.0, 0.05):
         chosen = TVL1Parameters.build(preset, epsilon=epsilon, **parameters)
-        counts.append(work.count_work(lambda device, p=chosen: tvl1.TVL1(p, device), resident(), frames))
+        counts.append(
+            cuda_costs.count_work(lambda device, p=chosen: tvl1.TVL1(p, device), resident(), frames)
+        )
     whole, some = counts
     assert whole.iterations.tolist() == [2 * 2 * 8 * 2] * 3
     assert (some.iterations < whole.iterations).all()
@@ -188,21 +163,21 @@ def test_iterations_are_counted_as_the_records_say(resident, preset):
     assert (some.total(3) < whole.total(3)).all()
     # the device's own record, which counts 64 pixels at a time
     chosen = TVL1Parameters.build(preset, epsilon=0.05, **{**parameters, "nscales": 1})
-    some = work.count_work(lambda device: tvl1.TVL1(chosen, device), resident(), frames)
+    some = cuda_costs.count_work(lambda device: tvl1.TVL1(chosen, device), resident(), frames)
     device = resident()
     method = tvl1.TVL1(chosen, device)
     method.batch = 3
     method(frames)
     (workspace,) = method._workspaces.values()
     records = device.download(workspace._control[workspace._turn])
-    assert records[:, work.record_fields()["ITERATED"]].tolist() == (27 * some.iterations).tolist()
+    assert records[:, cuda_costs.record_fields()["ITERATED"]].tolist() == (27 * some.iterations).tolist()
 
 
 def test_bytes_of_the_iterations_follow_from_the_sizes(resident):
     """Fixed iterations in whole passes: 15 floats a pixel of a level, for each pass of 6 iterations."""
-    work, frames = tool("cuda_work"), tool("cuda_frames").scene(3, 3, 36, 50)
+    frames = synthetic_frames.scene(3, 3, 36, 50)
     chosen = TVL1Parameters.build(epsilon=0, warps=3, nscales=2, inner_iterations=12, outer_iterations=2)
-    counted = work.count_work(lambda device: tvl1.TVL1(chosen, device), resident(), frames)
+    counted = cuda_costs.count_work(lambda device: tvl1.TVL1(chosen, device), resident(), frames)
     plans = tvl1.level_plans(chosen, 36, 50, tvl1.TUNINGS[0])
     pixels = sum(plan.height * plan.stride for plan in plans)
     passes = 3 * 2 * 12 // tvl1.TUNINGS[0].iterations
@@ -217,7 +192,7 @@ def test_bytes_of_the_iterations_follow_from_the_sizes(resident):
 
 
 def test_work_of_a_batch_is_the_mean_of_its_pairs():
-    made = tool("cuda_work").Work(3)
+    made = cuda_costs.Work(3)
     made.by_pair["iterate"] = np.array([[6.0, 1], [12, 1], [30, 1]])
     made.by_frame["expand"] = np.array([10.0, 100])
     assert made.total(1).tolist() == [6 + 20, 1 + 200]
@@ -227,14 +202,13 @@ def test_work_of_a_batch_is_the_mean_of_its_pairs():
 
 def test_tunings_change_what_is_compiled_and_counted(resident):
     """Longer passes read and write memory less often; names tell them apart."""
-    estimator, work = tool("cuda_agreement").Estimator, tool("cuda_work")
-    frames = tool("cuda_frames").scene(3, 2, 36, 50)
+    frames = synthetic_frames.scene(3, 2, 36, 50)
     changed = {"epsilon": 0.0, "warps": 1, "nscales": 1, "inner_iterations": 40, "outer_iterations": 1}
     counted, names = {}, set()
     for number, tuning in enumerate(tvl1.TUNINGS):
-        made = estimator("tvl1", "opencv", number)
+        made = Estimator("tvl1", "opencv", number)
         names.add(made.name)
-        counts = work.count_work(lambda device, e=made: e.on_gpu(device, **changed), resident(), frames)
+        counts = cuda_costs.count_work(lambda device, e=made: e.on_gpu(device, **changed), resident(), frames)
         assert counts.iterations.tolist() == [40]
         counted[tuning.iterations] = counts.by_pair["iterate"][0, 0]
     assert len(names) == len(tvl1.TUNINGS)
@@ -243,35 +217,31 @@ def test_tunings_change_what_is_compiled_and_counted(resident):
 
 
 def test_every_kernel_of_flow_has_a_cost():
-    work = tool("cuda_work")
-    known = {*work.FRAME_COSTS, *work.PAIR_COSTS, "iterate", "median", "quantize", "extremes"}
+    known = {*cuda_costs.FRAME_COSTS, *cuda_costs.PAIR_COSTS, "iterate", "median", "quantize", "extremes"}
     for path in KERNELS.glob("*.cu"):
-        for kernel in work.kernels_of(path.name):
+        for kernel in cuda_costs.kernels_of(path.name):
             assert kernel in known
-            assert work.signature(path.name, kernel)
+            assert cuda_costs.signature(path.name, kernel)
 
 
-def test_ceilings_are_what_was_done_in_the_time(resident, monkeypatch):
-    ceilings = tool("cuda_ceilings")
+def test_ceilings_are_what_was_done_in_the_time(resident):
     device = resident()
     launches = []
 
-    def seconds_a_call(work, wait, repeats, **_):
+    def time_calls(work, wait, repeats, **_):
         work()
         launches.append(device.launches[-1])
         return [0.5, 0.25]
 
-    monkeypatch.setattr(ceilings, "seconds_a_call", seconds_a_call)
-    found = ceilings.measure_ceilings(device, 2, copied=16 * 1000, rounds=3)
+    found = cuda_ceilings.measure_ceilings(device, 2, copied=16 * 1000, rounds=3, time_calls=time_calls)
     assert found.bandwidth == 2 * 16 * 1000 / 0.25
     blocks = launches[1][1][0]
     assert found.arithmetic == 2 * 16 * 3 * blocks * 256 / 0.25
 
 
 def test_the_copy_copies_and_the_loop_adds(resident):
-    ceilings = tool("cuda_ceilings")
     device = resident()
-    module = device.module(ceilings.SOURCE)
+    module = device.module(cuda_ceilings.SOURCE)
     for count in (1, 255, 3000):
         source, target = device.empty(4 * count, np.float32), device.empty(4 * count, np.float32)
         device.upload(np.arange(4 * count, dtype=np.float32), source)
@@ -292,7 +262,7 @@ def test_the_ceilings_compile_without_warnings_or_spills(architecture):
         pytest.skip(f"NVRTC cannot be loaded: {error}")
     if architecture not in supported:
         pytest.skip(f"this NVRTC knows {min(supported)} to {max(supported)}")
-    program = nvrtc.createProgram(kernel_source(tool("cuda_ceilings").SOURCE), "ceilings.cu", (), ())
+    program = nvrtc.createProgram(kernel_source(cuda_ceilings.SOURCE), "ceilings.cu", (), ())
     nvrtc.compileProgram(program, (*COMPILE_OPTIONS, f"-arch=sm_{architecture}", "--ptxas-options=-v"))
     log = nvrtc.getProgramLog(program)
     nvrtc.destroyProgram(program)
@@ -300,70 +270,61 @@ def test_the_ceilings_compile_without_warnings_or_spills(architecture):
     assert log.count(" 0 bytes spill stores, 0 bytes spill loads") == 2
 
 
-def test_a_call_is_timed_after_three_warm_ups(monkeypatch):
-    ceilings = tool("cuda_ceilings")
+def test_a_call_is_timed_after_three_warm_ups():
     now = [0.0]
     calls = []
-    monkeypatch.setattr(ceilings.time, "perf_counter", lambda: now[0])
+
+    def clock():
+        return now[0]
 
     def work():
         calls.append(now[0])
         now[0] += 10.0 if len(calls) == 1 else 0.5
 
-    assert ceilings.seconds_a_call(work, lambda: None, 4, limit=5, timed=1.5) == [0.5] * 4
+    assert seconds_per_call(work, lambda: None, 4, limit=5, min_seconds=1.5, clock=clock) == [0.5] * 4
     assert len(calls) == 3 + 4 * 3
-    with pytest.raises(ceilings.TooSlowError, match=r"0\.5 s a call"):
-        ceilings.seconds_a_call(work, lambda: None, 4, limit=1.9)
+    with pytest.raises(TooSlowError, match=r"0\.5 s a call"):
+        seconds_per_call(work, lambda: None, 4, limit=1.9, clock=clock)
 
 
 def test_scenes_are_the_same_each_time_and_move():
-    frames = tool("cuda_frames")
-    stack = frames.scene(5, 3, 60, 90)
+    stack = synthetic_frames.scene(5, 3, 60, 90)
     assert stack.dtype == np.uint8
     assert stack.shape == (3, 60, 90)
-    assert np.array_equal(stack, frames.scene(5, 3, 60, 90))
-    assert not np.array_equal(stack, frames.scene(6, 3, 60, 90))
-    assert np.array_equal(stack[:2], frames.scene(5, 2, 60, 90))
+    assert np.array_equal(stack, synthetic_frames.scene(5, 3, 60, 90))
+    assert not np.array_equal(stack, synthetic_frames.scene(6, 3, 60, 90))
+    assert np.array_equal(stack[:2], synthetic_frames.scene(5, 2, 60, 90))
     assert stack.std() > 20
     difference = np.abs(stack[1].astype(float) - stack[0])
-    assert difference.mean() > 2 * frames.NOISE  # more than noise alone
+    assert difference.mean() > 2 * synthetic_frames.NOISE  # more than noise alone
     assert difference.max() > 30  # where something is hidden or uncovered
 
 
 def test_scenes_hold_still_motion_that_flow_finds():
     """The camera's part is what the CPU estimator sees."""
-    from flow_cache.methods import get_method
-
-    flow = get_method("farneback")(tool("cuda_frames").scene(1, 2, 120, 160))
+    flow = get_method("farneback")(synthetic_frames.scene(1, 2, 120, 160))
     length = np.hypot(flow[0, 0], flow[0, 1])
     assert 0.2 < np.median(length) < 4
     assert np.quantile(length, 0.99) > 1.5 * np.median(length)  # patches go elsewhere
 
 
 def test_frames_go_to_and_fro():
-    order = tool("cuda_frames").to_and_fro(np.arange(4)[:, None, None], 9)[:, 0, 0]
+    order = synthetic_frames.to_and_fro(np.arange(4)[:, None, None], 9)[:, 0, 0]
     assert order.tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
 
 
 def test_textures_have_no_seam():
-    plane = tool("cuda_frames").texture(2, 64)
+    plane = synthetic_frames.texture(2, 64)
     steps = np.abs(np.diff(plane, axis=1)).mean()
     assert np.abs(plane[:, 0] - plane[:, -1]).mean() < 1.5 * steps
     assert 0 <= plane.min() < 60 < 200 < plane.max() <= 255
 
 
 def test_presets_measured_are_those_that_there_are():
-    measured = tool("benchmark_cuda").PRESETS
+    measured = benchmark_cuda.PRESETS
     assert set(measured) == {
         f"{name}:{preset}" for name in ("tvl1", "farneback") for preset in preset_names(name)
     }
-
-
-def run(*command, **environment):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, env=environment, cwd=ROOT
-    )
 
 
 @pytest.mark.parametrize(
@@ -379,7 +340,7 @@ def run(*command, **environment):
     ],
 )
 def test_unusable_arguments_are_one_line_and_status_2(arguments, message):
-    done = run(sys.executable, ROOT / "tools" / "benchmark_cuda.py", *arguments)
+    done = run_tool("benchmark_cuda.py", *arguments, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

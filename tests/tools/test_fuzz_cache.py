@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from typing import Any, NoReturn
 
 import pytest
 
+from flow_cache.container import CacheReader
+
+from .conftest import run_tool
+
 pytest.importorskip("resource", reason="memory cannot be limited on this system")
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "fuzz_cache.py"
-
-
-@pytest.fixture(scope="module")
-def fuzz_cache() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz_cache", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+import fuzz_cache
 
 
 def test_five_hundred_cases() -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--cases", "500"],
-        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_tool("fuzz_cache.py", "--cases", 500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "500 cases, 0 broken promises" in done.stdout
 
 
-def test_a_wrongly_read_file_would_be_noticed(fuzz_cache: ModuleType, tmp_path: Path) -> None:
+def test_a_wrongly_read_file_would_be_noticed(tmp_path: Path) -> None:
     original = fuzz_cache.originals(tmp_path)[1]
     path = tmp_path / "case.flow.zip"
     path.write_bytes(original.data)
@@ -50,16 +35,14 @@ def test_a_wrongly_read_file_would_be_noticed(fuzz_cache: ModuleType, tmp_path: 
         fuzz_cache.judge(path, original, fuzz_cache.rename)
 
 
-def test_another_error_than_a_named_one_would_be_noticed(
-    fuzz_cache: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_error_than_a_named_one_would_be_noticed(tmp_path: Path) -> None:
     original = fuzz_cache.originals(tmp_path)[0]
     path = tmp_path / "case.flow.zip"
     path.write_bytes(original.data)
 
-    def fail(*arguments: object) -> None:
-        raise KeyError("x")
+    class FailingReader(CacheReader):
+        def flow(self, *arguments: Any, **options: Any) -> NoReturn:
+            raise KeyError("x")
 
-    monkeypatch.setattr("flow_cache.container.decode_into", fail)
     with pytest.raises(fuzz_cache.BrokenPromiseError, match="KeyError"):
-        fuzz_cache.judge(path, original, fuzz_cache.flip_bits)
+        fuzz_cache.judge(path, original, fuzz_cache.flip_bits, FailingReader)

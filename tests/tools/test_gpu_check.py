@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tools" / "gpu_check.sh"
+from .conftest import TOOLS, read_csv, run
+
+SCRIPT = TOOLS / "gpu_check.sh"
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
@@ -33,11 +32,8 @@ exec "$@"
 """
 
 
-def run(*arguments, **environment):
-    return subprocess.run(
-        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, check=False,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
-    )  # fmt: skip
+def check(*arguments, **environment):
+    return run("bash", SCRIPT, *arguments, CUDA_VISIBLE_DEVICES="", **environment)
 
 
 def executable(path, text):
@@ -51,18 +47,16 @@ def executable(path, text):
 def checked(tmp_path):
     """Run the check with stand-ins; returns what it did, the rows of its CSV, and the calls."""
 
-    def check(*arguments, fail="", sanitizer=True):
+    def run_check(*arguments, fail="", sanitizer=True):
         python = executable(tmp_path / "bin" / "stand-in", STAND_IN)
         if sanitizer:
             executable(tmp_path / "bin" / "compute-sanitizer", SANITIZER)
         out, calls = tmp_path / "out", tmp_path / "calls"
         path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
-        done = run(*arguments, PYTHON=str(python), OUT=str(out), PATH=path, FAIL=fail, CALLS=str(calls))
-        with (out / "gpu_check.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return done, rows, calls.read_text().splitlines()
+        done = check(*arguments, PYTHON=str(python), OUT=str(out), PATH=path, FAIL=fail, CALLS=str(calls))
+        return done, read_csv(out / "gpu_check.csv"), calls.read_text().splitlines()
 
-    return check
+    return run_check
 
 
 def test_its_syntax_is_good():
@@ -74,14 +68,14 @@ def test_its_syntax_is_good():
 
 def test_it_can_be_executed_and_says_how_it_is_used():
     assert os.access(SCRIPT, os.X_OK)
-    done = run("--help")
+    done = check("--help")
     assert done.returncode == 0
     assert done.stdout.startswith("usage: tools/gpu_check.sh")
     assert not done.stderr
 
 
 def test_without_a_gpu_it_fails_in_one_line(tmp_path):
-    done = run(PYTHON=sys.executable, OUT=str(tmp_path / "out"))
+    done = check(PYTHON=sys.executable, OUT=str(tmp_path / "out"))
     assert done.returncode == 2
     assert done.stderr.startswith("gpu_check: device cuda:0")
     assert len(done.stderr.strip().splitlines()) == 1
@@ -91,7 +85,7 @@ def test_without_a_gpu_it_fails_in_one_line(tmp_path):
 
 def test_without_cupy_it_says_so(tmp_path):
     python = executable(tmp_path / "python", f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
-    done = run(PYTHON=str(python))
+    done = check(PYTHON=str(python))
     assert done.returncode == 2
     assert "needs CuPy, which is not installed" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -144,13 +138,10 @@ def test_limits_add_up_to_less_than_eight_minutes():
 @pytest.mark.parametrize(("required", "status", "outcome"), [("", 0, "1 skipped"), ("1", 1, "1 error")])
 def test_one_switch_turns_skipped_gpu_tests_into_failures(required, status, outcome):
     test = "tests/flow_cache/cuda/test_tvl1.py::test_far_motion_stays_finite"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", test], capture_output=True,
-        text=True, check=False, cwd=ROOT,
-        env={
-            **os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), "FLOW_CACHE_REQUIRE_GPU": required,
-            "PYTEST_ADDOPTS": "",  # this run's may ask for coverage, which one test cannot reach
-        },
+    done = run(
+        sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", test,
+        CUDA_VISIBLE_DEVICES="", FLOW_CACHE_REQUIRE_GPU=required,
+        PYTEST_ADDOPTS="",  # this run's may ask for coverage, which one test cannot reach
     )  # fmt: skip
     assert done.returncode == status, done.stdout
     assert outcome in done.stdout

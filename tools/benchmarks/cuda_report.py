@@ -1,4 +1,4 @@
-"""What the benchmark on CUDA found: rows, and the tables that are made of them."""
+"""The report of the benchmark on CUDA: its rows, and the tables that are made of them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from benchmarking import markdown_table, provenance, write_csv
-from cuda_ceilings import Ceilings
-from cuda_work import Work
-
+from benchmarks.cuda_ceilings import Ceilings
+from benchmarks.cuda_costs import Work
+from benchmarks.endpoint_errors import distribution
+from benchmarks.report import bullet_list, format_range, provenance, section, write_csv, write_markdown
 from flow_cache.cuda.backend import Backend
 from flow_cache.cuda.cupy_backend import CupyBackend
 
 LIBRARIES = ("numpy", "numba", "cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc", "opencv-contrib-python",
              "opencv-python-headless", "torch", "cucim-cu13", "cucim-cu12")  # fmt: skip
-AGREED = {"convergence": 0.02, "fixed iterations": 0.002}  # pixels
-KERNELS_AT = ("340x256", 16)  # the size and batch whose kernels are listed
+MAX_ERROR = {"convergence": 0.02, "fixed iterations": 0.002}  # pixels, mean
+KERNELS_SIZE, KERNELS_BATCH = "340x256", 16  # whose kernels are listed
 ABOUT_AGREEMENT = """\
 Mean end-point differences, in pixels, of our flow on the GPU to that of our CPU path, pair by pair, and of the CPU path
-to itself after all grey levels have been changed by one unit in their last place: so much hangs on roundings. Expected
-is a mean of at most {} with convergence, {} at fixed iterations, or twice what the CPU path differs from itself.
+to itself after all grey levels have been changed by one unit in their last place: that much depends on rounding.
+Expected is a mean of at most {} with convergence, {} at fixed iterations, or twice what the CPU path differs from
+itself.
 """
 ABOUT_SPEED = """\
 Pairs of consecutive frames a second, median and range of the repeats. *device*: frames are on the device, the flow
@@ -37,9 +37,22 @@ operations against fused multiplications and additions; the larger one says what
 is large, that they wait for launches or for one another.
 """
 ABOUT_KERNELS = """\
-Counted for a pair of {} frames in a batch of {}, as `tools/cuda_work.py` says; share of each in the pair's bytes and
-operations.
+Counted for a pair of {} frames in a batch of {}, as `tools/benchmarks/cuda_costs.py` says; share of each in the
+pair's bytes and operations.
 """
+AGREEMENT_HEAD = ("preset", "iterations", "pairs", "compared", "mean", "median", "90th percentile", "greatest",
+                  "motion")  # fmt: skip
+SPEED_HEAD = ("size", "preset", "implementation", "frames", "batch", "pairs/s", "memory", "iterations", "bandwidth",
+              "arithmetic")  # fmt: skip
+KERNELS_HEAD = (
+    "preset",
+    "kernel",
+    "launches",
+    "MB",
+    "million operations",
+    "of the bytes",
+    "of the operations",
+)
 
 
 @dataclass(frozen=True)
@@ -50,32 +63,32 @@ class Agreement:
     setting: str
     motion: list[float]
     """Mean length of the CPU's flow, of each pair."""
-    differences: list[float]
+    to_cpu: list[float]
     """GPU to CPU."""
-    own: list[float]
+    to_itself: list[float]
     """CPU to itself after a rounding."""
 
     def holds(self) -> bool:
         """Tell whether the GPU agrees with the CPU as far as it can be expected to; NaN does not."""
-        return statistics.fmean(self.differences) <= max(AGREED[self.setting], 2 * statistics.fmean(self.own))
+        return statistics.fmean(self.to_cpu) <= max(
+            MAX_ERROR[self.setting], 2 * statistics.fmean(self.to_itself)
+        )
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Give the figures as they are tabled: both comparisons."""
-        for compared, values in (("GPU to CPU", self.differences), ("CPU to itself", self.own)):
+        """Return the figures of both comparisons as rows of a table."""
+        for compared, values in (("GPU to CPU", self.to_cpu), ("CPU to itself", self.to_itself)):
             yield {
                 "estimator": self.estimator, "setting": self.setting, "pairs": len(values), "compared": compared,
-                "mean": float(np.mean(values)), "median": float(np.median(values)),
-                "percentile_90": float(np.quantile(values, 0.9)), "greatest": float(np.max(values)),
-                "motion": float(np.mean(self.motion)),
+                **distribution(values), "motion": statistics.fmean(self.motion),
             }  # fmt: skip
 
     def line(self) -> str:
-        """Say it in a line."""
-        found, own = statistics.fmean(self.differences), statistics.fmean(self.own)
+        """Return the verdict and the means in one line."""
+        to_cpu, to_itself = statistics.fmean(self.to_cpu), statistics.fmean(self.to_itself)
         verdict = "agrees" if self.holds() else "DISAGREES"
         return (
-            f"{self.estimator}, {self.setting}, {len(self.differences)} pairs: {verdict}, {found:.5f} px "
-            f"(CPU to itself {own:.5f}, motion {statistics.fmean(self.motion):.2f})"
+            f"{self.estimator}, {self.setting}, {len(self.to_cpu)} pairs: {verdict}, {to_cpu:.5f} px "
+            f"(CPU to itself {to_itself:.5f}, motion {statistics.fmean(self.motion):.2f})"
         )
 
 
@@ -102,7 +115,7 @@ class Row:
     """Why there are no figures."""
 
     def line(self) -> str:
-        """Say it in a line."""
+        """Return the measurement in one line."""
         head = f"{self.size} {self.implementation} {self.estimator}, {self.frames}, batch {self.batch}: "
         if self.note:
             return head + self.note
@@ -112,11 +125,11 @@ class Row:
         return f"{head}{self.rate:.1f} pairs/s" + (shares if self.megabytes_a_pair else "")
 
     def cells(self) -> list[str]:
-        """Give the cells of a table."""
+        """Return the cells of a row of the table."""
         head = [self.size, self.estimator, self.implementation, self.frames, str(self.batch)]
         if self.note:
             return [*head, self.note, "", "", "", ""]
-        rate = f"{self.rate:.1f} ({self.slowest:.1f} to {self.fastest:.1f})"
+        rate = format_range(self.rate, self.slowest, self.fastest, 1)
         if not self.megabytes_a_pair:
             return [*head, rate, "", "", "", ""]
         iterations = f"{self.iterations:.0f}" if self.iterations else ""
@@ -125,7 +138,7 @@ class Row:
 
 
 def device_facts(backend: Backend) -> dict[str, str]:
-    """Say which GPU it is, with which driver, CUDA and clocks."""
+    """Return the GPU's name, driver, CUDA and clocks."""
     if not isinstance(backend, CupyBackend):
         return {"GPU": f"none: {type(backend).__name__}, whose times mean nothing"}
     cupy = importlib.import_module("cupy")
@@ -148,9 +161,9 @@ def device_facts(backend: Backend) -> dict[str, str]:
         done = subprocess.run(query, capture_output=True, text=True, check=False)
         values = [value.strip() for value in done.stdout.strip().split(",")]
         if done.returncode == 0 and len(values) == len(fields):
-            told = zip(fields.values(), values, strict=True)
+            named = zip(fields.values(), values, strict=True)
             facts["driver and clocks"] = (
-                ", ".join(f"{name} {value}" for name, value in told) + " (after the ceilings)"
+                ", ".join(f"{name} {value}" for name, value in named) + " (after the ceilings)"
             )
     return facts
 
@@ -186,13 +199,12 @@ def kernel_rows(work: Mapping[tuple[str, str], Work]) -> list[dict[str, Any]]:
     """List bytes, operations and launches of each kernel, a pair."""
     listed = []
     for (size, name), counted in work.items():
-        batch = KERNELS_AT[1]
-        for kernel, (bytes_, operations) in counted.kernels(batch).items():
+        for kernel, (bytes_, operations) in counted.kernels(KERNELS_BATCH).items():
             listed.append({
                 "size": size, "estimator": name, "kernel": kernel, "launches_a_batch": counted.launches[kernel],
                 "megabytes_a_pair": bytes_ / 1e6, "megaoperations_a_pair": operations / 1e6,
-                "byte_share": bytes_ / counted.total(batch)[0],
-                "operation_share": operations / max(1.0, counted.total(batch)[1]),
+                "byte_share": bytes_ / counted.total(KERNELS_BATCH)[0],
+                "operation_share": operations / max(1.0, counted.total(KERNELS_BATCH)[1]),
             })  # fmt: skip
     return listed
 
@@ -218,40 +230,30 @@ def write_report(
         **facts,
         "ceilings": f"copy {ceilings.bandwidth / 1e9:.0f} GB/s read and written, fused multiplications and additions "
         f"{ceilings.arithmetic / 1e12:.1f} Top/s",
-        "frames": f"videos of {given.videos}" if given.videos else "generated by tools/cuda_frames.py",
+        "frames": f"videos of {given.videos}"
+        if given.videos
+        else "generated by tools/benchmarks/synthetic_frames.py",
         "repeats": f"{given.repeats}, each of at least {given.timed} s, after three warm-ups; wall clock, synchronised",
         "not compared": "; ".join(missing) or "nothing",
     }
-    lines = ["# Optical flow on CUDA", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
-    head = [
-        "preset",
-        "iterations",
-        "pairs",
-        "compared",
-        "mean",
-        "median",
-        "90th percentile",
-        "greatest",
-        "motion",
+    agreement_table = [
+        [f"{v:.5f}" if isinstance(v, float) else str(v) for v in row.values()] for row in agreement_rows
     ]
-    table = [[f"{v:.5f}" if isinstance(v, float) else str(v) for v in row.values()] for row in agreement_rows]
-    lines += ["## Agreement", "", ABOUT_AGREEMENT.format(*AGREED.values()), *markdown_table(head, table)]
-    head = ["size", "preset", "implementation", "frames", "batch", "pairs/s", "memory", "iterations", "bandwidth",
-            "arithmetic"]  # fmt: skip
-    lines += ["## Speed and memory", "", ABOUT_SPEED, *markdown_table(head, [row.cells() for row in rows])]
-    size = KERNELS_AT[0] if any(row["size"] == KERNELS_AT[0] for row in kernels) else kernels[0]["size"]
-    head = ["preset", "kernel", "launches", "MB", "million operations", "of the bytes", "of the operations"]
-    table = [
+    size = KERNELS_SIZE if any(row["size"] == KERNELS_SIZE for row in kernels) else kernels[0]["size"]
+    kernel_table = [
         [
             row["estimator"], row["kernel"], str(row["launches_a_batch"]), f"{row['megabytes_a_pair']:.2f}",
             f"{row['megaoperations_a_pair']:.2f}", f"{row['byte_share']:.1%}", f"{row['operation_share']:.1%}",
         ]
         for row in kernels if row["size"] == size
     ]  # fmt: skip
-    lines += [
-        "## Bytes and operations",
-        "",
-        ABOUT_KERNELS.format(size, KERNELS_AT[1]),
-        *markdown_table(head, table),
-    ]
-    (folder / "cuda.md").write_text("\n".join(lines))
+    write_markdown(
+        folder / "cuda.md",
+        "Optical flow on CUDA",
+        [*bullet_list(about), ""],
+        section("Agreement", ABOUT_AGREEMENT.format(*MAX_ERROR.values()), AGREEMENT_HEAD, agreement_table),
+        section("Speed and memory", ABOUT_SPEED, SPEED_HEAD, [row.cells() for row in rows]),
+        section(
+            "Bytes and operations", ABOUT_KERNELS.format(size, KERNELS_BATCH), KERNELS_HEAD, kernel_table
+        ),
+    )

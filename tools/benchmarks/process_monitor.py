@@ -1,4 +1,4 @@
-"""Run a command and watch it, with all processes that it starts: processor time and memory. Reads /proc: Linux only."""
+"""Run a command and measure the processor time and memory of all its processes. Reads /proc: Linux only."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import ROOT
 from flow_cache.cores import available_cores
 
-ROOT = Path(__file__).resolve().parents[1]
 PRECOMPUTE = [sys.executable, str(ROOT / "tools" / "precompute_flow.py")]
-_TICKS = os.sysconf("SC_CLK_TCK")
-_SESSION, _CPU = (
-    3,
-    slice(11, 15),
-)  # places in /proc/PID/stat behind the name: user, system, and those of dead children
+# Positions in /proc/PID/stat behind the name: the session, and user and system time, own and of children waited for.
+_SESSION, _CPU_TIMES = 3, slice(11, 15)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """All processes of a command at one time."""
+    """What all processes of a command used, at one time."""
 
-    at: float
+    time: float
     """Seconds since the epoch, as files are dated."""
-    busy: float
-    """Processor time that they had used by then, seconds."""
+    cpu_seconds: float
+    """Processor time used so far."""
     largest: float
     """Peak resident memory so far of the process that has the highest, MiB."""
     together: float
@@ -38,15 +35,18 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Watched:
+class MonitoredRun:
     """A command that has ended."""
 
     started: float
+    """Seconds since the epoch."""
     ended: float
-    busy: float
-    """Processor time of all its processes, seconds."""
+    cpu_seconds: float
+    """Processor time of all its processes."""
     samples: list[Sample]
     output: str
+    cores: int = field(default_factory=available_cores)
+    """How many the command could use."""
 
     @property
     def seconds(self) -> float:
@@ -66,22 +66,30 @@ class Watched:
     def utilisation(self, start: float | None = None, end: float | None = None) -> float:
         """Return the share of all cores' time that was used from `start` to `end`; default: the whole command."""
         if start is None or end is None:
-            return self.busy / (self.seconds * available_cores())
-        times = [sample.at for sample in self.samples]
-        used = np.interp([start, end], times, [sample.busy for sample in self.samples])
-        return float(used[1] - used[0]) / ((end - start) * available_cores())
+            return self.cpu_seconds / (self.seconds * self.cores)
+        times = [sample.time for sample in self.samples]
+        used = np.interp([start, end], times, [sample.cpu_seconds for sample in self.samples])
+        return float(used[1] - used[0]) / ((end - start) * self.cores)
 
 
-def environment() -> dict[str, str]:
+def checkout_environment() -> dict[str, str]:
     """Return an environment in which a script finds the packages of this checkout."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
-def watch(command: Sequence[str], *, memory: bool = False, every: float = 0.1) -> Watched:
-    """Run a command in a session of its own until it ends; raises SystemExit with its complaint if it fails."""
+def run_monitored(command: Sequence[str], *, memory: bool = False, interval: float = 0.1) -> MonitoredRun:
+    """Run a command in a session of its own until it ends, and look at it every `interval` seconds.
+
+    Raises:
+        SystemExit: The command failed; the message holds what it printed.
+    """
     started = time.time()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=checkout_environment(),
     ) as run:
         assert run.stdout is not None
         samples = [Sample(started, 0.0, 0.0, 0.0)]
@@ -91,35 +99,43 @@ def watch(command: Sequence[str], *, memory: bool = False, every: float = 0.1) -
             status = os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if status is not None:
                 break
-            time.sleep(every)
+            time.sleep(interval)
         ended = time.time()
         samples.append(_sample(run.pid, samples[-1], False))
         output = run.stdout.read().decode(errors="replace")
     if run.returncode:
         raise SystemExit(f"{' '.join(command)} failed with exit status {run.returncode}:\n{output}")
-    return Watched(started, ended, samples[-1].busy, samples, output)
+    return MonitoredRun(started, ended, samples[-1].cpu_seconds, samples, output)
 
 
-def members(session: int) -> list[int]:
+def session_processes(session: int) -> list[int]:
     """List the processes of a session."""
-    return [pid for pid in _processes() if (status := _status(pid)) and int(status[_SESSION]) == session]
+    return [pid for pid in _processes() if (stat := _stat(pid)) and int(stat[_SESSION]) == session]
 
 
-def processor_seconds(session: int) -> float:
+def session_cpu_seconds(session: int) -> float:
     """Return the processor time of a session's processes, and of all children that they have waited for."""
     ticks = 0
     for pid in _processes():
-        status = _status(pid)
-        if status and int(status[_SESSION]) == session:
-            ticks += sum(map(int, status[_CPU]))
-    return ticks / _TICKS
+        stat = _stat(pid)
+        if stat and int(stat[_SESSION]) == session:
+            ticks += sum(map(int, stat[_CPU_TIMES]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def own_memory(name: str) -> float:
+    """Return a field of this process's /proc/self/status in MiB: VmRSS, VmHWM (the peak of VmRSS), VmSize."""
+    kibibytes = _kibibytes("self", "status", name)
+    if kibibytes is None:
+        raise SystemExit(f"/proc/self/status has no {name}: memory is measured on Linux only")
+    return kibibytes / 1024
 
 
 def _processes() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
 
 
-def _status(pid: int) -> list[str]:
+def _stat(pid: int) -> list[str]:
     """Read the fields of /proc/PID/stat behind the name, which may hold blanks; nothing if the process has gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -128,20 +144,21 @@ def _status(pid: int) -> list[str]:
 
 
 def _sample(session: int, last: Sample, memory: bool) -> Sample:
-    at, busy = time.time(), processor_seconds(session)
+    now, cpu_seconds = time.time(), session_cpu_seconds(session)
     largest = together = 0.0
-    for pid in members(session) if memory else []:
-        largest = max(largest, _kibibytes(pid, "status", "VmHWM") / 1024)
-        together += _kibibytes(pid, "smaps_rollup", "Pss") / 1024
+    for pid in session_processes(session) if memory else []:
+        largest = max(largest, (_kibibytes(pid, "status", "VmHWM") or 0) / 1024)
+        together += (_kibibytes(pid, "smaps_rollup", "Pss") or 0) / 1024
     # A process that is waited for between two looks at /proc may be missed by both: time used never becomes less.
-    return Sample(at, max(busy, last.busy), max(largest, last.largest), together)
+    return Sample(now, max(cpu_seconds, last.cpu_seconds), max(largest, last.largest), together)
 
 
-def _kibibytes(pid: int, file: str, name: str) -> int:
+def _kibibytes(process: int | str, file: str, name: str) -> int | None:
+    """Read a figure of /proc/PROCESS/FILE; None if the process has gone or there is no such figure."""
     try:
-        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+        for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
             if line.startswith(name + ":"):
                 return int(line.split()[1])
     except OSError:
-        pass  # it has gone
-    return 0
+        pass
+    return None

@@ -1,67 +1,41 @@
-"""What the benchmarks share: real frames, timing in turns, where it was measured, tables."""
+"""Write the reports of the benchmarks: where it was measured, tables in markdown and in CSV."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import platform
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flow_cache.cores import available_cores
-from flow_cache.errors import FlowCacheError
-from flow_cache.frames import find_videos, read_frames
-
-Frames = NDArray[np.uint8]
 
 
-def pick_videos(folder: Path, count: int) -> list[Path]:
-    """Choose `count` videos, evenly spread over all that a folder holds by name."""
-    try:
-        videos = find_videos(folder)
-    except FlowCacheError as error:
-        raise SystemExit(str(error)) from error
-    if not videos:
-        raise SystemExit(f"{folder} holds no videos")
-    places = np.linspace(0, len(videos) - 1, min(count, len(videos))).round().astype(int)
-    return [videos[place] for place in places]
-
-
-def read_pairs(videos: Sequence[Path], width: int, height: int) -> tuple[Frames, Frames]:
-    """Read the two grey frames in the middle of each video, resized: two stacks (N, H, W)."""
-    firsts, seconds = [], []
-    for video in videos:
-        greys = [frame.grey for frame in read_frames(video, size=(width, height))]
-        if len(greys) < 2:
-            raise SystemExit(f"{video} has {len(greys)} frame, a pair needs 2")
-        middle = len(greys) // 2
-        firsts.append(greys[middle - 1])
-        seconds.append(greys[middle])
-    return np.stack(firsts), np.stack(seconds)
-
-
-def time_in_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Run every task `repeats` times, one after the other in each round; returns seconds."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(repeats):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            times[name].append(time.perf_counter() - start)
-    return times
+def add_flow_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that all benchmarks of an estimator of flow take."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports/benchmarks"),
+        help="folder for the report (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--agreement", type=int, default=100, help="pairs to compare first (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--agreement-size", default="340x256", help="WIDTHxHEIGHT of these pairs (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats (default: %(default)s)")
 
 
 def provenance(*libraries: str) -> dict[str, str]:
-    """Say what was run, on which commit, machine and versions."""
+    """Return the command that was run, and the commit, the machine and the versions of libraries."""
     commit = _git("rev-parse", "HEAD")
     state = " with uncommitted changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
     command = [Path(sys.executable).name, os.path.relpath(sys.argv[0]), *sys.argv[1:]]
@@ -76,7 +50,7 @@ def provenance(*libraries: str) -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    """Ask git; nothing where there is none, or no checkout."""
+    """Return what git prints; nothing where there is no git or no checkout."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -109,7 +83,28 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         table.writerows(rows)
 
 
+def write_markdown(path: Path, title: str, *parts: Sequence[str]) -> None:
+    """Write a title and the lines of each part, with an empty line after the title."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([f"# {title}", "", *(line for part in parts for line in part)]))
+
+
+def bullet_list(about: Mapping[str, str]) -> list[str]:
+    """Return the lines of a list, `- name: value`."""
+    return [f"- {name}: {value}" for name, value in about.items()]
+
+
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, an empty one after it."""
+    """Return the lines of a table, and an empty line after it."""
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def section(title: str, intro: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a section: its title, what is to be said before the table, the table."""
+    return [f"## {title}", "", intro.strip(), "", *markdown_table(head, rows)]
+
+
+def format_range(median: float, lowest: float, highest: float, decimals: int) -> str:
+    """Return a median with the range of the repeats in brackets."""
+    return f"{median:.{decimals}f} ({lowest:.{decimals}f} to {highest:.{decimals}f})"

@@ -1,4 +1,4 @@
-"""The ways to keep flow and frames that the cache is compared with."""
+"""The ways to store flow and frames that the cache is compared with."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Clip:
 
 
 class Store(ABC):
-    """One way to keep videos; readers are made once and then asked for clips."""
+    """One way to store videos; a store is made once and then asked for clips."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class Store(ABC):
         yield from (path for path in self.folder.rglob("*") if path.is_file())
 
     def close(self) -> None:  # noqa: B027 - most stores hold nothing open
-        """Let go of open files, or the kernel would keep their pages."""
+        """Close open files, or the kernel would keep their pages."""
 
     def drop(self, video: int) -> None:
         """Ask the kernel to forget a video's files."""
@@ -80,7 +80,7 @@ class Cache(Store):
 class Folders(Store):
     """`flow_x_00001.jpg` folders, read by OpenCV."""
 
-    keeps = True
+    keeps = True  # images that a clip has read already
 
     def read(self, video: int, fields: Sequence[int], frames: Sequence[int]) -> Read:
         cv2 = opencv()
@@ -113,13 +113,13 @@ def decode_unique(
 ) -> Levels:
     """Decode each wanted image once."""
     out = np.empty((len(indices), *shape), np.uint8)
-    places: dict[int, int] = {}
-    for place, index in enumerate(indices):
-        if index in places:
-            out[place] = out[places[index]]
+    first: dict[int, int] = {}  # where each index occurs first
+    for position, index in enumerate(indices):
+        if index in first:
+            out[position] = out[first[index]]
         else:
-            decode_into(read(index), codec, out[place])
-            places[index] = place
+            decode_into(read(index), codec, out[position])
+            first[index] = position
     return out
 
 
@@ -143,9 +143,9 @@ class Hdf5(Store):
     def read(self, video: int, fields: Sequence[int], frames: Sequence[int]) -> Read:
         group = self.open()[str(video)]
         unique, inverse = np.unique(fields, return_inverse=True)
-        # In stretches: h5py takes seconds for a list of scattered places.
-        stretches = np.split(unique, np.flatnonzero(np.diff(unique) > 1) + 1)
-        levels = np.concatenate([group["flow"][part[0] : part[-1] + 1] for part in stretches])[inverse]
+        # In runs of neighbours: h5py takes seconds for a list of scattered indices.
+        runs = np.split(unique, np.flatnonzero(np.diff(unique) > 1) + 1)
+        levels = np.concatenate([group["flow"][part[0] : part[-1] + 1] for part in runs])[inverse]
         shape = (*levels.shape[2:], 3)
         return levels, decode_unique(frames, shape, RGB, lambda n: group["rgb"][n].tobytes())
 
@@ -200,7 +200,7 @@ def build(clips: list[Clip], folder: Path) -> dict[str, Store]:
     ours = Cache(folder / "jpegls")
     for number, clip in enumerate(clips):
         write_cache(ours.path(number), clip, OURS_CODEC)
-    levels = Cache(folder / "lossless")  # so that the folders are made of the very levels, not of ours
+    levels = Cache(folder / "lossless")  # so that the folders are made of the exact levels, not of ours
     for number, clip in enumerate(clips):
         write_cache(levels.path(number), clip, CodecSettings("png", rgb_quality=RGB_QUALITY))
     export_cache(ExportConfig(levels.folder, folder / "folders"))

@@ -1,24 +1,25 @@
-"""Estimators that run on the CPU and on a GPU, and how far what they say there is apart."""
+"""Estimators that run on the CPU and on a GPU, and how far their results are apart."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from benchmarking import Frames
-from cuda_report import Agreement
 
+from benchmarks.cuda_report import Agreement
+from benchmarks.endpoint_errors import endpoint_errors, mean_lengths
+from benchmarks.videos import Frames
 from flow_cache.cuda.backend import Backend
 from flow_cache.cuda.engine import CudaMethod
+from flow_cache.cuda.farneback import Farneback
 from flow_cache.cuda.tvl1 import TUNINGS, TVL1
 from flow_cache.errors import ArgumentError
 from flow_cache.methods import get_method
 from flow_cache.methods.base import Parameters
 
-CLASSES = {"tvl1": ("flow_cache.cuda.tvl1", "TVL1"), "farneback": ("flow_cache.cuda.farneback", "Farneback")}
+CLASSES: dict[str, Callable[..., CudaMethod]] = {"tvl1": TVL1, "farneback": Farneback}
 
 
 @dataclass(frozen=True)
@@ -29,64 +30,59 @@ class Estimator:
     preset: str
     tuning: int = 0
     """Which of the ways to compile TV-L1's iterations."""
+    get_method: Callable[..., Any] = get_method
+    """Makes the method of the CPU, and with it the parameters of both."""
 
     @classmethod
-    def named(cls, name: str) -> Estimator:
-        """Take METHOD:PRESET."""
+    def named(cls, name: str, get_method: Callable[..., Any] = get_method) -> Estimator:
+        """Take METHOD:PRESET; raises ArgumentError if there is no such method or preset."""
         method, _, preset = name.partition(":")
-        made = cls(method, preset)
+        estimator = cls(method, preset, get_method=get_method)
         if method not in CLASSES:
             raise ArgumentError(
                 f"a preset must be METHOD:PRESET with one of {', '.join(CLASSES)}, got {name!r}"
             )
-        made.parameters()
-        return made
+        estimator.parameters()
+        return estimator
 
     @property
     def name(self) -> str:
-        how = TUNINGS[self.tuning]
-        told = (
-            f", {how.iterations} iterations, {how.columns} columns, {how.resident} blocks"
-            if self.tuning
-            else ""
-        )
-        return f"{self.method} {self.preset}{told}"
+        """The method, the preset, and the tuning if it is not the usual one."""
+        if not self.tuning:
+            return f"{self.method} {self.preset}"
+        tuning = TUNINGS[self.tuning]
+        tuned = f"{tuning.iterations} iterations, {tuning.columns} columns, {tuning.resident} blocks"
+        return f"{self.method} {self.preset}, {tuned}"
 
     def parameters(self, **changed: Any) -> Parameters:
         """Return the preset's parameters, some of them replaced."""
-        return get_method(self.method, preset=self.preset, **changed).parameters
+        parameters: Parameters = self.get_method(self.method, preset=self.preset, **changed).parameters
+        return parameters
 
     def on_cpu(self, **changed: Any) -> Any:
         """Return our CPU path, with all cores."""
-        return get_method(self.method, preset=self.preset, threads=0, **changed)
+        return self.get_method(self.method, preset=self.preset, threads=0, **changed)
 
     def on_gpu(self, backend: Backend, **changed: Any) -> CudaMethod:
         """Return the estimator on a device."""
-        module, name = CLASSES[self.method]
-        made: CudaMethod = getattr(importlib.import_module(module), name)(self.parameters(**changed), backend)
-        if isinstance(made, TVL1):
-            made.tuning = TUNINGS[self.tuning]
-        return made
-
-
-def differences(flow: Any, other: Any) -> list[float]:
-    """Return the mean end-point difference of each pair of fields, pixels."""
-    distance = np.hypot(flow[:, 0] - other[:, 0], flow[:, 1] - other[:, 1])
-    return [float(value) for value in distance.mean(axis=(1, 2))]
+        method = CLASSES[self.method](self.parameters(**changed), backend)
+        if isinstance(method, TVL1):
+            method.tuning = TUNINGS[self.tuning]
+        return method
 
 
 def compare(backend: Backend, estimator: Estimator, setting: str, stacks: list[Frames]) -> Agreement:
     """Compare a GPU's flow with the CPU's on all pairs of some stacks."""
     changed = {"epsilon": 0.0} if setting == "fixed iterations" and estimator.method == "tvl1" else {}
     gpu, cpu = estimator.on_gpu(backend, **changed), estimator.on_cpu(**changed)
-    found, own, moved = [], [], []
+    to_cpu, to_itself, motion = [], [], []
     for stack in stacks:
         expected = cpu(stack)
-        found += differences(gpu(stack), expected)
+        to_cpu += endpoint_errors(gpu(stack), expected)
         # grey levels that differ by a unit in the last place
-        own += differences(cpu(np.nextafter(stack.astype(np.float32), np.float32(128))), expected)
-        moved += [float(value) for value in np.hypot(expected[:, 0], expected[:, 1]).mean(axis=(1, 2))]
-    return Agreement(estimator.name, setting, moved, found, own)
+        to_itself += endpoint_errors(cpu(np.nextafter(stack.astype(np.float32), np.float32(128))), expected)
+        motion += mean_lengths(expected)
+    return Agreement(estimator.name, setting, motion, to_cpu, to_itself)
 
 
 def agreement(

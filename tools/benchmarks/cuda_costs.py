@@ -1,13 +1,13 @@
-"""How many bytes and operations the kernels of flow on CUDA take, counted launch by launch on real frames.
+"""Count the bytes and operations that the kernels of flow on CUDA take, launch by launch, on given frames.
 
-The estimator runs once on a device that looks at its launches: what a launch does follows from its arguments, known by
-the names that the kernel's source gives them, and from the pairs' control records before and after it, which say how
-many iterations were done.
+The estimator runs once on a device that looks at its launches. What a launch does follows from its arguments, known by
+the names that the kernel's source gives them, and from the control records of the pairs before and after it, which say
+how many iterations were done.
 
-Bytes: every value that a launch must read or write, once; what neighbouring blocks read again comes from caches, and so
-may, in small batches, what the launch before has written, wherefore the share of a copy's bandwidth can be too high
-there. Operations: single-precision additions, multiplications (a fused one is two), minima, maxima, divisions and roots
-(one each), also where a pixel is worked on twice since strips overlap; not index arithmetic, nor double precision.
+Bytes: every value that a launch must read or write, once. What neighbouring blocks read again comes from caches. In
+small batches, so may what the launch before has written: the share of a copy's bandwidth can then be too high.
+Operations: single-precision additions, multiplications (a fused one is two), minima, maxima, divisions and roots (one
+each), also where a pixel is computed twice because strips overlap; not index arithmetic, nor double precision.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def kernels_of(source: str) -> list[str]:
 
 
 def record_fields() -> dict[str, int]:
-    """Return the places of the fields of a pair's control record."""
+    """Return the position of each field of a pair's control record."""
     defined = re.findall(r"^#define (\w+) (\d+)", kernel_source("tvl1_work.cuh"), flags=re.MULTILINE)
     return {name: int(value) for name, value in defined}
 
@@ -83,7 +83,7 @@ def _begin_level(v: Values) -> Cost:
 
 
 def _warp(v: Values) -> Cost:
-    # u, the first frame, three planes of the second one; three planes written. Cubic weights 30, place 10, samples 108
+    # u, the first frame, three planes of the second one; three planes written. Weights 30, position 10, samples 108
     return FLOAT * (2 + 1 + 3 + 3) * _plane(v), 153 * _area(v)
 
 
@@ -99,19 +99,19 @@ def _iterate(v: Values, count: int) -> Cost:
 
 
 def _smooth_rows(v: Values) -> Cost:
-    made = v["height"] * v["level_width"]
+    outputs = v["height"] * v["level_width"]
     read = v["frames"].dtype.itemsize * _area(v)
-    return read + FLOAT * made, 5 * (2 * v["radius"] + 2) * made
+    return read + FLOAT * outputs, 5 * (2 * v["radius"] + 2) * outputs
 
 
 def _smooth_columns(v: Values) -> Cost:
-    made = v["level_height"] * v["level_width"]
-    read = v["height"] * v["level_width"]
-    return FLOAT * (read + made), 5 * (2 * v["radius"] + 2) * made
+    outputs = v["level_height"] * v["level_width"]
+    inputs = v["height"] * v["level_width"]
+    return FLOAT * (inputs + outputs), 5 * (2 * v["radius"] + 2) * outputs
 
 
 def _overlapped(v: Values) -> float:
-    """Return the pixels for which blocks along rows compute what they share with neighbours."""
+    """Return how many pixels the blocks along rows compute, with those that neighbouring blocks compute too."""
     return float(_area(v) * (v["outputs"] + 2 * v["radius"]) / v["outputs"])
 
 
@@ -136,7 +136,7 @@ def _enlarge(v: Values) -> Cost:
     return 2 * FLOAT * (v["coarse_height"] * v["coarse_width"] + _area(v)), 20 * _area(v)
 
 
-# What a kernel does for one frame, or for one pair.
+# What each kernel does for one frame, or for one pair.
 FRAME_COSTS: dict[str, Callable[[Values], Cost]] = {
     "grey_from_bytes": lambda v: ((1 + FLOAT) * _area(v), 0),
     "grey_from_floats": lambda v: (2 * FLOAT * _area(v), 0),
@@ -170,7 +170,7 @@ class Work:
     """Kernel: (pairs, 2)."""
     launches: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     iterations: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """TV-L1's iterations of each pair, over all levels and warps, those done again counted in; else empty."""
+    """TV-L1's iterations of each pair, over all levels and warps, with those done again; empty for other methods."""
 
     def _chosen(self, batch: int) -> NDArray[np.int64]:
         return np.arange(batch) % self.pairs
@@ -215,13 +215,13 @@ class _CountingModule:
             costs += np.array(PAIR_COSTS[name](values), np.float64)
         elif name == "median":
             phase, outer = records[:, self._fields["PHASE"]], records[:, self._fields["OUTER"]]
-            at_work = (phase == self._fields["ITERATE"]) & (outer == values["outer"])
-            costs += at_work[:, None] * np.array(_median(values), np.float64)
+            active = (phase == self._fields["ITERATE"]) & (outer == values["outer"])
+            costs += active[:, None] * np.array(_median(values), np.float64)
         else:
-            # both are counted in pixels, or what stands for them, of the level
+            # both count pixels of the level, or groups of them: their ratio is the iterations that one pass did
             iterated, passes = (
-                backend.download(values["next"])[:, place] - records[:, place]
-                for place in (self._fields["ITERATED"], self._fields["PASSES"])
+                backend.download(values["next"])[:, field] - records[:, field]
+                for field in (self._fields["ITERATED"], self._fields["PASSES"])
             )
             done = iterated // np.maximum(passes, 1)
             for pair in np.flatnonzero(passes):

@@ -1,4 +1,4 @@
-"""Other people's flow on CUDA, where it is installed: cuCIM's TV-L1 and OpenCV's, built with CUDA, pair by pair."""
+"""Other projects' flow on CUDA, where it is installed: cuCIM's TV-L1, and OpenCV's if built with CUDA, pair by pair."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Other:
-    """An estimator of others: what it is called, which presets of ours it is to be compared with, and how it is run."""
+class ThirdParty:
+    """An estimator of another project."""
 
     name: str
     method: str
     presets: tuple[str, ...]
+    """Ours that it is compared with."""
     prepare: Callable[[Parameters, Any], Run]
-    """Parameters and host frames (T, H, W) uint8 to a function that queues the flow of all pairs, frames uploaded."""
+    """Takes parameters and host frames (T, H, W) uint8, uploads them, returns what queues the flow of all pairs."""
 
 
-def others() -> tuple[list[Other], list[str]]:
-    """List the estimators that are here, and say of the others why they are not."""
+def installed() -> tuple[list[ThirdParty], list[str]]:
+    """List the estimators that are installed, and why each of the others is missing."""
     found, missing = [], []
     if find_spec("cucim") and find_spec("cupy"):
-        found.append(Other("cuCIM", "tvl1", ("opencv",), _cucim))
+        found.append(ThirdParty("cuCIM", "tvl1", ("opencv",), _cucim))
     else:
         missing.append("cuCIM is not installed")
     cv = opencv()
@@ -42,9 +43,9 @@ def others() -> tuple[list[Other], list[str]]:
         for name in ("OpticalFlowDual_TVL1_create", "FarnebackOpticalFlow_create")
     )
     if devices > 0 and tvl1:
-        found.append(Other("OpenCV CUDA", "tvl1", ("opencv-cuda",), _opencv_tvl1))
+        found.append(ThirdParty("OpenCV CUDA", "tvl1", ("opencv-cuda",), _opencv_tvl1))
     if devices > 0 and farneback:
-        found.append(Other("OpenCV CUDA", "farneback", ("default", "opencv"), _opencv_farneback))
+        found.append(ThirdParty("OpenCV CUDA", "farneback", ("default", "opencv"), _opencv_farneback))
     if not (devices > 0 and (tvl1 or farneback)):
         missing.append("OpenCV is not built with CUDA's optical flow")
     return found, missing
@@ -64,7 +65,7 @@ def _cucim(parameters: Parameters, frames: Any) -> Run:
     return run
 
 
-def _on_gpu(frames: Any) -> list[Any]:
+def _upload(frames: Any) -> list[Any]:
     matrices = []
     for frame in frames:
         matrix = opencv().cuda.GpuMat()
@@ -74,7 +75,7 @@ def _on_gpu(frames: Any) -> list[Any]:
 
 
 def _pair_by_pair(estimator: Any, frames: Any) -> Run:
-    greys = _on_gpu(frames)
+    greys = _upload(frames)
 
     def run() -> None:
         for before, after in itertools.pairwise(greys):

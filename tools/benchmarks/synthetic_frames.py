@@ -1,19 +1,17 @@
 """Frames for measurements on machines without videos: textures that move as filmed scenes do, by NumPy alone.
 
-A scene is a background seen by a camera that pans and zooms, and patches that move over it on ways of their own,
-hiding it and one another; each frame has noise and a brightness of its own. The same seed gives the same frames.
+A scene is a background seen by a camera that pans and zooms, and patches that move over it on paths of their own and
+hide it and one another; each frame has noise and a brightness of its own. The same seed gives the same frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from benchmarking import Frames, pick_videos
 from numpy.typing import NDArray
 
-from flow_cache.frames import read_frames
+from benchmarks.videos import Frames, pick_videos, read_middle
 
 Plane = NDArray[np.float32]
 TEXTURE = 256  # pixels of a side; it repeats without a seam
@@ -88,13 +86,4 @@ def scenes(videos: Path | None, number: int, count: int, width: int, height: int
     """Return `number` stacks of `count` frames: from the middles of a folder's videos (None = generated)."""
     if videos is None:
         return [scene(seed, count, height, width) for seed in range(number)]
-    return [middle(video, count, width, height) for video in pick_videos(videos, number)]
-
-
-def middle(video: Path, count: int, width: int, height: int) -> Frames:
-    """Read up to `count` consecutive grey frames in the middle of a video."""
-    greys: Sequence[Frames] = [frame.grey for frame in read_frames(video, size=(width, height))]
-    if len(greys) < 2:
-        raise SystemExit(f"{video} has {len(greys)} frame, a pair needs 2")
-    start = max(0, (len(greys) - count) // 2)
-    return np.stack(greys[start : start + count])
+    return [read_middle(video, count, width, height) for video in pick_videos(videos, number)]

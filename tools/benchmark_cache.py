@@ -32,19 +32,19 @@ from benchmarks.cache_stores import FOLDERS, OURS, RGB_QUALITY, Clip, build, wri
 from benchmarks.report import bullet_list, format_range, provenance, section, write_csv, write_markdown
 from benchmarks.timing import ratios, time_in_turns
 from benchmarks.videos import pick_videos
-from flow_cache.codecs import CodecSettings, decode_into, encode_flow
-from flow_cache.container import CacheReader
-from flow_cache.frames import read_frames
-from flow_cache.methods import get_method
-from flow_cache.opencv import opencv
-from flow_cache.quantize import DEFAULT_BOUND, quantize
+from flow_cache.cache.codecs import StorageSettings, decode_into, encode_flow
+from flow_cache.cache.reader import CacheReader
+from flow_cache.methods.registry import get_method
+from flow_cache.quantization import DEFAULT_BOUND, quantize
+from flow_cache.runtime import opencv
+from flow_cache.video.frames import read_frames
 
 SEGMENTS, STACK = 16, 10
 LIBRARIES = ("numpy", "imagecodecs", "opencv-contrib-python", "h5py", "lmdb")
 SETTINGS = [
-    *(CodecSettings("jpegls", max_error=error) for error in (0, 1, 2, 3)),
-    *(CodecSettings("jpeg", quality=quality) for quality in (75, 90, 95)),
-    CodecSettings("png"),
+    *(StorageSettings("jpegls", max_error=error) for error in (0, 1, 2, 3)),
+    *(StorageSettings("jpeg", quality=quality) for quality in (75, 90, 95)),
+    StorageSettings("png"),
 ]
 
 
@@ -108,11 +108,11 @@ def measure_codecs(clips: list[Clip], repeats: int) -> list[CodecRow]:
     errors = {}
     out = np.empty_like(images[0])
 
-    def encode(settings: CodecSettings) -> None:
+    def encode(settings: StorageSettings) -> None:
         for image in images:
             encode_flow(image, settings)
 
-    def decode(settings: CodecSettings) -> None:
+    def decode(settings: StorageSettings) -> None:
         for data in encoded[setting_name(settings)]:
             decode_into(data, settings, out)
 
@@ -126,7 +126,7 @@ def measure_codecs(clips: list[Clip], repeats: int) -> list[CodecRow]:
         assert not counts[limit + 1 :].any(), f"{settings} breaks its promise"
     encoding = time_in_turns({setting_name(s): partial(encode, s) for s in SETTINGS}, repeats)
     decoding = time_in_turns({setting_name(s): partial(decode, s) for s in SETTINGS}, repeats)
-    reference = setting_name(CodecSettings())
+    reference = setting_name(StorageSettings())
     rows = []
     for settings in SETTINGS:
         key = setting_name(settings)
@@ -145,7 +145,7 @@ def measure_codecs(clips: list[Clip], repeats: int) -> list[CodecRow]:
     return rows
 
 
-def setting_name(settings: CodecSettings) -> str:
+def setting_name(settings: StorageSettings) -> str:
     """Name a codec and its setting."""
     if settings.codec == "png":
         return "png"
@@ -167,7 +167,7 @@ def measure_opening(clips: list[Clip], folder: Path, repeats: int) -> list[Openi
             np.concatenate([joined.flow] * tiled)[:fields], np.concatenate([joined.rgb] * tiled)[: fields + 1]
         )
         path = folder / f"{fields}.flow.zip"
-        write_cache(path, clip, CodecSettings(rgb_quality=RGB_QUALITY))
+        write_cache(path, clip, StorageSettings(rgb=True, rgb_quality=RGB_QUALITY))
         with CacheReader(path) as reader:
             middle = (fields - STACK) // 2
             tasks: dict[str, Callable[[], object]] = {

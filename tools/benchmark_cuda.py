@@ -37,13 +37,13 @@ from benchmarks.report import add_flow_arguments
 from benchmarks.synthetic_frames import scenes, to_and_fro
 from benchmarks.timing import MIN_SECONDS, TooSlowError, median_and_range, seconds_per_call
 from benchmarks.videos import Frames, parse_size
-from flow_cache.cores import available_cores
-from flow_cache.cuda.backend import Backend
-from flow_cache.cuda.cupy_backend import CupyBackend
-from flow_cache.cuda.tvl1 import TUNINGS
-from flow_cache.device import open_device
 from flow_cache.errors import ArgumentError, DeviceError
-from flow_cache.methods import get_method
+from flow_cache.methods.cuda.backend import Backend
+from flow_cache.methods.cuda.cupy_backend import CupyBackend
+from flow_cache.methods.cuda.tvl1 import TUNINGS
+from flow_cache.methods.device import open_device
+from flow_cache.methods.registry import get_method
+from flow_cache.runtime import available_cores
 
 SIZES = ("340x256", "320x240", "640x480", "1920x1080")  # what matters most first, should time run out
 BATCHES = (1, 4, 16, 64, 256)

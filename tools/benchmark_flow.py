@@ -42,10 +42,11 @@ from benchmarks.report import (
 )
 from benchmarks.timing import median_and_range, time_in_turns
 from benchmarks.videos import Frames, parse_size, pick_videos, read_pairs
-from flow_cache.cores import available_cores
 from flow_cache.errors import ArgumentError
-from flow_cache.methods import _tvl1_iterate, _tvl1_median, _tvl1_pyramid, _tvl1_warp, get_method, tvl1
-from flow_cache.opencv import opencv
+from flow_cache.methods.registry import get_method
+from flow_cache.methods.tvl1 import estimator as tvl1
+from flow_cache.methods.tvl1 import iterate, median, pyramid, warp
+from flow_cache.runtime import available_cores, opencv
 
 Flow = NDArray[np.float32]
 Estimate = Callable[[NDArray[Any], NDArray[Any]], Flow]
@@ -183,10 +184,10 @@ def stage_clock() -> Iterator[dict[str, float]]:
     seconds: dict[str, float] = defaultdict(float)
     stages = [
         (tvl1, "build_pyramid", "pyramids"),
-        (_tvl1_pyramid, "resize", "zoom"),
-        (_tvl1_warp, "warp", "warp"),
-        (_tvl1_median, "median_filter", "median"),
-        (_tvl1_iterate, "iterate", "iterations"),
+        (pyramid, "resize", "zoom"),
+        (warp, "warp", "warp"),
+        (median, "median_filter", "median"),
+        (iterate, "iterate", "iterations"),
     ]
     originals = [getattr(module, name) for module, name, _ in stages]
 

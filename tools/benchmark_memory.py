@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.process_monitor import PRECOMPUTE, checkout_environment, own_memory, run_monitored
 from benchmarks.report import bullet_list, markdown_table, provenance, write_csv, write_markdown
-from flow_cache.container import CacheReader
-from flow_cache.opencv import opencv
+from flow_cache.cache.reader import CacheReader
+from flow_cache.runtime import opencv
 
 FPS, WINDOW = 30, 10
 LIBRARIES = ("numpy", "numba", "opencv-contrib-python", "imagecodecs")

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from flow_cache import CacheReader, cache_path, flow_colours
-from flow_cache.quantize import dequantize
+from flow_cache.quantization import dequantize
 
 VIDEOS = 4
 COLOURS = {"rgb": "#4477AA", "flow": "#EE8866", "fused": "#228833"}

@@ -34,10 +34,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.process_monitor import own_memory
-from flow_cache.codecs import CODECS, CodecSettings
-from flow_cache.container import CacheReader, CacheWriter
+from flow_cache.cache.codecs import CODECS, StorageSettings
+from flow_cache.cache.meta import CacheMeta, Source
+from flow_cache.cache.reader import CacheReader
+from flow_cache.cache.writer import CacheWriter
 from flow_cache.errors import CacheFileError
-from flow_cache.meta import CacheMeta, Source
 
 Images = NDArray[np.uint8]
 Random = np.random.Generator
@@ -72,18 +73,18 @@ def originals(folder: Path) -> list[Original]:
     frames = rng.integers(0, 256, (FIELDS + 1, HEIGHT, WIDTH, 3), np.uint8)
     written = []
     for codec in CODECS:
-        for quality in (None, 90):
+        for rgb in (False, True):
             path = folder / "original.flow.zip"
-            settings = CodecSettings(codec, rgb_quality=quality)
-            meta = CacheMeta(Source("a/b.avi", 7, "00"), "tvl1", {"tau": 0.25, "warps": 5}, codec=settings)
+            settings = StorageSettings(codec, rgb=rgb)
+            meta = CacheMeta(Source("a/b.avi", 7, "00"), "tvl1", {"tau": 0.25, "warps": 5}, storage=settings)
             with CacheWriter(path, meta) as writer:
                 writer.add_flow(np.clip(smooth, 0, 255).astype(np.uint8))
-                if quality is not None:
+                if rgb:
                     writer.add_rgb(frames)
             with CacheReader(path) as reader, zipfile.ZipFile(path) as archive:
-                rgb = None if quality is None else reader.rgb(range(FIELDS + 1))
+                colours = reader.rgb(range(FIELDS + 1)) if rgb else None
                 members = {name: archive.read(name) for name in archive.namelist()}
-                written.append(Original(path.read_bytes(), reader.flow(range(FIELDS)), rgb, members))
+                written.append(Original(path.read_bytes(), reader.flow(range(FIELDS)), colours, members))
             path.unlink()
     return written
 

@@ -66,7 +66,7 @@ step() {
 }
 
 # The folders whose tests drive the device; others may need packages that a GPU machine lacks.
-step tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/flow_cache/cuda tests/flow_cache/methods
+step tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/flow_cache/methods
 
 for tool in memcheck racecheck; do
   if command -v compute-sanitizer >/dev/null; then

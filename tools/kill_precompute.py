@@ -35,12 +35,14 @@ from benchmarks.process_monitor import (
     session_processes,
 )
 from benchmarks.report import bullet_list, markdown_table, provenance, write_markdown
-from flow_cache.container import CacheReader, cache_path, temporary_files
+from flow_cache.cache.index import INDEX_NAME, cache_files, read_index
+from flow_cache.cache.naming import cache_path
+from flow_cache.cache.reader import CacheReader
 from flow_cache.errors import FlowCacheError
-from flow_cache.index import INDEX_NAME, cache_files, read_index
-from flow_cache.inputs import choose_videos
-from flow_cache.opencv import opencv
-from flow_cache.precompute import FAILURES_NAME
+from flow_cache.pipeline.inputs import choose_videos
+from flow_cache.pipeline.outcome import FAILURES_NAME
+from flow_cache.runtime import opencv
+from flow_cache.storage.atomic import temporary_files
 
 TARGETS = (
     "process group",

@@ -1,6 +1,6 @@
 """Record what OpenCV's TV-L1 says, for the tests to compare with.
 
-    python tools/record_tvl1_goldens.py tests/flow_cache/methods [--data DATA]
+    python tools/record_tvl1_goldens.py tests/flow_cache/methods/tvl1 [--data DATA]
 
 Of generated frames, and, where the folder of the real videos is named, of crops of these: the flow alone, without the
 frames. The files' names carry OpenCV's version, since its results change between versions.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.opencv import opencv
+from flow_cache.runtime import opencv
 
 GENERATED = ("uint8", "float32", "fixed", "median3", "narrow")
 STEPS = 2048  # a pixel's, in int16: up to 16 px, and finer than the tests ask for
@@ -58,11 +58,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tests", type=Path, help="folder of conftest.py, test_tvl1.py and test_tvl1_real.py")
+    parser.add_argument("tests", type=Path, help="folder of test_tvl1.py and test_tvl1_real.py")
     parser.add_argument("--data", type=Path, help="folder of jhmdb/<class>/*.avi")
     options = parser.parse_args()
     folder = options.tests
-    texture = load(folder / "conftest.py").Texture
+    texture = load(folder.parent / "conftest.py").Texture
     golden_case = load(folder / "test_tvl1.py").golden_case
     fields: dict[str, Any] = {}
     for name in GENERATED:

@@ -30,7 +30,7 @@ from flow_cache.runtime import opencv
 Image = NDArray[np.uint8]
 
 Codec = Literal["jpegls", "jpeg", "png"]
-CODECS: tuple[str, ...] = get_args(Codec)
+CODECS: tuple[Codec, ...] = get_args(Codec)
 EXTENSIONS = {"jpegls": "jls", "jpeg": "jpg", "png": "png"}
 RGB_EXTENSION = "jpg"
 

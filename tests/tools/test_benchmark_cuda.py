@@ -12,14 +12,14 @@ import benchmark_cuda
 from benchmarks import cuda_ceilings, cuda_costs, synthetic_frames
 from benchmarks.cuda_agreement import Estimator
 from benchmarks.timing import TooSlowError, seconds_per_call
-from flow_cache.cuda import tvl1
-from flow_cache.cuda.backend import COMPILE_OPTIONS, KERNELS, kernel_source
-from flow_cache.methods import get_method, preset_names
-from flow_cache.methods.tvl1 import TVL1Parameters
+from flow_cache.methods.cuda import tvl1
+from flow_cache.methods.cuda.backend import COMPILE_OPTIONS, KERNELS, kernel_source
+from flow_cache.methods.registry import get_method, preset_names
+from flow_cache.methods.tvl1.parameters import TVL1Parameters
 
 from .conftest import ROOT, read_csv, run_tool
 
-EMULATION = ROOT / "tests" / "flow_cache" / "cuda" / "emulation" / "backend.py"
+EMULATION = ROOT / "tests" / "flow_cache" / "methods" / "cuda" / "emulation" / "backend.py"
 
 
 @pytest.fixture(scope="session")

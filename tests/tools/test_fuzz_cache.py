@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from flow_cache.container import CacheReader
+from flow_cache.cache.reader import CacheReader
 
 from .conftest import run_tool
 

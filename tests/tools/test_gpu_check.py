@@ -137,7 +137,7 @@ def test_limits_add_up_to_less_than_eight_minutes():
 
 @pytest.mark.parametrize(("required", "status", "outcome"), [("", 0, "1 skipped"), ("1", 1, "1 error")])
 def test_one_switch_turns_skipped_gpu_tests_into_failures(required, status, outcome):
-    test = "tests/flow_cache/cuda/test_tvl1.py::test_far_motion_stays_finite"
+    test = "tests/flow_cache/methods/cuda/test_tvl1.py::test_far_motion_stays_finite"
     done = run(
         sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", test,
         CUDA_VISIBLE_DEVICES="", FLOW_CACHE_REQUIRE_GPU=required,

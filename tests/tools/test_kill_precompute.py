@@ -9,8 +9,9 @@ import sys
 import pytest
 
 import kill_precompute
-from flow_cache.container import CacheReader
-from flow_cache.precompute import PrecomputeConfig, precompute
+from flow_cache.cache.reader import CacheReader
+from flow_cache.pipeline.run import precompute
+from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 
 from .conftest import ROOT, run_tool
 
@@ -23,7 +24,10 @@ def cache(make_videos, tmp_path, monkeypatch):
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     videos = make_videos((4, 5), width=32, height=24)
-    precompute(PrecomputeConfig(videos, tmp_path / "cache", method="farneback", workers=1), progress=False)
+    precompute(
+        PrecomputeConfig(videos, tmp_path / "cache", flow=FlowSettings(method="farneback"), workers=1),
+        progress=False,
+    )
     return tmp_path / "cache"
 
 

@@ -21,8 +21,9 @@ import numpy as np
 from benchmarks.process_monitor import PRECOMPUTE, MonitoredRun, run_monitored
 from benchmarks.report import format_range, section
 from benchmarks.timing import ratios
-from flow_cache.container import CacheReader, cache_path
-from flow_cache.cores import available_cores
+from flow_cache.cache.naming import cache_path
+from flow_cache.cache.reader import CacheReader
+from flow_cache.runtime import available_cores
 
 OURS = "flow-cache precompute"
 ONE_PROCESS = "OpenCV loop, its own threads"

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.codecs import RGB, CodecSettings, decode_into
-from flow_cache.container import CacheReader, CacheWriter
-from flow_cache.export import ExportConfig, export_cache
-from flow_cache.meta import CacheMeta, Source
-from flow_cache.opencv import opencv
+from flow_cache.cache.codecs import RGB, StorageSettings, decode_into
+from flow_cache.cache.meta import CacheMeta, Source
+from flow_cache.cache.reader import CacheReader
+from flow_cache.cache.writer import CacheWriter
+from flow_cache.commands.export import ExportConfig, export_cache
+from flow_cache.runtime import opencv
 
 RGB_QUALITY = 90
 OURS = "cache, jpegls error 1"
-OURS_CODEC = CodecSettings(rgb_quality=RGB_QUALITY)
+OURS_CODEC = StorageSettings(rgb=True, rgb_quality=RGB_QUALITY)
 FOLDERS = "JPEG folders q95"
 
 Levels = NDArray[np.uint8]
@@ -109,7 +110,7 @@ class FoldersEveryTime(Folders):
 
 
 def decode_unique(
-    indices: Sequence[int], shape: tuple[int, ...], codec: CodecSettings, read: Callable[[int], bytes]
+    indices: Sequence[int], shape: tuple[int, ...], codec: StorageSettings, read: Callable[[int], bytes]
 ) -> Levels:
     """Decode each wanted image once."""
     out = np.empty((len(indices), *shape), np.uint8)
@@ -188,9 +189,9 @@ class Lmdb(Store):
         return flow.reshape(len(flow), 2, height, width), rgb
 
 
-def write_cache(path: Path, clip: Clip, settings: CodecSettings) -> None:
+def write_cache(path: Path, clip: Clip, settings: StorageSettings) -> None:
     """Write one of our files."""
-    with CacheWriter(path, CacheMeta(Source(path.name), "benchmark", codec=settings)) as writer:
+    with CacheWriter(path, CacheMeta(Source(path.name), "benchmark", storage=settings)) as writer:
         writer.add_rgb(clip.rgb)
         writer.add_flow(clip.flow)
 
@@ -202,7 +203,7 @@ def build(clips: list[Clip], folder: Path) -> dict[str, Store]:
         write_cache(ours.path(number), clip, OURS_CODEC)
     levels = Cache(folder / "lossless")  # so that the folders are made of the exact levels, not of ours
     for number, clip in enumerate(clips):
-        write_cache(levels.path(number), clip, CodecSettings("png", rgb_quality=RGB_QUALITY))
+        write_cache(levels.path(number), clip, StorageSettings("png", rgb=True, rgb_quality=RGB_QUALITY))
     export_cache(ExportConfig(levels.folder, folder / "folders"))
     stores: dict[str, Store] = {
         FOLDERS: Folders(folder / "folders"),

@@ -11,13 +11,13 @@ import numpy as np
 from benchmarks.cuda_report import Agreement
 from benchmarks.endpoint_errors import endpoint_errors, mean_lengths
 from benchmarks.videos import Frames
-from flow_cache.cuda.backend import Backend
-from flow_cache.cuda.engine import CudaMethod
-from flow_cache.cuda.farneback import Farneback
-from flow_cache.cuda.tvl1 import TUNINGS, TVL1
 from flow_cache.errors import ArgumentError
-from flow_cache.methods import get_method
 from flow_cache.methods.base import Parameters
+from flow_cache.methods.cuda.backend import Backend
+from flow_cache.methods.cuda.engine import CudaMethod
+from flow_cache.methods.cuda.farneback import Farneback
+from flow_cache.methods.cuda.tvl1 import TUNINGS, TVL1
+from flow_cache.methods.registry import get_method
 
 CLASSES: dict[str, Callable[..., CudaMethod]] = {"tvl1": TVL1, "farneback": Farneback}
 

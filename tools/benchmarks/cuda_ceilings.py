@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import MIN_SECONDS, seconds_per_call
-from flow_cache.cuda.backend import Backend
+from flow_cache.methods.cuda.backend import Backend
 
 # an absolute path: the seam compiles a file from anywhere
 SOURCE = str(Path(__file__).resolve().with_name("cuda_ceilings.cu"))

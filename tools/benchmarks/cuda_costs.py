@@ -22,9 +22,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.cuda.backend import Backend, kernel_source
-from flow_cache.cuda.engine import CudaMethod
-from flow_cache.cuda.tvl1 import LANES
+from flow_cache.methods.cuda.backend import Backend, kernel_source
+from flow_cache.methods.cuda.engine import CudaMethod
+from flow_cache.methods.cuda.tvl1 import LANES
 
 Values = Mapping[str, Any]
 Cost = tuple[float, float]  # bytes, operations

@@ -16,8 +16,8 @@ from benchmarks.cuda_ceilings import Ceilings
 from benchmarks.cuda_costs import Work
 from benchmarks.endpoint_errors import distribution
 from benchmarks.report import bullet_list, format_range, provenance, section, write_csv, write_markdown
-from flow_cache.cuda.backend import Backend
-from flow_cache.cuda.cupy_backend import CupyBackend
+from flow_cache.methods.cuda.backend import Backend
+from flow_cache.methods.cuda.cupy_backend import CupyBackend
 
 LIBRARIES = ("numpy", "numba", "cupy-cuda13x", "cupy-cuda12x", "nvidia-cuda-nvrtc", "opencv-contrib-python",
              "opencv-python-headless", "torch", "cucim-cu13", "cucim-cu12")  # fmt: skip

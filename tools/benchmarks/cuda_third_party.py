@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flow_cache.methods.base import Parameters
-from flow_cache.opencv import opencv
+from flow_cache.runtime import opencv
 
 Run = Callable[[], object]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flow_cache.opencv import opencv
+from flow_cache.runtime import opencv
 
 BOUND = 20.0  # pixels
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import ROOT
-from flow_cache.cores import available_cores
+from flow_cache.runtime import available_cores
 
 PRECOMPUTE = [sys.executable, str(ROOT / "tools" / "precompute_flow.py")]
 # Positions in /proc/PID/stat behind the name: the session, and user and system time, own and of children waited for.

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from flow_cache.cores import available_cores
+from flow_cache.runtime import available_cores
 
 
 def add_flow_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.errors import ArgumentError, FlowCacheError
-from flow_cache.frames import find_videos, read_frames
+from flow_cache.video.find import find_videos
+from flow_cache.video.frames import read_frames
 
 Frames = NDArray[np.uint8]
 

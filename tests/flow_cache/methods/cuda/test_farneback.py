@@ -189,7 +189,7 @@ def test_row_blocks_cover_every_pixel_within_what_any_card_has(width, height, ra
 
 def test_it_is_what_get_method_gives_for_a_gpu(emulated, stack, monkeypatch):
     monkeypatch.setattr(
-        "flow_cache.methods.open_device", lambda device: emulated() if device == "cuda" else None
+        "flow_cache.methods.registry.open_device", lambda device: emulated() if device == "cuda" else None
     )
     frames = stack(3, 40, 50, 0.8, -0.5)
     method = get_method("farneback", device="cuda", preset="opencv", winsize=9)

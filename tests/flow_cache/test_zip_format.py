@@ -190,6 +190,14 @@ def test_more_members_than_a_plain_zip_can_count() -> None:
     assert written(contents) == by_zipfile(contents)
 
 
+def test_as_many_members_as_a_plain_zip_can_count() -> None:
+    data = written([b""] * 65_534)
+    assert b"PK\6\6" not in data
+    directory = read(data)
+    assert len(directory) == 65_535
+    assert directory.numbered("flow", "png", 65_534)[65_533].name == "flow/65533.png"
+
+
 @both_ways
 def test_a_file_beyond_two_gibibytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, few: int) -> None:
     contents = [bytes([number]) * 30 for number in range(9)]

@@ -40,6 +40,8 @@ from flow_cache.runtime import opencv
 from flow_cache.video.frames import read_frames
 
 SEGMENTS, STACK = 16, 10
+
+USUAL, LONG = 19, 3000  # fields of a file that is opened
 LIBRARIES = ("numpy", "imagecodecs", "opencv-contrib-python", "h5py", "lmdb")
 SETTINGS = [
     *(StorageSettings("jpegls", max_error=error) for error in (0, 1, 2, 3)),
@@ -157,11 +159,11 @@ def setting_name(settings: StorageSettings) -> str:
 
 
 def measure_opening(clips: list[Clip], folder: Path, repeats: int) -> list[OpeningRow]:
-    """Compare opening a file with decoding a window of it, for a short and a long video."""
+    """Compare opening a file with decoding a window of it, for the shortest, a usual and a long video."""
     folder.mkdir()
     rows = []
     joined = Clip(np.concatenate([c.flow for c in clips]), np.concatenate([c.rgb for c in clips]))
-    for fields in (min(len(clip.flow) for clip in clips), 3000):
+    for fields in sorted({min(len(clip.flow) for clip in clips), USUAL, LONG}):
         tiled = -(-(fields + 1) // len(joined.flow))
         clip = Clip(
             np.concatenate([joined.flow] * tiled)[:fields], np.concatenate([joined.rgb] * tiled)[: fields + 1]

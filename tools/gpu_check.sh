@@ -32,7 +32,7 @@ export PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" # where compute-sanitizer 
 
 if ! said=$("$python" -c '
 import sys
-from flow_cache.device import open_device
+from flow_cache.methods.device import open_device
 from flow_cache.errors import FlowCacheError
 try:
     open_device("cuda")

@@ -309,8 +309,8 @@ def _end_record(file: Any, file_size: int, tail: bytes) -> tuple[int, int, int] 
     if count != _ALL_16 and size != _ALL_32 and offset != _ALL_32:
         return offset, size, count
     if locator_at < 0 or tail[locator_at : locator_at + 4] != _LOCATOR64_SIGNATURE:
-        # As many members as 16 bits can count need no 64-bit record.
-        return None if _ALL_32 in (size, offset) else (offset, size, count)
+        # As many members as 16 bits can count need no 64-bit record; then the directory has room for them.
+        return None if _ALL_32 in (size, offset) or count * _ENTRY.size > size else (offset, size, count)
     _, _, end64, _ = _LOCATOR64.unpack_from(tail, locator_at)
     if end64 + _END64.size > file_size:
         return None

@@ -28,7 +28,7 @@ def test_writes_what_it_measured(videos, tmp_path):
         assert int(codecs[f"jpegls, error {error}"]["max_error"]) <= error
     assert float(codecs["jpegls, error 1"]["encode"]) == float(codecs["jpegls, error 1"]["decode"]) == 1
     assert codecs["png"]["mean_error"] == "0.0"
-    assert [row["fields"] for row in read_csv(out / "cache_opening.csv")] == ["12", "3000"]
+    assert [row["fields"] for row in read_csv(out / "cache_opening.csv")] == ["12", "19", "3000"]
     reads = [row for row in read_csv(out / "cache_reads.csv") if row["videos"] == "clips"]
     stores = {row["store"]: row for row in reads}
     expected = {"JPEG folders q95", "JPEG folders q95, as TSN reads", "cache, jpegls error 1", "cache, png"}

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import lazy_loader
 import pytest
 
 from .conftest import TOOLS, read_csv, run
@@ -85,7 +87,9 @@ def test_without_a_gpu_it_fails_in_one_line(tmp_path):
 
 def test_without_cupy_it_says_so(tmp_path):
     python = executable(tmp_path / "python", f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
-    done = check(PYTHON=str(python))
+    packages = tmp_path / "packages"  # all that there are
+    shutil.copytree(Path(lazy_loader.__file__).parent, packages / "lazy_loader")
+    done = check(PYTHON=str(python), PYTHONPATH=str(packages))
     assert done.returncode == 2
     assert "needs CuPy, which is not installed" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

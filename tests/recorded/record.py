@@ -59,7 +59,7 @@ RECIPES = {
     ),
     "partial": "precompute sources/damaged --method tvl1 --preset fast --codec png --keep-partial",
     "failed": "precompute sources/damaged --method farneback",
-    "imported": "import sources/flow_images --bound 15 --rgb",
+    "imported": "import sources/flow_images --bound 15 --rgb --rgb-quality 95",
 }
 
 TRAIN = {

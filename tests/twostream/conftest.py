@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from flow_cache.precompute import PrecomputeConfig, precompute
+
 from twostream.cli.train import main as train_main
 from twostream.demo import DemoSettings, generate_demo
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flow_cache import CacheReader
+from flow_cache.cli.main import main as flow_cache
 from flow_cache.errors import ArgumentError, VideoError
 from flow_cache.video.find import find_videos
-from flow_cache.video.frames import output_size, probe_fps, read_frames
+from flow_cache.video.frames import output_size, probe_fps, probe_frames, read_frames
 
 SIDES = st.integers(1, 5000)
 
@@ -206,10 +208,47 @@ def test_find_videos(tmp_path: Path) -> None:
         find_videos(tmp_path / "nowhere")
 
 
+def test_file_that_announces_frames_but_decodes_none(tmp_path: Path, make_video) -> None:
+    """The frames' data are zeros, which no decoder takes; the rest of the file is whole."""
+    video = make_video(tmp_path / "videos" / "a.avi", frames=7)
+    content = bytearray(video.read_bytes())
+    chunk, frames = content.index(b"movi") + 4, 0
+    while content[chunk : chunk + 4] == b"00dc":
+        size = int.from_bytes(content[chunk + 4 : chunk + 8], "little")
+        content[chunk + 8 : chunk + 8 + size] = bytes(size)
+        chunk += 8 + size + size % 2
+        frames += 1
+    assert frames == 7
+    video.write_bytes(content)
+    assert probe_frames(video) == 7
+    with pytest.raises(VideoError, match=r"no frame could be decoded \(codec MJPG, header announces 7 "):
+        list(read_frames(video))
+    cache = tmp_path / "cache"
+    assert flow_cache(["precompute", str(video.parent), "--out", str(cache), "--method=farneback"]) == 1
+    assert not list(cache.rglob("*.flow.zip"))
+
+
 @pytest.mark.real_data
-def test_file_that_announces_frames_but_decodes_none(real_data: Path) -> None:
-    with pytest.raises(VideoError, match=r"no frame could be decoded \(codec AV01, header announces 125"):
-        list(read_frames(real_data / "clips" / "av1_video.mkv"))
+def test_a_codec_that_not_every_opencv_decodes(real_data: Path, tmp_path: Path) -> None:
+    """All frames that OpenCV itself shows, and the fields between them; or, where it shows none, a named error."""
+    video = real_data / "clips" / "av1_video.mkv"
+    capture, shown = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG), 0
+    while capture.read()[0]:
+        shown += 1
+    capture.release()
+    command = ["precompute", str(video), "--out", str(tmp_path), "--method=farneback", "--short-side=32"]
+    if shown == 0:
+        with pytest.raises(VideoError, match=r"no frame could be decoded \(codec AV01, header announces 125"):
+            list(read_frames(video))
+        assert flow_cache(command) == 1
+        assert not list(tmp_path.rglob("*.flow.zip"))
+    else:
+        assert shown == 125
+        assert [frame.index for frame in read_frames(video)] == list(range(shown))
+        assert flow_cache(command) == 0
+        (cache,) = tmp_path.rglob("*.flow.zip")
+        with CacheReader(cache) as reader:
+            assert (reader.num_frames, reader.num_fields) == (shown, shown - 1)
 
 
 @pytest.mark.real_data

@@ -3,12 +3,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from flow_cache.container import CacheReader
+from flow_cache.index import read_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flow_cache.container import CacheReader
 from flow_cache.errors import CacheFileError
-from flow_cache.index import read_index
 from twostream.data.annotations import VideoRecord
 from twostream.data.dataset import ClipDataset, ClipKey, ClipLoader, ClipSampler
 from twostream.data.sampling import ClipShape

@@ -1,10 +1,10 @@
 import cv2
 import numpy as np
 import pytest
+from flow_cache.quantize import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flow_cache.quantize import dequantize, quantize
 from twostream.data.transforms import AugmentConfig, View, apply_view, evaluation_view, flip_flow, random_view
 from twostream.errors import DataError
 

@@ -1,8 +1,16 @@
-// Flow to grey levels on the device, as flow_cache/quantize.py does it on the host, bit for bit; and the range of floats.
+// Flow to grey levels on the device, as `quantize` does it on the host, bit for bit; and the range of floats.
 //
 //     q = clip(round_half_even(v * scale) + 128, 0, 255), scale = 255 / (2 bound) in single precision
+//
+// Both kernels: block (256), no shared memory.
+#define COUNTS 2  // of a pair
+#define CLIPPED 0
+#define NANS 1
+#define NEGATED_LOW 0
+#define HIGH 1
 
-// flow, levels (pairs, size); counts (pairs, 2): [0] += values beyond +-bound, [1] += NaN. Block (256), grid (any, pairs).
+// flow (pairs, size) float, levels (pairs, size) uint8; counts (pairs, COUNTS) unsigned: the number of values beyond
+// +-bound, and of NaN, is added. Grid (any, pairs).
 extern "C" __global__ void quantize(const float* __restrict__ flow, unsigned char* __restrict__ levels, int size,
                                     float scale, float bound, unsigned* counts) {
     const size_t start = (size_t)blockIdx.y * size;
@@ -18,17 +26,18 @@ extern "C" __global__ void quantize(const float* __restrict__ flow, unsigned cha
         nans += __shfl_xor_sync(0xffffffffu, nans, bit);
     }
     if (threadIdx.x % 32 == 0) {
-        if (clipped) atomicAdd(counts + 2 * blockIdx.y, (unsigned)clipped);
-        if (nans) atomicAdd(counts + 2 * blockIdx.y + 1, (unsigned)nans);
+        if (clipped) atomicAdd(counts + COUNTS * blockIdx.y + CLIPPED, (unsigned)clipped);
+        if (nans) atomicAdd(counts + COUNTS * blockIdx.y + NANS, (unsigned)nans);
     }
 }
 
-// Floats mapped to unsigned integers in the same order; NaN is above all. bits: the greatest of -v and of v, from 0.
+// A float mapped to an unsigned integer, in the same order; NaN is above all.
 static __device__ __forceinline__ unsigned ordered(float value) {
     unsigned bits = __float_as_uint(value);
     return value != value ? 0xffffffffu : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// values (size) float; bits (2) unsigned, 0 before: the greatest of -v, and of v, mapped by `ordered`. Grid (any).
 extern "C" __global__ void extremes(const float* __restrict__ values, long long size, unsigned* bits) {
     unsigned low = 0, high = 0;
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < size; i += (long long)gridDim.x * blockDim.x) {
@@ -40,7 +49,7 @@ extern "C" __global__ void extremes(const float* __restrict__ values, long long 
         high = max(high, __shfl_xor_sync(0xffffffffu, high, bit));
     }
     if (threadIdx.x % 32 == 0) {
-        atomicMax(bits, low);
-        atomicMax(bits + 1, high);
+        atomicMax(bits + NEGATED_LOW, low);
+        atomicMax(bits + HIGH, high);
     }
 }

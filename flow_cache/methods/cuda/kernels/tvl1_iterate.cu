@@ -5,21 +5,30 @@
 //
 // with forward differences for grad and backward ones for div, p = 0 before the first pixel.
 //
-// A warp works for itself on an item: a strip of 128 columns (4 a lane) and a segment of rows, which it walks down. At
-// row y it loads the row, does iteration 1 of row y, 2 of y - 1, 3 of y - 2 and so on: since the primal step needs p of
-// the row above, and the dual step u of the row below, iteration t + 1 can follow one row behind iteration t. So the
-// rows between live in registers (u and p; `carried`) and shared memory (the data term, a ring of rows), neighbouring
-// columns come by shuffles, there is no barrier, and memory is read and written once for all iterations. Each iteration
-// spoils one more column at the sides of the strip, and one row at its ends: neighbours overlap by as many.
+// A warp works for itself on an item: a strip of 32 COLUMNS columns (COLUMNS a lane: 64 or 128) and a segment of about
+// 64 rows, which it walks down. At row y it loads the row, does iteration 1 of row y, 2 of y - 1, 3 of y - 2 and so on:
+// since the primal step needs p of the row above, and the dual step u of the row below, iteration t + 1 can follow one
+// row behind iteration t. So the rows between live in registers (u and p; `carried`) and shared memory (the data term,
+// a ring of rows), neighbouring columns come by shuffles, there is no barrier, and memory is read and written once for
+// all iterations. Each iteration spoils one more column at the sides of the strip, and one row at its ends: neighbours
+// overlap by as many.
 //
 // Convergence is decided after every iteration, as OpenCV does: each item leaves the sums of squared change of each of
 // its iterations; the pair's last warp to arrive adds them, in a fixed order, and says what is next. If the pair should
 // have stopped before the last iteration of the pass, the next launch does that many again, from the state before.
 //
-// unknowns (pairs, 2 states, 6: u1 u2 p11 p12 p21 p22, height, stride), of which a pass reads one state and writes the
-// other; data (pairs, 3: gx gy rho_c, height, stride); filtered (pairs, 2, height, stride) replaces u in the first pass
-// after a median, null = there is none. All are 0 beyond the width, and stay so. stride: a multiple of 4.
-// Block (64): 2 warps; shared: ITERATIONS rows of 2 KiB a warp.
+// Arrays are float and C-contiguous where nothing else is said; tvl1_layout.cuh names their parts.
+//   unknowns   (pairs, 2, 6, height, stride)   two states of u1 u2 p11 p12 p21 p22; a pass reads one, writes the other
+//   data       (pairs, 3, height, stride)      gx gy rho_c
+//   filtered   (pairs, 2, height, stride)      replaces u in the first pass after a median; null = there is none
+//   partials   (pairs, ITERATIONS, items)      sums of squared change, of each item
+//   control    (pairs, 8) int, memory (pairs, 2) double: two copies each, one read and one written
+//   arrived    (pairs) int                     items that are done in this pass; 0 between launches
+// The first three are 0 beyond the width, and stay so. stride: the width, rounded up to a multiple of 4.
+//
+// iterate: block (64), which is 2 warps; grid (any), at most RESIDENT blocks a multiprocessor find a place at a time;
+// shared 1024 ITERATIONS COLUMNS bytes: in each warp, ITERATIONS rows of 4 numbers a column (12 KiB for 6 and 2).
+// begin_warp: block (128), grid (pairs / 128, rounded up), no shared memory.
 #include "tvl1_work.cuh"
 #ifndef ITERATIONS
 #define ITERATIONS 6
@@ -37,6 +46,8 @@
 #endif
 #define LANES 32
 #define WARPS 2
+#define RING 4    // of a column in the ring: gx, gy, rho_c and 1 / |g|^2
+#define INVERSE 3  // the last of them; the others are GX, GY, RHO_C
 #define HALO ((ITERATIONS + COLUMNS - 1) / COLUMNS * COLUMNS)  // columns shared with the next strip, on each side
 #define STRIP (COLUMNS * LANES)
 #define TINY_GRADIENT 1.1920929e-7f  // |grad|^2 below it counts as it
@@ -102,8 +113,8 @@ static __device__ __forceinline__ void dual(const Few& u, float right, const Few
 // change.
 static __device__ __forceinline__ float iteration(Row& here, Row& carried, const VECTOR* data, bool first_lane,
                                                   const Weights& weights, const Few& taut_x, float taut_y) {
-    const Few gx = unpack(data[0]), gy = unpack(data[LANES]);
-    const Few rho = unpack(data[2 * LANES]), inverse = unpack(data[3 * LANES]);
+    const Few gx = unpack(data[GX * LANES]), gy = unpack(data[GY * LANES]);
+    const Few rho = unpack(data[RHO_C * LANES]), inverse = unpack(data[INVERSE * LANES]);
     float left1 = __shfl_up_sync(ALL, here.p11.v[COLUMNS - 1], 1), left2 = __shfl_up_sync(ALL, here.p21.v[COLUMNS - 1], 1);
     if (first_lane) left1 = left2 = 0.0f;  // right where the image begins, and spoilt anyway elsewhere
     float right1 = __shfl_down_sync(ALL, carried.u1.v[0], 1), right2 = __shfl_down_sync(ALL, carried.u2.v[0], 1);
@@ -137,14 +148,22 @@ static __device__ __forceinline__ float iteration(Row& here, Row& carried, const
     return changed;
 }
 
-// Where an item lies, for one lane.
+// Where an item lies, for one lane. It lives in registers all the way down, and there are none to spare: what can be
+// found from the rest at the price of an instruction a row, such as the state to write, has no place in it.
 struct Place {
-    const float *flow, *duals, *terms;  // the lane's first column: u and p to read, the data term
-    float* to;                          // the state to write
-    int plane;                          // floats from one plane to the next
-    int stride, height, begin, end;     // rows [begin, end) are to be made
+    const float* flow;               // the lane's first column: u to read,
+    float* duals;                    // p to read, a part of the state to read,
+    const float* terms;              // and the data term
+    long long plane;                 // floats from one plane to the next
+    int stride, height, begin, end;  // rows [begin, end) are to be made
+    bool second;                     // whether the state to read is the second one, and the first one is to be written
     bool inside, makes;              // whether the lane has columns to read, and to write
 };
+
+// The lane's first column in the state to write.
+static __device__ __forceinline__ float* state_to_write(const Place& place) {
+    return place.duals + ((place.second ? -UNKNOWNS : UNKNOWNS) - P11) * place.plane;
+}
 
 // Walk down an item and do `count` iterations; WHOLE: count is ITERATIONS, and the compiler knows.
 //
@@ -158,7 +177,7 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
         carried[t] = Row{zeros(), zeros(), zeros(), zeros(), zeros(), zeros()};
         changes[t] = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 4; i++) ring[(4 * t + i) * LANES] = pack(zeros());
+        for (int i = 0; i < RING; i++) ring[(RING * t + i) * LANES] = pack(zeros());
     }
     int slot = 0;
     for (int y = place.begin - count; y < place.end + count; y++) {
@@ -166,40 +185,41 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
         const long long offset = (long long)y * place.stride;
         Row here;
         here.u1 = load(place.flow + offset, loads);
-        here.u2 = load(place.flow + place.plane + offset, loads);
+        here.u2 = load(place.flow + U2 * place.plane + offset, loads);
         here.p11 = load(place.duals + offset, loads);
-        here.p12 = load(place.duals + place.plane + offset, loads);
-        here.p21 = load(place.duals + 2 * place.plane + offset, loads);
-        here.p22 = load(place.duals + 3 * place.plane + offset, loads);
-        const Few gx = load(place.terms + offset, loads), gy = load(place.terms + place.plane + offset, loads);
-        const Few rho = load(place.terms + 2 * place.plane + offset, loads);
+        here.p12 = load(place.duals + (P12 - P11) * place.plane + offset, loads);
+        here.p21 = load(place.duals + (P21 - P11) * place.plane + offset, loads);
+        here.p22 = load(place.duals + (P22 - P11) * place.plane + offset, loads);
+        const Few gx = load(place.terms + offset, loads), gy = load(place.terms + GY * place.plane + offset, loads);
+        const Few rho = load(place.terms + RHO_C * place.plane + offset, loads);
         Few inverse;
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++)
             inverse.v[i] = 1.0f / fmaxf(gx.v[i] * gx.v[i] + gy.v[i] * gy.v[i], TINY_GRADIENT);
-        VECTOR* now = ring + slot * 4 * LANES;
-        now[0] = pack(gx);
-        now[LANES] = pack(gy);
-        now[2 * LANES] = pack(rho);
-        now[3 * LANES] = pack(inverse);
+        VECTOR* now = ring + slot * RING * LANES;
+        now[GX * LANES] = pack(gx);
+        now[GY * LANES] = pack(gy);
+        now[RHO_C * LANES] = pack(rho);
+        now[INVERSE * LANES] = pack(inverse);
 #pragma unroll
         for (int t = 0; t < ITERATIONS; t++) {
             if (!WHOLE && t >= count) continue;
             const int row = y - t;
             const int of_row = slot >= t ? slot - t : slot - t + ITERATIONS;
             const float taut_y = row > 0 && row < place.height ? taut : 0.0f;
-            const float changed = iteration(here, carried[t], ring + of_row * 4 * LANES, lane == 0, weights, taut_x, taut_y);
+            const VECTOR* data = ring + of_row * RING * LANES;
+            const float changed = iteration(here, carried[t], data, lane == 0, weights, taut_x, taut_y);
             if (row >= place.begin && row < place.end) changes[t] += changed;
         }
         const int made = y - count;  // the row that `here` is now
         if (made >= place.begin && place.makes) {
-            float* target = place.to + (long long)made * place.stride;
+            float* target = state_to_write(place) + (long long)made * place.stride;
             store(target, here.u1);
-            store(target + place.plane, here.u2);
-            store(target + 2 * place.plane, here.p11);
-            store(target + 3 * place.plane, here.p12);
-            store(target + 4 * place.plane, here.p21);
-            store(target + 5 * place.plane, here.p22);
+            store(target + U2 * place.plane, here.u2);
+            store(target + P11 * place.plane, here.p11);
+            store(target + P12 * place.plane, here.p12);
+            store(target + P21 * place.plane, here.p21);
+            store(target + P22 * place.plane, here.p22);
         }
         slot = slot + 1 == ITERATIONS ? 0 : slot + 1;
     }
@@ -226,7 +246,7 @@ static __device__ void decide(const int* record, int* next, const double* memory
     int source = record[SOURCE], phase = record[PHASE], outer = record[OUTER], done = record[DONE];
     int count = record[COUNT];
     int stop = -1;
-    double counter = memory[0], last = memory[1], before = 0.0;
+    double counter = memory[COUNTER], last = memory[LAST], before = 0.0;
     if (phase == REDO) {
         stop = count - 1;
     } else {
@@ -265,12 +285,12 @@ static __device__ void decide(const int* record, int* next, const double* memory
     next[OUTER] = ended ? outer + 1 : outer;
     next[DONE] = ended ? 0 : done;
     next[COUNT] = ended ? min(inner, ITERATIONS) : plan(last, before, threshold, inner - done, passes);
-    next_memory[0] = ended ? 0.0 : counter;
-    next_memory[1] = last;
+    next_memory[COUNTER] = ended ? 0.0 : counter;
+    next_memory[LAST] = last;
 }
 
 // Prepare the pairs for the iterations after a warp; pairs that are not there (first < 0) have finished.
-// control, memory: the copies that the last launch wrote, and the ones that the next one reads. Block (128).
+// control: the copy that the last launch wrote; next, next_memory: the ones that the next launch reads.
 extern "C" __global__ void begin_warp(const int* __restrict__ first, int pairs, const int* control, int* next,
                                       double* next_memory, int* arrived, int inner) {
     int pair = blockIdx.x * blockDim.x + threadIdx.x;
@@ -280,33 +300,33 @@ extern "C" __global__ void begin_warp(const int* __restrict__ first, int pairs, 
     int* record = next + CONTROL * pair;
     record[SOURCE] = source;
     record[PHASE] = first[pair] < 0 ? FINISHED : ITERATE;
-    record[OUTER] = record[DONE] = record[5] = 0;
+    record[OUTER] = record[DONE] = record[PADDING] = 0;
     record[COUNT] = min(inner, ITERATIONS);
     record[ITERATED] = iterated;
     record[PASSES] = passes;
-    next_memory[2 * pair] = next_memory[2 * pair + 1] = 0.0;
+    next_memory[MEMORY * pair + COUNTER] = next_memory[MEMORY * pair + LAST] = 0.0;
     arrived[pair] = 0;
 }
 
 // A pass: `COUNT` iterations of each pair that is in its outer iteration `outer`, or has iterations to do again.
-// partials (pairs, ITERATIONS, items); passes: launches left in the outer iteration after this one; grid: any.
+// passes: launches left in the outer iteration after this one.
 extern "C" __global__ void __launch_bounds__(WARPS * LANES, RESIDENT)
 iterate(const int* __restrict__ control, const double* __restrict__ memory, int* next, double* next_memory,
         int* arrived, float* partials, int pairs, int outer, int passes, float* unknowns,
         const float* __restrict__ data, const float* __restrict__ filtered, int height, int width, int stride,
         int strips, int segments, int rows, float theta, float limit, float taut, double threshold, int inner,
         int outers, int cuda_conventions) {
-    __shared__ VECTOR rings[WARPS * ITERATIONS * 4 * LANES];
+    __shared__ VECTOR rings[WARPS * ITERATIONS * RING * LANES];
     const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
     const int items = strips * segments;
     const size_t plane = (size_t)height * stride;
     const Weights weights = {theta, limit};
-    VECTOR* ring = rings + warp * ITERATIONS * 4 * LANES + lane;
+    VECTOR* ring = rings + warp * ITERATIONS * RING * LANES + lane;
     const int worker = blockIdx.x * WARPS + warp;
     for (int pair = worker * LANES + lane; pair < pairs; pair += gridDim.x * WARPS * LANES)
         if (!has_work(control, pair, pairs, outer, true)) {  // it keeps its record
             for (int i = 0; i < CONTROL; i++) next[CONTROL * pair + i] = control[CONTROL * pair + i];
-            for (int i = 0; i < 2; i++) next_memory[2 * pair + i] = memory[2 * pair + i];
+            for (int i = 0; i < MEMORY; i++) next_memory[MEMORY * pair + i] = memory[MEMORY * pair + i];
         }
     Search search = begin_search(control, pairs, outer, true, worker);
     Work work;
@@ -318,14 +338,13 @@ iterate(const int* __restrict__ control, const double* __restrict__ memory, int*
         const int x = strip * (STRIP - 2 * HALO) + COLUMNS * lane;          // the lane's first column
         const bool inside = x < stride;
         const bool makes = inside && (strip == 0 || lane >= HALO / COLUMNS) && (strip == strips - 1 || lane < LANES - HALO / COLUMNS);
-        const float* from = unknowns + (size_t)(2 * work.pair + source) * 6 * plane + x;
+        float* from = unknowns + state_offset(work.pair, source, plane) + x;
         const bool after_median = filtered && record[DONE] == 0;
         const Place place = {
             after_median ? filtered + (size_t)work.pair * 2 * plane + x : from,
-            from + 2 * plane,
-            data + (size_t)work.pair * 3 * plane + x,
-            unknowns + (size_t)(2 * work.pair + 1 - source) * 6 * plane + x,
-            (int)plane, stride, height, begin, end, inside, makes};
+            from + P11 * plane,
+            data + (size_t)work.pair * TERMS * plane + x,
+            (long long)plane, stride, height, begin, end, source == 1, inside, makes};
         Few taut_x;
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++) taut_x.v[i] = x + i < width - 1 ? taut : 0.0f;
@@ -349,8 +368,8 @@ iterate(const int* __restrict__ control, const double* __restrict__ memory, int*
         if (__shfl_sync(ALL, arrivals, 0) == items) {
             __threadfence();
             if (lane == 0) arrived[work.pair] = 0;
-            decide(record, next + CONTROL * work.pair, memory + 2 * work.pair, next_memory + 2 * work.pair, sums, items,
-                   lane, outers, inner, passes, (height * width + 63) / 64, threshold, cuda_conventions);
+            decide(record, next + CONTROL * work.pair, memory + MEMORY * work.pair, next_memory + MEMORY * work.pair,
+                   sums, items, lane, outers, inner, passes, (height * width + 63) / 64, threshold, cuda_conventions);
         }
     }
 }

@@ -3,8 +3,9 @@
 // A thread makes 2x2 values. For 5x5, the four rows that both its output rows see are sorted per column, neighbouring
 // columns are merged, and only the ranks that can still be the median go on: 97 minima and maxima a value, not 200.
 //
-// unknowns (pairs, 2, 6, height, stride) -> filtered (pairs, 2, height, stride), 0 beyond the width. Block (32, 8);
-// items of a pair: tiles of 64 x 16 values, both planes; shared: a tile with a margin of 2.
+// unknowns (pairs, 2, 6, height, stride), of which u of the present state -> filtered (pairs, 2, height, stride), 0
+// beyond the width; both float. Items of a pair: tiles of 64 x 16 values, of both components of u.
+// Block (32, 8), grid (any), shared 5440 bytes: a tile with a margin of 2.
 #include "tvl1_work.cuh"
 #define TILE_WIDTH 64
 #define TILE_HEIGHT 16
@@ -159,7 +160,8 @@ median(const int* __restrict__ control, int pairs, int outer, const float* __res
     while (find_work(search, pairs, 2 * tiles_x * tiles_y, gridDim.x, work)) {
         int i = work.item % 2, tile_x = work.item / 2 % tiles_x * TILE_WIDTH;
         int tile_y = work.item / 2 / tiles_x * TILE_HEIGHT;
-        const float* source = unknowns + ((size_t)(2 * work.pair + control[CONTROL * work.pair + SOURCE]) * 6 + i) * plane;
+        const int state = control[CONTROL * work.pair + SOURCE];
+        const float* source = unknowns + state_offset(work.pair, state, plane) + i * plane;
         float* target = filtered + (size_t)(2 * work.pair + i) * plane;
         __syncthreads();
         for (int k = threadIdx.y * 32 + threadIdx.x; k < SHARED_HEIGHT * SHARED_WIDTH; k += 256) {

@@ -1,11 +1,14 @@
 // The levels of TV-L1: grey values, their gradient and a border, coarser and coarser; and the zoom of the flow between.
 //
-// A level of a frame is three planes (grey, d/dx, d/dy) of height + 2 BORDER rows of width + 2 BORDER floats. Two
-// conventions: OpenCV's CPU version resizes between pixel centres and sees 0 outside the image; its CUDA version
+// Two conventions: OpenCV's CPU version resizes between pixel centres and sees 0 outside the image; its CUDA version
 // (`corner`) resizes from the top left corner and repeats the border. Both filter linearly, without smoothing.
 //
-// All kernels: block (32, 8), grid (columns / 32, rows / 8, frames or pairs), no shared memory, one pixel a thread.
-#define BORDER 5
+// level, unknowns, control: see tvl1_layout.cuh. slots (staged frames): the place of each in the pyramid; first
+// (pairs): that of each pair's first frame; -1 = none, nothing is to be done.
+//
+// All kernels: block (32, 8), grid (columns / 32, rows / 8, frames or pairs) rounded up, no shared memory, one pixel a
+// thread; the columns are the target's, up to `stride` where it has one, and with the border in `differentiate`.
+#include "tvl1_layout.cuh"
 
 // The source cell of a target pixel, and the weight of the cell after it. In double precision where OpenCV's is, since
 // warps magnify a rounding of the place.
@@ -40,7 +43,6 @@ static __device__ __forceinline__ float resized(const float* __restrict__ plane,
 }
 
 // Write staged frames (n, height, width), uint8 or float32, into the grey plane of level 0 of their slots.
-// slots: the place of each staged frame in the pyramid, -1 = none.
 template <typename Grey>
 static __device__ __forceinline__ void place_frame(const Grey* __restrict__ frames, const int* __restrict__ slots,
                                                    float* __restrict__ level, int height, int width) {
@@ -103,7 +105,7 @@ extern "C" __global__ void differentiate(const int* __restrict__ slots, float* l
 }
 
 // Zoom the flow of the coarser level, times `factor`, into `target` (pairs, 2, height, stride); 0 beyond the width.
-// unknowns: the coarser level's (pairs, 2, 6, coarse_height, coarse_stride); control: see tvl1_iterate.cu.
+// unknowns: the coarser level's (pairs, 2, 6, coarse_height, coarse_stride).
 extern "C" __global__ void zoom(const int* __restrict__ first, const int* __restrict__ control,
                                 const float* __restrict__ unknowns, int coarse_height, int coarse_width,
                                 int coarse_stride, float* __restrict__ target, int height, int width, int stride,
@@ -111,7 +113,7 @@ extern "C" __global__ void zoom(const int* __restrict__ first, const int* __rest
     int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, pair = blockIdx.z;
     if (first[pair] < 0 || x >= stride || y >= height) return;
     size_t coarse = (size_t)coarse_height * coarse_stride;
-    const float* source = unknowns + (size_t)(2 * pair + control[8 * pair]) * 6 * coarse;
+    const float* source = unknowns + state_offset(pair, control[CONTROL * pair + SOURCE], coarse);
     for (int i = 0; i < 2; i++) {
         float value = 0.0f;
         if (x < width)
@@ -126,12 +128,12 @@ extern "C" __global__ void begin_level(const int* __restrict__ first, int* __res
                                        const float* __restrict__ zoomed, float* __restrict__ unknowns, int height,
                                        int stride) {
     int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, pair = blockIdx.z;
-    if (x == 0 && y == 0) control[8 * pair] = 0;
+    if (x == 0 && y == 0) control[CONTROL * pair + SOURCE] = 0;
     if (first[pair] < 0 || x >= stride || y >= height) return;
     size_t plane = (size_t)height * stride, place = (size_t)y * stride + x;
-    float* state = unknowns + (size_t)pair * 12 * plane + place;
-    for (int i = 0; i < 2; i++) state[i * plane] = zoomed ? zoomed[(2 * pair + i) * plane + place] : 0.0f;
-    for (int i = 2; i < 6; i++) state[i * plane] = 0.0f;
+    float* state = unknowns + state_offset(pair, 0, plane) + place;
+    for (int i = U1; i <= U2; i++) state[i * plane] = zoomed ? zoomed[(2 * pair + i) * plane + place] : 0.0f;
+    for (int i = P11; i <= P22; i++) state[i * plane] = 0.0f;
 }
 
 // Take the flow out of the finest level's state: flow (pairs, 2, height, width).
@@ -141,6 +143,7 @@ extern "C" __global__ void take_flow(const int* __restrict__ first, const int* _
     int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, pair = blockIdx.z;
     if (first[pair] < 0 || x >= width || y >= height) return;
     size_t plane = (size_t)height * stride;
-    const float* source = unknowns + (size_t)(2 * pair + control[8 * pair]) * 6 * plane + (size_t)y * stride + x;
+    const float* state = unknowns + state_offset(pair, control[CONTROL * pair + SOURCE], plane);
+    const float* source = state + (size_t)y * stride + x;
     for (int i = 0; i < 2; i++) flow[((size_t)(2 * pair + i) * height + y) * width + x] = source[i * plane];
 }

@@ -4,10 +4,10 @@
 // grad I1(x + u0) and rho's constant part. Keys' cubic has slope -0.75 as in OpenCV's remap, or -0.5 as in its CUDA
 // version.
 //
-// first_level, second frames: levels as in tvl1_pyramid.cu; unknowns (pairs, 2, 6, height, stride), of which control
-// names the state to read; data (pairs, 3, height, stride), 0 beyond the width. first, second: each pair's slots.
-// Block (32, 8), grid (stride / 32, height / 8, pairs), no shared memory.
-#define BORDER 5
+// level, unknowns, control, data: see tvl1_layout.cuh; first, second (pairs): the places of each pair's frames in the
+// level, -1 = none, nothing is to be done. Of unknowns, the state that control names is read.
+// Block (32, 8), grid (stride / 32, height / 8, pairs) rounded up, no shared memory.
+#include "tvl1_layout.cuh"
 
 static __device__ __forceinline__ void weights(float t, float a, float* w) {
     float r = 1.0f - t;
@@ -35,13 +35,13 @@ extern "C" __global__ void warp(const int* __restrict__ first, const int* __rest
     int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, pair = blockIdx.z;
     if (first[pair] < 0 || x >= stride || y >= height) return;
     size_t plane = (size_t)height * stride, place = (size_t)y * stride + x;
-    float* out = data + (size_t)pair * 3 * plane + place;
+    float* out = data + (size_t)pair * TERMS * plane + place;
     if (x >= width) {
-        out[0] = out[plane] = out[2 * plane] = 0.0f;
+        out[GX * plane] = out[GY * plane] = out[RHO_C * plane] = 0.0f;
         return;
     }
-    const float* u = unknowns + (size_t)(2 * pair + control[8 * pair]) * 6 * plane + place;
-    float u1 = u[0], u2 = u[plane];
+    const float* u = unknowns + state_offset(pair, control[CONTROL * pair + SOURCE], plane) + place;
+    float u1 = u[U1 * plane], u2 = u[U2 * plane];
     int wide = width + 2 * BORDER;
     size_t area = (size_t)(height + 2 * BORDER) * wide;
     const float* before = level + 3 * area * first[pair];
@@ -57,7 +57,7 @@ extern "C" __global__ void warp(const int* __restrict__ first, const int* __rest
     float grey = sample(corner, wide, w, v);
     float gx = sample(corner + area, wide, w, v);
     float gy = sample(corner + 2 * area, wide, w, v);
-    out[0] = gx;
-    out[plane] = gy;
-    out[2 * plane] = grey - gx * u1 - gy * u2 - before[(size_t)(y + BORDER) * wide + x + BORDER];
+    out[GX * plane] = gx;
+    out[GY * plane] = gy;
+    out[RHO_C * plane] = grey - gx * u1 - gy * u2 - before[(size_t)(y + BORDER) * wide + x + BORDER];
 }

@@ -3,19 +3,7 @@
 // A launch has a fixed number of workers (warps or blocks); every one looks through the pairs' control records, counts
 // the items of those that have work, and takes items worker, worker + workers, ... That costs a microsecond, needs no
 // list, and which worker does an item has no influence on its result.
-//
-// Control record of a pair, 8 ints: where its iterations stand. Launches of iterations read one copy and write another.
-#define CONTROL 8
-#define SOURCE 0      // which of the two states holds the unknowns
-#define PHASE 1       // one of the following
-#define OUTER 2       // outer iterations done in this warp
-#define DONE 3        // iterations done in this outer one
-#define COUNT 4       // iterations to do next
-#define ITERATED 6    // iterations since the pair was begun, each times the pixels / 64, for statistics
-#define PASSES 7      // the same for the passes over memory that they took
-#define ITERATE 0     // go on
-#define REDO 1        // do `COUNT` iterations again, the last of which proved to be the last of the warp
-#define FINISHED 2
+#include "tvl1_layout.cuh"
 
 struct Work {
     int pair, item;
@@ -23,8 +11,7 @@ struct Work {
 
 // The state of a worker's search.
 struct Search {
-    int next;       // the item to take, counted over all pairs with work
-    int seen;       // items of the pairs before the ones at hand
+    int next;       // the item to take, counted from the first one of the pairs at hand
     int base;       // the first of the 32 pairs at hand
     unsigned mine;  // bit i: pair 32 i + lane has work. So a launch has 1024 pairs at most
 };
@@ -39,7 +26,7 @@ static __device__ __forceinline__ bool has_work(const int* __restrict__ control,
 
 static __device__ __forceinline__ Search begin_search(const int* __restrict__ control, int pairs, int outer, bool redo,
                                                       int worker) {
-    Search search = {worker, 0, 0, 0u};
+    Search search = {worker, 0, 0u};
     const int lane = threadIdx.x & 31;
 #pragma unroll 8
     for (int i = 0; i < (pairs + 31) / 32; i++)
@@ -52,15 +39,15 @@ static __device__ __forceinline__ bool find_work(Search& search, int pairs, int 
     for (; search.base < pairs; search.base += 32) {
         unsigned having = __ballot_sync(0xffffffffu, search.mine >> (search.base / 32) & 1u);
         const int here = __popc(having) * items;
-        if (search.next < search.seen + here) {
-            const int k = (search.next - search.seen) / items;
+        if (search.next < here) {
+            const int k = search.next / items;
             for (int i = 0; i < k; i++) having &= having - 1u;
             work.pair = search.base + __ffs((int)having) - 1;
-            work.item = (search.next - search.seen) % items;
+            work.item = search.next % items;
             search.next += workers;
             return true;
         }
-        search.seen += here;
+        search.next -= here;
     }
     return false;
 }

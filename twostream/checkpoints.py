@@ -11,17 +11,22 @@ from typing import Any
 
 import torch
 
-from twostream.errors import CheckpointError
-from twostream.models import ModelConfig, TwoStream
+from twostream.data.settings import DataConfig
+from twostream.errors import CheckpointError, first_names
+from twostream.models.settings import ModelConfig
+from twostream.models.two_stream import TwoStream
+from twostream.settings import from_plain
 
+BEST = "best.ckpt"
+LAST = "last.ckpt"
 CARD_KEY = "twostream"
 CARD_FORMAT = 1
 MODEL_PREFIX = "model."
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a checkpoint must be told again to be of use.
+class ModelCard:
+    """What a checkpoint says of itself beside its weights: all that is needed to use the model again.
 
     Attributes:
         classes: class names in the order of the logits.
@@ -46,7 +51,7 @@ class Card:
         return {"format": CARD_FORMAT, **dataclasses.asdict(self), "classes": list(self.classes)}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Card:
+    def from_plain(cls, plain: Mapping[str, Any]) -> ModelCard:
         """Rebuild a card from plain values.
 
         Raises:
@@ -64,8 +69,16 @@ class Card:
             raise CheckpointError(f"the checkpoint's description is incomplete ({error})") from error
         return cls(**{**values, "classes": tuple(values["classes"])})
 
+    def data_config(self) -> DataConfig:
+        """Return the data settings of the training; keys that are newer than the checkpoint take their defaults.
+
+        Raises:
+            ConfigError: the settings have keys or values that this version does not know.
+        """
+        return from_plain(DataConfig, self.data)
+
     def build_model(self) -> TwoStream:
-        """Build the network with random weights, which a checkpoint's are to replace."""
+        """Build the network with random weights, for a checkpoint's to be loaded into."""
         config = dataclasses.replace(self.model, weights="none")
         return TwoStream(config, len(self.classes), self.stack, self.bound)
 
@@ -82,7 +95,7 @@ class Checkpoint:
     """
 
     path: Path
-    card: Card
+    card: ModelCard
     epoch: int
     state: dict[str, torch.Tensor]
 
@@ -114,7 +127,7 @@ class Checkpoint:
         only_here = [name for name in ours if name not in classes]
         only_there = [name for name in classes if name not in ours]
         if only_here or only_there:
-            difference = f"only in the checkpoint: {_some(only_here)}; only in the data: {_some(only_there)}"
+            difference = f"only in the checkpoint: {first_names(only_here)}; only in the data: {first_names(only_there)}"
         else:
             difference = "the same names in another order"
         raise CheckpointError(
@@ -145,10 +158,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         for key, value in content["state_dict"].items()
         if key.startswith(MODEL_PREFIX)
     }
-    return Checkpoint(path, Card.from_plain(content[CARD_KEY]), int(content["epoch"]) + 1, state)
+    return Checkpoint(path, ModelCard.from_plain(content[CARD_KEY]), int(content["epoch"]) + 1, state)
 
 
-def load_streams(model: TwoStream, card: Card) -> None:
+def load_streams(model: TwoStream, card: ModelCard) -> None:
     """Fill the model's streams from the trained checkpoints that its settings name.
 
     Args:
@@ -184,9 +197,3 @@ def load_streams(model: TwoStream, card: Card) -> None:
                 f"the {name} stream of {path} has another architecture than model.* asks for"
                 f" ({' '.join(str(error).split())[:200]})"
             ) from error
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

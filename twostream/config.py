@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-import jsonargparse
-
-from twostream.data.module import DataConfig
-from twostream.errors import ConfigError
-from twostream.models import ModelConfig
-from twostream.optimization import OptimConfig
-from twostream.training import TrainerConfig
-
-T = TypeVar("T")
+from twostream.data.settings import DataConfig
+from twostream.models.settings import ModelConfig
+from twostream.training.settings import OptimConfig, TrainerConfig
 
 
 @dataclass(frozen=True)
@@ -65,19 +57,3 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-def from_plain(kind: type[T], plain: Mapping[str, Any]) -> T:
-    """Rebuild a settings dataclass from plain values, checked as the command line checks them.
-
-    Raises:
-        ConfigError: unknown keys or values of another type.
-    """
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
-    try:
-        value = parser.instantiate(parser.parse_object({"value": dict(plain)})).value
-    except jsonargparse.ArgumentError as error:
-        raise ConfigError(f"unusable {kind.__name__}: {' '.join(str(error).split())}") from error
-    assert isinstance(value, kind)
-    return value

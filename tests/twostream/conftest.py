@@ -7,7 +7,7 @@ import pytest
 
 from flow_cache.precompute import PrecomputeConfig, precompute
 from twostream.cli.train import main as train_main
-from twostream.demo import DemoSettings, generate_demo
+from twostream.demo.generate import DemoSettings, generate_demo
 
 TINY = DemoSettings(groups=4, clips=1, min_frames=10, max_frames=12, width=64, height=48)
 

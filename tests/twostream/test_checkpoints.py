@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from twostream.checkpoints import Card, Checkpoint, load_checkpoint
+from twostream.checkpoints import Checkpoint, ModelCard, load_checkpoint
 from twostream.errors import CheckpointError
-from twostream.models import ModelConfig
+from twostream.models.settings import ModelConfig
 
 
-def make_card(**model: object) -> Card:
+def make_card(**model: object) -> ModelCard:
     settings = {"backbone": "mobilenet_v3_small", "weights": "none", "hidden": 4, **model}
     flow = {"method": "farneback", "parameters": {"winsize": 13}, "bound": 20.0, "step": 1}
-    return Card(("run", "sit"), ModelConfig(**settings), {"steps": 2}, flow, 20.0, 3, seed=7)
+    return ModelCard(("run", "sit"), ModelConfig(**settings), {"steps": 2}, flow, 20.0, 3, seed=7)
 
 
-def write(path: Path, card: Card, **changes: object) -> Path:
+def write(path: Path, card: ModelCard, **changes: object) -> Path:
     state = {f"model.{key}": value for key, value in card.build_model().state_dict().items()}
     torch.save({"twostream": {**card.to_plain(), **changes}, "state_dict": state, "epoch": 4}, path)
     return path
@@ -47,9 +47,9 @@ def test_newer_and_incomplete_checkpoints_are_refused(tmp_path: Path) -> None:
     plain = card.to_plain()
     del plain["classes"]
     with pytest.raises(CheckpointError, match=r"incomplete.*classes"):
-        Card.from_plain(plain)
+        ModelCard.from_plain(plain)
     with pytest.raises(CheckpointError, match="incomplete"):
-        Card.from_plain({**card.to_plain(), "model": {"depth": 3}})
+        ModelCard.from_plain({**card.to_plain(), "model": {"depth": 3}})
 
 
 def test_weights_of_another_architecture_are_refused() -> None:

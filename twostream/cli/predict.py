@@ -6,24 +6,24 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
 from flow_cache import VideoError
-from twostream.checkpoints import load_checkpoint
 from twostream.cli.errors import INPUT_FAILED, run_command
+from twostream.cli.parser import command_parser
 from twostream.errors import ConfigError, DataError
-from twostream.predict import Prediction, Predictor
+
+if TYPE_CHECKING:
+    from twostream.inference.predictor import Prediction
 
 PROGRAM = "twostream-predict"
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
     """Build the parser."""
-    parser = jsonargparse.ArgumentParser(
-        prog=PROGRAM, exit_on_error=False, description="Print the most probable classes of videos."
-    )
+    parser = command_parser(PROGRAM, "Print the most probable classes of videos.")
     parser.add_argument("checkpoint", type=str, help="A .ckpt file written by twostream-train.")
     parser.add_argument("videos", type=str, nargs="+", help="Video files or folders of images.")
     parser.add_argument("--top", type=int, default=3, help="How many classes to print.")
@@ -39,6 +39,10 @@ def run(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_args(list(argv))
     if arguments.top < 1:
         raise ConfigError(f"--top must be at least 1, got {arguments.top}")
+    # torch, which takes seconds, once the arguments are right
+    from twostream.checkpoints import load_checkpoint
+    from twostream.inference.predictor import Predictor
+
     checkpoint = load_checkpoint(arguments.checkpoint)
     predictor = Predictor(checkpoint, arguments.device)
     failed = 0

@@ -5,8 +5,10 @@ the sampler hands (epoch, video) to the workers. A run is the same for any numbe
 resume.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,25 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from flow_cache.container import CacheReader
-from flow_cache.errors import FlowCacheError
-from flow_cache.index import IndexEntry
+from flow_cache import CacheReader, FlowCacheError, IndexEntry
 from twostream.data.annotations import VideoRecord
-from twostream.data.sampling import (
-    ClipShape,
-    Indices,
-    even_starts,
-    middle_frames,
-    random_starts,
-    stack_fields,
-)
-from twostream.data.transforms import AugmentConfig, Bytes, View, apply_view, evaluation_view, random_view
+from twostream.data.sampling import Indices, even_starts, middle_frames, random_starts, stack_fields
+from twostream.data.settings import AugmentConfig, ClipShape
+from twostream.data.transforms import Bytes, View, apply_view, evaluation_view, random_view
 from twostream.errors import TwoStreamError
+from twostream.settings import STREAMS, StreamName
 
 if TYPE_CHECKING:
     from flow_cache.places import Place
 
-StreamName = Literal["rgb", "flow"]
 Clip = dict[str, Tensor | int]
 
 
@@ -66,21 +60,23 @@ class ClipDataset(Dataset[Clip]):
         training: draw random clips.
         clips: K for multi-clip evaluation; None for a single clip without that dimension.
         seed: seed of the random clips.
+        open_cache: opens a cache file for reading.
     """
 
     def __init__(
         self,
         records: Sequence[VideoRecord],
-        cache: "Place",
+        cache: Place,
         entries: Mapping[str, IndexEntry],
         *,
         shape: ClipShape = ClipShape(),  # noqa: B008 - a frozen value
         size: int = 112,
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - a frozen value
-        streams: Sequence[StreamName] = ("rgb", "flow"),
+        streams: Sequence[StreamName] = STREAMS,
         training: bool = False,
         clips: int | None = None,
         seed: int = 0,
+        open_cache: Callable[[Place], CacheReader] = CacheReader,
     ) -> None:
         if training and clips is not None:
             raise ValueError(f"training takes one random clip a video: got clips={clips}, expected None")
@@ -92,6 +88,7 @@ class ClipDataset(Dataset[Clip]):
         self.training = training
         self.clips = clips
         self.seed = seed
+        self._open_cache = open_cache
         self._cache = cache
         self._entries = [entries[record.path] for record in self.records]
 
@@ -111,7 +108,7 @@ class ClipDataset(Dataset[Clip]):
             starts = even_starts(entry.num_fields, self.shape, self.clips or 1)
             starts = starts[0] if self.clips is None else starts
             view = evaluation_view(entry.height, entry.width, self.augment)
-        with CacheReader(self._cache / entry.cache_file) as reader:
+        with self._open_cache(self._cache / entry.cache_file) as reader:
             clip: Clip = read_clip(reader, starts, self.shape, view, self.size, self.streams, entry.step)
         clip["label"] = self.records[index].label
         clip["index"] = index
@@ -134,7 +131,7 @@ def read_clip(
     shape: ClipShape,
     view: View,
     size: int,
-    streams: Sequence[StreamName] = ("rgb", "flow"),
+    streams: Sequence[StreamName] = STREAMS,
     step: int = 1,
 ) -> dict[str, Tensor | int]:
     """Read the wanted streams of the stacks that begin at `starts` (..., T) from one cached video.

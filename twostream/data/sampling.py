@@ -17,26 +17,13 @@ In training each step starts anywhere in its segment. For evaluation with K clip
 fraction (k + 1/2) / K of every segment. If M < T, neighbouring steps may start at the same field.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from twostream.data.settings import ClipShape
 from twostream.errors import DataError
 
 Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ClipShape:
-    """Say what a clip is: `steps` (T) places in the video, `stack` (L) consecutive flow fields at each."""
-
-    steps: int = 8
-    stack: int = 5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.stack < 1:
-            raise DataError(f"a clip needs steps and stack of at least 1: got {self.steps} and {self.stack}")
 
 
 def random_starts(num_fields: int, shape: ClipShape, rng: np.random.Generator) -> Indices:

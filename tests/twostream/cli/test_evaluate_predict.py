@@ -11,7 +11,7 @@ import torch
 
 from twostream.cli.evaluate import main as evaluate
 from twostream.cli.predict import main as predict
-from twostream.demo import demo_classes
+from twostream.demo.generate import demo_classes
 
 Arguments = Callable[..., list[str]]
 

@@ -17,7 +17,7 @@ import yaml
 
 from twostream.checkpoints import load_checkpoint
 from twostream.cli.train import main, parse
-from twostream.demo import demo_classes
+from twostream.demo.generate import demo_classes
 
 Arguments = Callable[..., list[str]]
 

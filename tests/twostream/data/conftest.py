@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flow_cache import rebuild_index
 from flow_cache.codecs import CodecSettings
 from flow_cache.container import CacheWriter, cache_path
-from flow_cache.index import rebuild_index
 from flow_cache.meta import CacheMeta, Source
 
 CacheMaker = Callable[..., Path]

@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from twostream.errors import ConfigError
-from twostream.models import AttentionFusion, ModelConfig, StreamOutput, TemporalAttention, TwoStream
+from twostream.models.fusion import AttentionFusion
 from twostream.models.normalize import NormalizeFlow, NormalizeRGB
+from twostream.models.settings import ModelConfig
+from twostream.models.stream import StreamOutput, TemporalAttention
+from twostream.models.two_stream import TwoStream
 
 BATCH, STEPS, STACK, SIZE, CLASSES = 2, 3, 4, 64, 5
 

@@ -17,11 +17,12 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from twostream.errors import DataError
-from twostream.report_document import Paragraph, Strong, Table, escape_markdown, plain, to_html, to_markdown
-from twostream.report_tables import compute_figures, per_class_table, summary_table
-from twostream.report_text import per_class_blocks, report_blocks
-from twostream.reports import FILES, read_evaluation, read_predictions, write_reports
-from twostream.results import Evaluation, Protocol
+from twostream.evaluation.files import read_evaluation
+from twostream.evaluation.results import Evaluation, Protocol
+from twostream.reports.document import Paragraph, Strong, Table, escape_markdown, plain, to_html, to_markdown
+from twostream.reports.tables import compute_figures, per_class_table, read_predictions, summary_table
+from twostream.reports.text import per_class_blocks, report_blocks
+from twostream.reports.write import FILES, write_reports
 
 ODD_NAMES = (
     "jump, high",

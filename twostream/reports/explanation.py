@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from twostream.confusions import (
+from twostream.evaluation.confusions import (
     MIN_ERRORS,
     MIN_SUPPORT,
     THRESHOLD,
@@ -15,10 +15,9 @@ from twostream.confusions import (
     confusion_groups,
     resolve,
 )
-from twostream.report_document import Block, Bullets, Code, Heading, Paragraph, Span, Strong, Text
-from twostream.report_tables import Figures
+from twostream.reports.document import Block, Bullets, Code, Heading, Paragraph, Span, Strong, Text
+from twostream.reports.tables import Figures
 
-NAMES = {"fused": "Fused", "rgb": "RGB", "flow": "Flow"}
 SENTENCE_NAMES = {"fused": "the fusion", "rgb": "RGB", "flow": "flow"}
 _HEADINGS = {"fused": "Fusion", "rgb": "RGB alone", "flow": "Flow alone"}
 _SUBJECTS = {"fused": "The fusion", "rgb": "RGB", "flow": "Flow"}

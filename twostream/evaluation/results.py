@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twostream.errors import DataError
+from twostream.settings import STREAMS, require_at_least
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -67,12 +68,10 @@ class Protocol:
         """
         if self.level not in ("video", "clip"):
             raise DataError(f"Protocol.level: expected 'video' or 'clip', got {self.level!r}")
-        if not self.streams or not set(self.streams) <= {"rgb", "flow"}:
+        if not self.streams or not set(self.streams) <= set(STREAMS):
             raise DataError(f"Protocol.streams: expected 'rgb', 'flow' or both, got {self.streams!r}")
-        for name, least in (("num_train", 0), ("num_videos", 1), ("clips_per_video", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise DataError(f"Protocol.{name}: expected at least {least}, got {value}")
+        least = {"num_train": 0, "num_videos": 1, "clips_per_video": 1}
+        require_at_least(self, least, "Protocol.", DataError)
 
     def line(self) -> str:
         """Return the protocol in one line of plain text.

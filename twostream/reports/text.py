@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twostream.metrics import CALIBRATION_BINS, OutputMetrics
-from twostream.report_classes import EMPTY, class_table_blocks, highlight_blocks, pair_blocks, percent
-from twostream.report_document import (
+from twostream.evaluation.metrics import CALIBRATION_BINS, OutputMetrics
+from twostream.reports.classes import EMPTY, class_table_blocks, highlight_blocks, pair_blocks, percent
+from twostream.reports.document import (
     Block,
     Bullets,
     Code,
@@ -21,8 +21,9 @@ from twostream.report_document import (
     Strong,
     Table,
 )
-from twostream.report_explanation import NAMES, SENTENCE_NAMES, explanation_blocks, plural
-from twostream.report_tables import Figures
+from twostream.reports.explanation import SENTENCE_NAMES, explanation_blocks, plural
+from twostream.reports.outputs import NAMES
+from twostream.reports.tables import Figures
 
 _GROUPS = 10
 _WIDE = 24  # classes above which the confusion pictures are too large for a page

@@ -19,13 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from twostream.errors import DataError
-from twostream.metrics import Float64Array, IntArray, normalize_rows
+from twostream.evaluation.metrics import Float64Array, IntArray, normalize_rows
+from twostream.reports.outputs import COLOURS, NAMES, PALE_COLOURS
 
-# Okabe and Ito's palette: told apart with any common colour blindness; markers differ as well
-COLOURS = {"fused": "#000000", "rgb": "#D55E00", "flow": "#0072B2"}
-_PALE = {"rgb": "#F2B58F", "flow": "#8FBEDF"}
 MARKERS = {"fused": "o", "rgb": "s", "flow": "D"}
-NAMES = {"fused": "Fused", "rgb": "RGB", "flow": "Flow"}
 
 _DPI = 110
 _QUANTITIES = ("loss", "top1")
@@ -191,8 +188,8 @@ def plot_stream_weights(
         rows_shown = np.flatnonzero(~absent)
         chosen = chosen[rows_shown]
         rgb = 100 * (1 - share[chosen])
-        axes.barh(rows_shown, rgb, color=_PALE["rgb"], height=0.78)
-        axes.barh(rows_shown, 100 - rgb, left=rgb, color=_PALE["flow"], height=0.78)
+        axes.barh(rows_shown, rgb, color=PALE_COLOURS["rgb"], height=0.78)
+        axes.barh(rows_shown, 100 - rgb, left=rgb, color=PALE_COLOURS["flow"], height=0.78)
         spread = [100 * (1 - np.quantile(each[labels == index], (0.9, 0.1))) for index in chosen]
         if spread:
             axes.hlines(rows_shown, *np.transpose(spread), color="black", linewidth=1.2, zorder=3)
@@ -201,8 +198,8 @@ def plot_stream_weights(
         axes.set_xlim(0, 100)
         axes.set_xlabel("RGB's share of the weight (%)", fontsize=9)
     handles = [
-        Line2D([], [], color=_PALE["rgb"], linewidth=7, label="RGB"),
-        Line2D([], [], color=_PALE["flow"], linewidth=7, label="Flow"),
+        Line2D([], [], color=PALE_COLOURS["rgb"], linewidth=7, label="RGB"),
+        Line2D([], [], color=PALE_COLOURS["flow"], linewidth=7, label="Flow"),
         Line2D(
             [],
             [],

@@ -3,64 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
 
 import numpy as np
-import torch
 from rich.progress import track
 
 from twostream.checkpoints import Checkpoint
 from twostream.data.module import ActionDataModule
+from twostream.data.settings import DataConfig
 from twostream.errors import ConfigError
-from twostream.models import TwoStream
-from twostream.results import Evaluation, FloatArray, Protocol
-
-Part = Literal["train", "validation", "test"]
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that is there.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name!r} cannot be used ({reason}); try --device cpu") from error
-    return device
-
-
-@torch.inference_mode()
-def predict_clips(model: TwoStream, batch: dict[str, torch.Tensor]) -> dict[str, FloatArray]:
-    """Classify the K clips of each of B videos and average over the clips.
-
-    Args:
-        model: in evaluation mode.
-        batch: "rgb" (B, K, T, 3, S, S) and "flow" (B, K, T, 2L, S, S), uint8, as far as the model needs them.
-
-    Returns:
-        For "fused" (where there are two streams), "rgb" and "flow" the softmax (B, C) float32, averaged over clips;
-        and, where there is a fusion, "weights" (B, 2), averaged alike.
-    """
-    device = next(model.parameters()).device
-    clips = {name: batch[name].to(device, non_blocking=True) for name in model.names}
-    videos, count = next(iter(clips.values())).shape[:2]
-    output = model({name: clip.flatten(0, 1) for name, clip in clips.items()})
-    logits = {name: stream.logits for name, stream in output.streams.items()}
-    values = {name: stream.softmax(dim=1) for name, stream in logits.items()}
-    if output.weights is not None:
-        values = {"fused": output.logits.softmax(dim=1), **values, "weights": output.weights}
-    return {name: value.view(videos, count, -1).mean(dim=1).cpu().numpy() for name, value in values.items()}
+from twostream.evaluation.results import Evaluation, Protocol
+from twostream.inference.clips import choose_device, predict_clips
+from twostream.settings import Part
 
 
 def evaluate(
     checkpoint: Checkpoint,
-    data: ActionDataModule,
+    data: ActionDataModule | DataConfig | None = None,
     part: Part = "test",
     device: str = "auto",
     command: str = "",
@@ -69,7 +27,8 @@ def evaluate(
 
     Args:
         checkpoint: the trained model.
-        data: the videos; its classes must be the checkpoint's.
+        data: the videos, or the settings that find them; None for those of the checkpoint's training. The classes must
+            be the checkpoint's.
         part: which side.
         device: "auto", "cpu", "cuda", …
         command: the command line, for the report.
@@ -77,8 +36,21 @@ def evaluate(
     Raises:
         CheckpointError: trained on other classes.
         ConfigError: no such device, or the side has no videos.
+        DataError: the videos cannot be found, split or read.
         CacheFileError: a cache file is damaged.
+
+    Example:
+        >>> from twostream import evaluate, load_checkpoint
+        >>> checkpoint = load_checkpoint("runs/videos/checkpoints/best.ckpt")
+        >>> evaluation = evaluate(checkpoint, device="cpu")
+        >>> evaluation.outputs
+        ('fused', 'rgb', 'flow')
+        >>> evaluation.probabilities["fused"].shape == (len(evaluation.videos), len(evaluation.classes))
+        True
     """
+    if not isinstance(data, ActionDataModule):
+        config = checkpoint.card.data_config() if data is None else data
+        data = ActionDataModule(config, checkpoint.card.model.streams, checkpoint.card.seed)
     checkpoint.require_classes(data.classes)
     records = getattr(data.split, part)
     if not records:

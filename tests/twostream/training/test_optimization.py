@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from twostream.errors import ConfigError
-from twostream.optimization import OptimConfig, Schedule, make_optimizer
+from twostream.training.optimization import Schedule, make_optimizer
+from twostream.training.settings import OptimConfig
 
 
 class Net(nn.Module):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from twostream import plots
 from twostream.errors import DataError
+from twostream.reports import plots
 
 ODD_NAMES = (
     "$x_1$ & <b>",

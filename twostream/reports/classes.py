@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from twostream.confusions import confused_pairs
-from twostream.report_document import Block, Code, Heading, Paragraph, Span, Strong, Table
-from twostream.report_explanation import NAMES, SENTENCE_NAMES, plural
-from twostream.report_tables import Figures
+from twostream.evaluation.confusions import confused_pairs
+from twostream.reports.document import Block, Code, Heading, Paragraph, Span, Strong, Table
+from twostream.reports.explanation import SENTENCE_NAMES, plural
+from twostream.reports.outputs import NAMES
+from twostream.reports.tables import Figures
 
 EMPTY = "-"
 _PAIRS = 6

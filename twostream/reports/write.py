@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import os
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from twostream.errors import DataError
-from twostream.plots import (
+from twostream.evaluation.files import EVALUATION_FILE, write_evaluation
+from twostream.evaluation.results import Evaluation
+from twostream.files import replacing, write_text
+from twostream.reports.document import to_html, to_markdown
+from twostream.reports.plots import (
     has_curves,
     plot_confusion_matrices,
     plot_curves,
@@ -23,8 +20,7 @@ from twostream.plots import (
     plot_stream_weights,
     read_history,
 )
-from twostream.report_document import to_html, to_markdown
-from twostream.report_tables import (
+from twostream.reports.tables import (
     Figures,
     compute_figures,
     confusion_table,
@@ -32,10 +28,8 @@ from twostream.report_tables import (
     predictions_table,
     summary_table,
 )
-from twostream.report_text import per_class_blocks, report_blocks
-from twostream.results import OUTPUTS, Evaluation, Protocol
+from twostream.reports.text import per_class_blocks, report_blocks
 
-EVALUATION_FILE = "evaluation.npz"
 FILES = (
     "summary.csv",
     "per_class.csv",
@@ -79,8 +73,7 @@ def write_reports(evaluation: Evaluation, directory: Path, history: Path | None 
     figures = compute_figures(evaluation)
     directory.mkdir(parents=True, exist_ok=True)
     written = _write_tables(figures, directory)
-    with _replacing(directory / EVALUATION_FILE) as temporary:
-        temporary.write_bytes(_pack(evaluation))
+    write_evaluation(evaluation, directory)
     written.append(EVALUATION_FILE)
     pictures = _write_pictures(figures, directory, table)
     written += pictures
@@ -93,60 +86,11 @@ def write_reports(evaluation: Evaluation, directory: Path, history: Path | None 
         "report.html": to_html(blocks, data, title=title),
     }
     for name, text in texts.items():
-        _write_text(directory / name, text)
+        write_text(directory / name, text)
         written.append(name)
     for name in set(FILES) - set(written):
         (directory / name).unlink(missing_ok=True)
     return [directory / name for name in FILES if name in written]
-
-
-def read_evaluation(directory: Path) -> Evaluation:
-    """Read the evaluation that `write_reports` left in a folder, exactly as it was.
-
-    Raises:
-        DataError: `evaluation.npz` is missing or damaged.
-    """
-    path = directory / EVALUATION_FILE
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            meta = json.loads(arrays["meta"].tobytes())
-            protocol = meta["protocol"]
-            protocol["streams"], protocol["notes"] = tuple(protocol["streams"]), tuple(protocol["notes"])
-            return Evaluation(
-                protocol=Protocol(**protocol),
-                classes=tuple(meta["classes"]),
-                videos=tuple(meta["videos"]),
-                groups=tuple(meta["groups"]),
-                labels=arrays["labels"],
-                probabilities={
-                    name: arrays[f"probabilities_{name}"]
-                    for name in OUTPUTS
-                    if f"probabilities_{name}" in arrays
-                },
-                stream_weights=arrays.get("stream_weights"),
-                shared_source=arrays.get("shared_source"),
-            )
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected the folder of an evaluation's report") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: damaged ({error}); evaluate the checkpoint again") from error
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a `predictions.csv`; names stay text, whatever they look like ("NA", "001").
-
-    Returns:
-        The table of `report_tables.predictions_table`.
-    """
-    header = pd.read_csv(path, nrows=0).columns
-    dtypes: dict[str, str] = {}
-    for name in header:
-        if name.endswith(("confidence", "_weight")):
-            dtypes[name] = "float32"
-        else:
-            dtypes[name] = "bool" if name in ("correct", "shared_source") else "str"
-    table: pd.DataFrame = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
-    return table
 
 
 def _write_tables(figures: Figures, directory: Path) -> list[str]:
@@ -163,7 +107,7 @@ def _write_tables(figures: Figures, directory: Path) -> list[str]:
                 figures.matrices[stream], evaluation.classes
             )
     for name, table in tables.items():
-        _write_text(directory / name, table.to_csv(index=False, lineterminator="\n"))
+        write_text(directory / name, table.to_csv(index=False, lineterminator="\n"))
     return list(tables)
 
 
@@ -173,8 +117,8 @@ def _write_pictures(figures: Figures, directory: Path, history: pd.DataFrame | N
     written = []
 
     def draw(name: str, plot: Callable[[Path], object]) -> None:
-        with _replacing(directory / name) as temporary:
-            plot(temporary)
+        with replacing(directory / name) as partial:
+            plot(partial)
         written.append(name)
 
     decision = {evaluation.decision: matrices[evaluation.decision]}
@@ -194,45 +138,3 @@ def _write_pictures(figures: Figures, directory: Path, history: pd.DataFrame | N
     if history is not None and has_curves(history):
         draw("curves.png", lambda path: plot_curves(history, path, best_epoch=evaluation.protocol.epoch))
     return written
-
-
-def _pack(evaluation: Evaluation) -> bytes:
-    """Pack an evaluation into a compressed npz without pickles; names and protocol are JSON."""
-    meta = {
-        "protocol": asdict(evaluation.protocol),
-        "classes": evaluation.classes,
-        "videos": evaluation.videos,
-        "groups": evaluation.groups,
-    }
-    arrays: dict[str, np.ndarray] = {
-        "meta": np.frombuffer(json.dumps(meta).encode("ascii"), dtype=np.uint8),
-        "labels": evaluation.labels,
-    }
-    for name, values in evaluation.probabilities.items():
-        arrays[f"probabilities_{name}"] = values
-    for name in ("stream_weights", "shared_source"):
-        optional = getattr(evaluation, name)
-        if optional is not None:
-            arrays[name] = optional
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; bytes of a file name that are no UTF-8 (lone surrogates) become escapes."""
-    with _replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`, which takes its place, synced, once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

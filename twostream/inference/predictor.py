@@ -6,17 +6,16 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from flow_cache import CacheMeta, CodecSettings, Job, Source, VideoError, cache_path, cache_video, read_index
 from twostream.checkpoints import Checkpoint
-from twostream.config import from_plain
 from twostream.data.annotations import VideoRecord
 from twostream.data.dataset import ClipDataset
-from twostream.data.module import DataConfig
 from twostream.errors import DataError
-from twostream.evaluation import choose_device, predict_clips
-from twostream.results import FloatArray
+from twostream.inference.clips import choose_device, predict_clips
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ class Prediction:
     """
 
     video: Path
-    probabilities: dict[str, FloatArray]
-    stream_weights: FloatArray | None
+    probabilities: dict[str, npt.NDArray[np.float32]]
+    stream_weights: npt.NDArray[np.float32] | None
 
     @property
-    def decision(self) -> FloatArray:
+    def decision(self) -> npt.NDArray[np.float32]:
         """The probabilities that decide: the fused ones, or the only stream's."""
         return next(iter(self.probabilities.values()))
 
@@ -53,15 +52,16 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         self.card = checkpoint.card
         self.model = checkpoint.model().to(choose_device(device))
-        self.data = from_plain(DataConfig, self.card.data)
+        self.data = self.card.data_config()
 
-    def __call__(self, video: Path) -> Prediction:
+    def __call__(self, video: str | Path) -> Prediction:
         """Classify one video file or image folder.
 
         Raises:
             VideoError: cannot be read.
             DataError: too short for a clip.
         """
+        video = Path(video)
         if not video.exists():
             raise VideoError(video, "no such file or folder")
         with tempfile.TemporaryDirectory(prefix="twostream-") as folder:

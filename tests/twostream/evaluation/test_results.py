@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twostream.errors import DataError
-from twostream.results import Evaluation, Protocol
+from twostream.evaluation.results import Evaluation, Protocol
 
 
 def make_protocol(**changes):
@@ -62,8 +62,8 @@ def test_line_of_a_single_stream_and_clip():
         ({"level": "frame"}, "level: expected 'video' or 'clip', got 'frame'"),
         ({"streams": ()}, "streams: expected"),
         ({"streams": ("depth",)}, "streams: expected"),
-        ({"num_videos": 0}, "num_videos: expected at least 1, got 0"),
-        ({"clips_per_video": 0}, "clips_per_video: expected at least 1, got 0"),
+        ({"num_videos": 0}, "num_videos must be at least 1, got 0"),
+        ({"clips_per_video": 0}, "clips_per_video must be at least 1, got 0"),
     ],
 )
 def test_protocol_refuses(changes, message):

@@ -3,58 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from twostream.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """How the parameters are updated.
-
-    Attributes:
-        name: sgd (Nesterov momentum), adam or adamw.
-        lr: peak learning rate of everything but the CNNs.
-        backbone_lr: peak learning rate of the CNNs; the same as lr if not given.
-        flow_backbone_lr: peak learning rate of the flow stream's CNN, which starts from weights made for another
-            kind of image; the same as backbone_lr if not given.
-        momentum: momentum of sgd.
-        weight_decay: weight decay of matrices and convolutions; biases and norms have none.
-        schedule: cosine (down to zero at the last step), plateau (reduce when validation stalls) or constant.
-        warmup_epochs: epochs over which the rate rises linearly from zero.
-        plateau_factor: factor at each reduction of the plateau schedule.
-        plateau_patience: epochs without a better validation loss before a reduction.
-    """
-
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: float = 1e-3
-    backbone_lr: float | None = None
-    flow_backbone_lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.01
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    warmup_epochs: float = 1.0
-    plateau_factor: float = 0.1
-    plateau_patience: int = 5
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ConfigError(f"optim.lr must be positive, got {self.lr}")
-        for name in ("backbone_lr", "flow_backbone_lr"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(
-                    f"optim.{name} must be positive, got {value}; to keep the CNNs as they are, use"
-                    " --model.freeze_backbone true"
-                )
-        if self.warmup_epochs < 0:
-            raise ConfigError(f"optim.warmup_epochs must not be negative, got {self.warmup_epochs}")
-        if not 0 < self.plateau_factor < 1:
-            raise ConfigError(f"optim.plateau_factor must lie between 0 and 1, got {self.plateau_factor}")
+from twostream.training.settings import OptimConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

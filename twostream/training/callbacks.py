@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.checkpoint import Checkpoint
 
-BEST = "best.ckpt"
-LAST = "last.ckpt"
-
-
-def format_seconds(seconds: float) -> str:
-    """Write a duration as people say it, such as "1 h 02 min" or "3 min 10 s"."""
-    seconds = round(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
+from flow_cache.progress import format_seconds
+from twostream.checkpoints import BEST, LAST
+from twostream.files import replacing, write_text
 
 
 class EpochLog(Callback):
@@ -78,12 +71,11 @@ class EpochLog(Callback):
             **{key: f"{metrics[key]:.6g}" for key in self.columns[3:] if key in metrics},
         }
         self._rows.append(row)
-        partial = self.path.with_suffix(".csv.part")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(self._rows)
-        partial.replace(self.path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.columns, restval="")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self.path, table.getvalue())
         self._print(trainer, metrics, seconds)
 
     def _print(self, trainer: L.Trainer, metrics: dict[str, float], seconds: float) -> None:
@@ -145,12 +137,12 @@ class BestAndLast(Checkpoint):
             self.best_epoch = trainer.current_epoch + 1
         # Best before last: a kill between the two repeats this epoch and finds the same best again.
         for name in ([BEST] if improved else []) + [LAST]:
-            partial = self.directory / f"{name}.part"
-            trainer.save_checkpoint(partial)
+            path = self.directory / name
             if trainer.is_global_zero:
-                with partial.open("rb") as file:
-                    os.fsync(file.fileno())
-                partial.replace(self.directory / name)
+                with replacing(path) as partial:
+                    trainer.save_checkpoint(partial)
+            else:
+                trainer.save_checkpoint(path)  # takes part in gathering the state and writes nothing
 
 
 class SeedEachEpoch(Callback):

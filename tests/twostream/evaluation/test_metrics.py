@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
-from twostream import confusions, metrics
+from twostream.evaluation import confusions, metrics
 
 
 def random_case(seed, rows=200, classes=7, skill=1.0):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from twostream.metrics import (
+from twostream.evaluation.metrics import (
     Agreement,
     ClassMetrics,
     Float64Array,
@@ -22,7 +23,7 @@ from twostream.metrics import (
     per_class,
     stream_agreement,
 )
-from twostream.results import Evaluation
+from twostream.evaluation.results import Evaluation
 
 ALL = "all"
 LEAK_FREE = "unshared_sources"
@@ -169,6 +170,23 @@ def predictions_table(evaluation: Evaluation) -> pd.DataFrame:
         columns[f"top_{rank}"] = names[chosen]
         columns[f"top_{rank}_confidence"] = decision[np.arange(len(decision)), chosen]
     return pd.DataFrame(columns)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a `predictions.csv`; names stay text, whatever they look like ("NA", "001").
+
+    Returns:
+        The table that `predictions_table` makes, with the same names and types.
+    """
+    header = pd.read_csv(path, nrows=0).columns
+    dtypes: dict[str, str] = {}
+    for name in header:
+        if name.endswith(("confidence", "_weight")):
+            dtypes[name] = "float32"
+        else:
+            dtypes[name] = "bool" if name in ("correct", "shared_source") else "str"
+    table: pd.DataFrame = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
+    return table
 
 
 def confusion_table(matrix: IntArray, classes: tuple[str, ...]) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering
 
-from twostream.metrics import Float64Array, IntArray, normalize_rows
+from twostream.evaluation.metrics import Float64Array, IntArray, normalize_rows
 
 THRESHOLD = 0.5
 MIN_SUPPORT = 2

@@ -11,17 +11,9 @@ import numpy.typing as npt
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from twostream.demo import (
-    APPEARANCES,
-    MANIFEST_NAME,
-    MOTIONS,
-    DemoSettings,
-    demo_classes,
-    generate,
-    generate_demo,
-)
 from twostream.demo.figure import Outfit, Pose, draw_figure
-from twostream.demo.scene import make_group, plan_clip, render_clip
+from twostream.demo.generate import MANIFEST_NAME, DemoSettings, demo_classes, generate_demo, write_video
+from twostream.demo.scene import APPEARANCES, MOTIONS, make_group, plan_clip, render_clip
 from twostream.errors import ConfigError, DataError
 
 SMALL = DemoSettings(groups=2, clips=1, min_frames=8, max_frames=10, width=64, height=48)
@@ -132,22 +124,17 @@ def test_damaged_demo_is_made_again(small_demo: Path, tmp_path: Path, damage: st
     assert contents(root) == contents(small_demo)
 
 
-def test_interrupted_run_leaves_nothing_and_the_next_one_succeeds(
-    small_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = generate._write_video
+def test_interrupted_run_leaves_nothing_and_the_next_one_succeeds(small_demo: Path, tmp_path: Path) -> None:
     written = []
 
     def interrupted(path: Path, frames: npt.NDArray[np.uint8], fps: int) -> None:
         if len(written) >= 3:
             raise KeyboardInterrupt
         written.append(path)
-        write(path, frames, fps)
+        write_video(path, frames, fps)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(generate, "_write_video", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            generate_demo(tmp_path / "demo", settings=SMALL, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        generate_demo(tmp_path / "demo", settings=SMALL, progress=False, write=interrupted)
     assert len(written) == 3
     assert list(tmp_path.iterdir()) == []
     generate_demo(tmp_path / "demo", settings=SMALL, progress=False)

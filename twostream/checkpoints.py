@@ -36,6 +36,12 @@ class ModelCard:
         bound: bound of the flow quantisation, in pixels.
         stack: L, flow fields a step.
         seed: the run's seed.
+
+    Example:
+        >>> from twostream import load_checkpoint
+        >>> card = load_checkpoint("runs/videos/checkpoints/best.ckpt").card
+        >>> card.model.streams, card.flow["method"], card.bound
+        (['rgb', 'flow'], 'farneback', 20.0)
     """
 
     classes: tuple[str, ...]
@@ -92,6 +98,13 @@ class Checkpoint:
         card: what it was trained for.
         epoch: epochs that were complete when it was written.
         state: weights of the `TwoStream`.
+
+    Example:
+        >>> from twostream import load_checkpoint
+        >>> checkpoint = load_checkpoint("runs/videos/checkpoints/best.ckpt")
+        >>> model = checkpoint.model()
+        >>> model.names, model.training
+        (('rgb', 'flow'), False)
     """
 
     path: Path
@@ -127,7 +140,8 @@ class Checkpoint:
         only_here = [name for name in ours if name not in classes]
         only_there = [name for name in classes if name not in ours]
         if only_here or only_there:
-            difference = f"only in the checkpoint: {first_names(only_here)}; only in the data: {first_names(only_there)}"
+            ours_alone, theirs_alone = first_names(only_here), first_names(only_there)
+            difference = f"only in the checkpoint: {ours_alone}; only in the data: {theirs_alone}"
         else:
             difference = "the same names in another order"
         raise CheckpointError(
@@ -141,6 +155,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         CheckpointError: missing, unreadable, or written by something else.
+
+    Example:
+        >>> from twostream import load_checkpoint
+        >>> checkpoint = load_checkpoint("runs/videos/checkpoints/last.ckpt")
+        >>> checkpoint.epoch, len(checkpoint.card.classes)
+        (2, 9)
     """
     path = Path(path)
     try:

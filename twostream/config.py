@@ -21,6 +21,11 @@ class FlowConfig:
         bound: flow beyond ± bound pixels per step is clipped.
         step: frames from one end of a flow vector to the other.
         workers: processes; 0 is one a core.
+
+    Example:
+        >>> from twostream import FlowConfig
+        >>> FlowConfig(method="tvl1", preset="fast").bound
+        20.0
     """
 
     precompute: bool = True
@@ -46,6 +51,12 @@ class TrainConfig:
         model: the network and its loss.
         optim: the optimiser.
         trainer: the training loop.
+
+    Example:
+        >>> from twostream import DataConfig, ModelConfig, TrainConfig
+        >>> config = TrainConfig(data=DataConfig(root="videos"), model=ModelConfig(backbone="resnet50"))
+        >>> config.trainer.epochs
+        30
     """
 
     out: str | None = None

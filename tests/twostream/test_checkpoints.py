@@ -33,6 +33,38 @@ def test_a_card_survives_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(value, checkpoint.state[key])
 
 
+def test_the_card_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """As version 0.1.0 wrote it; a change of this text would orphan the checkpoints that users have."""
+    plain = {
+        "format": 1,
+        "classes": ["run", "sit"],
+        "model": {"streams": ["flow"], "backbone": "mobilenet_v3_small", "weights": "none", "hidden": 4},
+        "data": {
+            "root": "videos",
+            "cache": "cache",
+            "steps": 2,
+            "stack": 3,
+            "split": {"kind": "auto", "fold": 1},
+        },
+        "flow": {"method": "farneback", "parameters": {"winsize": 13}, "bound": 20.0, "step": 1},
+        "bound": 20.0,
+        "stack": 3,
+        "seed": 7,
+    }
+    card = ModelCard.from_plain(plain)
+    state = {f"model.{key}": value for key, value in card.build_model().state_dict().items()}
+    torch.save({"twostream": plain, "state_dict": state, "epoch": 4}, tmp_path / "a.ckpt")
+    checkpoint = load_checkpoint(tmp_path / "a.ckpt")
+    assert checkpoint.card == card
+    assert checkpoint.model().names == ("flow",)
+    assert (card.data_config().steps, card.data_config().eval_clips) == (2, 3)
+    written = card.to_plain()
+    assert {key: written[key] for key in plain if key != "model"} == {
+        k: v for k, v in plain.items() if k != "model"
+    }
+    assert plain["model"].items() <= written["model"].items()
+
+
 def test_a_rebuilt_model_keeps_what_was_frozen() -> None:
     """A resumed fusion of trained streams must not begin to train the streams."""
     card = make_card(freeze_streams=True, rgb_checkpoint="gone.ckpt", flow_checkpoint="gone.ckpt")

@@ -40,6 +40,12 @@ class VideoData:
         method: optical flow method.
         flow: how it was made, as plain values: method, parameters, bound, step, short_side, size (W, H),
             and the codec's settings.
+
+    Example:
+        >>> from twostream import DataConfig, load_data
+        >>> videos = load_data(DataConfig(root="videos", cache="cache/videos", stack=3))
+        >>> videos.method, videos.bound, videos.short_side
+        ('farneback', 20.0, 48)
     """
 
     name: str
@@ -62,6 +68,12 @@ def load_data(config: DataConfig, streams: Sequence[StreamName] = STREAMS) -> Vi
     Raises:
         CacheFileError: the first cache file is missing or damaged.
         DataError: one line that says what is wrong with the folders, lists, split or cache, and what to do.
+
+    Example:
+        >>> from twostream import DataConfig, load_data
+        >>> videos = load_data(DataConfig(root="videos", cache="cache/videos", stack=3))
+        >>> len(videos.classes), len(videos.split.test)
+        (9, 9)
     """
     root = as_place(config.root) if config.root else None
     if config.cache is None:

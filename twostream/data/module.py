@@ -29,6 +29,14 @@ class ActionDataModule(L.LightningDataModule):
         streams: streams to read.
         seed: seed of shuffling and augmentation; the split has its own.
         data: the videos, if `load_data` has been called already.
+
+    Example:
+        >>> from twostream import ActionDataModule, DataConfig
+        >>> config = DataConfig(root="videos", cache="cache/videos", steps=2, stack=3, size=32, workers=0)
+        >>> data = ActionDataModule(config)
+        >>> batch = next(iter(data.val_dataloader()))
+        >>> tuple(batch["rgb"].shape), tuple(batch["flow"].shape)
+        ((9, 2, 3, 32, 32), (9, 2, 6, 32, 32))
     """
 
     def __init__(

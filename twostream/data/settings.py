@@ -31,6 +31,11 @@ class SplitConfig:
         leakage: what to do when a source has videos in training and test under different classes, as in
             HMDB's own lists: `refuse`, or `report` to keep the split and count them. Within one class it is
             always refused.
+
+    Example:
+        >>> from twostream import SplitConfig
+        >>> SplitConfig(kind="kfold", folds=5, fold=2).val_fraction
+        0.15
     """
 
     kind: SplitKind = "auto"
@@ -68,7 +73,12 @@ class AugmentConfig:
         contrast: likewise contrast, around the clip's mean grey.
         saturation: likewise saturation, around each pixel's grey.
         view: part of the frame seen in evaluation: `centre` (largest central square) or `full` (the whole
-            frame, squashed to a square).
+            whole frame, squashed to a square).
+
+    Example:
+        >>> from twostream import AugmentConfig
+        >>> AugmentConfig(flip=0).crop
+        'random'
     """
 
     crop: Literal["random", "corners", "none"] = "random"
@@ -116,6 +126,12 @@ class DataConfig:
         eval_clips: clips of a test video whose predictions are averaged (K).
         short_videos: what to do with videos of fewer than `stack` flow fields: `error` or `skip`.
         missing_videos: what to do with videos that the flow cache lacks: `error` or `skip`.
+
+    Example:
+        >>> from twostream import DataConfig, SplitConfig
+        >>> config = DataConfig(root="videos", cache="cache/videos", split=SplitConfig(test_fraction=0.3))
+        >>> config.shape
+        ClipShape(steps=8, stack=5)
     """
 
     root: str | None = None

@@ -46,6 +46,13 @@ def read_evaluation(directory: Path) -> Evaluation:
 
     Raises:
         DataError: `evaluation.npz` is missing or damaged.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from twostream import read_evaluation
+        >>> evaluation = read_evaluation(Path("runs/videos/evaluation"))
+        >>> evaluation.protocol.side, evaluation.outputs
+        ('test', ('fused', 'rgb', 'flow'))
     """
     path = directory / EVALUATION_FILE
     try:

@@ -42,6 +42,15 @@ class Protocol:
         seed: seed of the run.
         command: command that made the evaluation.
         notes: further remarks for the reader, a sentence each.
+
+    Example:
+        >>> from twostream import Protocol
+        >>> protocol = Protocol(
+        ...     dataset="films", split="split 1", side="test", num_train=90, num_videos=2, clips_per_video=1,
+        ...     streams=("rgb",), checkpoint="best.ckpt", epoch=4, flow="", groups="every film", seed=0, command="",
+        ... )
+        >>> protocol.line().partition("; ")[0]
+        'Protocol: data set films'
     """
 
     dataset: str
@@ -116,6 +125,20 @@ class Evaluation:
         stream_weights: (N, 2) float32, the fusion's weights of RGB and flow, non-negative, or None.
         shared_source: (N,) bool, True where clips of the row's source, of other classes, are in the
             training side too; None where that is not known.
+
+    Example:
+        >>> import numpy as np
+        >>> from twostream import Evaluation, Protocol
+        >>> protocol = Protocol(
+        ...     dataset="films", split="split 1", side="test", num_train=90, num_videos=2, clips_per_video=1,
+        ...     streams=("rgb",), checkpoint="best.ckpt", epoch=4, flow="", groups="every film", seed=0, command="",
+        ... )
+        >>> evaluation = Evaluation(
+        ...     protocol=protocol, classes=("run", "sit"), videos=("a.avi", "b.avi"), groups=("a", "b"),
+        ...     labels=np.array([0, 1]), probabilities={"rgb": np.array([[0.9, 0.1], [0.7, 0.3]])},
+        ... )
+        >>> evaluation.predictions()
+        array([0, 0])
     """
 
     protocol: Protocol

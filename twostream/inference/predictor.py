@@ -26,6 +26,14 @@ class Prediction:
         video: the file.
         probabilities: per output ("fused", "rgb", "flow") the probability of each class, (C,) float32.
         stream_weights: share of RGB and flow in the fusion, (2,) float32; None with one stream.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from twostream import Prediction
+        >>> prediction = Prediction(Path("a.avi"), {"flow": np.array([0.25, 0.75], np.float32)}, None)
+        >>> prediction.decision.argmax()
+        np.int64(1)
     """
 
     video: Path
@@ -47,6 +55,15 @@ class Predictor:
     Args:
         checkpoint: the trained model.
         device: "auto", "cpu", "cuda", …
+
+    Example:
+        >>> from pathlib import Path
+        >>> from twostream import Predictor, load_checkpoint
+        >>> predictor = Predictor(load_checkpoint("runs/videos/checkpoints/best.ckpt"), device="cpu")
+        >>> video = sorted(Path("videos").rglob("*.avi"))[0]
+        >>> prediction = predictor(video)
+        >>> prediction.decision.shape, round(float(prediction.stream_weights.sum()), 4)
+        ((9,), 1.0)
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:

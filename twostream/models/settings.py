@@ -30,6 +30,11 @@ class ModelConfig:
         loss_weight_rgb: weight of the RGB stream's own cross-entropy in the joint loss.
         loss_weight_flow: weight of the flow stream's own cross-entropy in the joint loss.
         label_smoothing: label smoothing of every cross-entropy.
+
+    Example:
+        >>> from twostream import ModelConfig
+        >>> ModelConfig(streams=["flow"], dropout=0.3).backbone
+        'resnet18'
     """
 
     streams: list[StreamName] = field(default_factory=lambda: list(STREAMS))

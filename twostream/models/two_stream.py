@@ -39,6 +39,16 @@ class TwoStream(nn.Module):
         num_classes: K.
         stack: L, flow fields a step.
         bound: the flow quantisation's bound in pixels.
+
+    Example:
+        >>> import torch
+        >>> from twostream import ModelConfig, TwoStream
+        >>> config = ModelConfig(backbone="mobilenet_v3_small", weights="none", hidden=8)
+        >>> model = TwoStream(config, num_classes=3, stack=2, bound=20.0).eval()
+        >>> rgb, flow = torch.zeros(1, 2, 3, 32, 32).byte(), torch.full((1, 2, 4, 32, 32), 128).byte()
+        >>> output = model({"rgb": rgb, "flow": flow})
+        >>> tuple(output.logits.shape), output.weights.tolist()
+        ((1, 3), [[0.5, 0.5]])
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, stack: int, bound: float) -> None:

@@ -177,6 +177,13 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
     Returns:
         The table that `predictions_table` makes, with the same names and types.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from twostream import read_predictions
+        >>> table = read_predictions(Path("runs/videos/evaluation/predictions.csv"))
+        >>> list(table.columns[:6])
+        ['video', 'group', 'label', 'prediction', 'confidence', 'correct']
     """
     header = pd.read_csv(path, nrows=0).columns
     dtypes: dict[str, str] = {}

@@ -68,6 +68,14 @@ def write_reports(evaluation: Evaluation, directory: Path, history: Path | None 
 
     Raises:
         DataError: the history cannot be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from twostream import read_evaluation, write_reports
+        >>> evaluation = read_evaluation(Path("runs/videos/evaluation"))
+        >>> written = write_reports(evaluation, Path("report"))
+        >>> written[0].name, Path("report/report.md").exists()
+        ('summary.csv', True)
     """
     table = None if history is None else read_history(history)
     figures = compute_figures(evaluation)

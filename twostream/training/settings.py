@@ -26,6 +26,11 @@ class TrainerConfig:
         deterministic: refuse operations that are not reproducible.
         tensorboard: write TensorBoard logs.
         progress_bar: show a live bar where standard error is a terminal.
+
+    Example:
+        >>> from twostream import TrainerConfig
+        >>> TrainerConfig(epochs=10, precision="bf16-mixed").devices
+        1
     """
 
     epochs: int = 30
@@ -64,6 +69,11 @@ class OptimConfig:
         warmup_epochs: epochs over which the rate rises linearly from zero.
         plateau_factor: factor at each reduction of the plateau schedule.
         plateau_patience: epochs without a better validation loss before a reduction.
+
+    Example:
+        >>> from twostream import OptimConfig
+        >>> OptimConfig(name="sgd", lr=0.01).momentum
+        0.9
     """
 
     name: Literal["sgd", "adam", "adamw"] = "adamw"

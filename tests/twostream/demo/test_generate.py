@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
+from twostream.demo import generate
 from twostream.demo.figure import Outfit, Pose, draw_figure
 from twostream.demo.generate import MANIFEST_NAME, DemoSettings, demo_classes, generate_demo, write_video
 from twostream.demo.scene import APPEARANCES, MOTIONS, make_group, plan_clip, render_clip
@@ -195,7 +196,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_video_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "clip.avi"
     with pytest.raises(DataError, match=r"clip\.avi"):
-        generate._write_video(path, np.zeros((8, 48, 64, 3), dtype=np.uint8), 25)
+        write_video(path, np.zeros((8, 48, 64, 3), dtype=np.uint8), 25)
 
 
 @pytest.mark.parametrize(

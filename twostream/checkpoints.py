@@ -186,7 +186,7 @@ def load_streams(model: TwoStream, card: ModelCard) -> None:
 
     Args:
         model: the model to fill.
-        card: what the model is going to be trained for.
+        card: what the model will be trained for.
 
     Raises:
         CheckpointError: a checkpoint lacks the stream, or was made for other classes, another flow or another

@@ -15,7 +15,6 @@ from flow_cache import CacheMismatchError, read_index
 from flow_cache.places import as_place, is_folder
 from flow_cache.precompute import FAILURES_NAME, PrecomputeConfig, precompute
 from flow_cache.progress import format_seconds
-from twostream import run_directory
 from twostream.checkpoints import BEST, ModelCard, load_checkpoint
 from twostream.config import TrainConfig
 from twostream.data.loading import VideoData, load_data
@@ -26,6 +25,7 @@ from twostream.evaluation.predictions import evaluate
 from twostream.evaluation.results import Evaluation
 from twostream.reports.console import print_summary
 from twostream.reports.write import write_reports
+from twostream.run_directory import CONFIG_NAME, claim, find_versions, read_record, write_record, write_split
 from twostream.training.fit import fit
 
 
@@ -80,20 +80,20 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
         )
     config = _with_defaults(config)
     run = Path(str(config.out))
-    command = command or shlex.join(["twostream-train", "--config", str(run / run_directory.CONFIG_NAME)])
+    command = command or shlex.join(["twostream-train", "--config", str(run / CONFIG_NAME)])
     main_process = rank_zero_only.rank == 0  # the others only train
     failures = 0
     if main_process:
-        run_directory.claim(run, config)
+        claim(run, config)
         failures = _prepare_videos(config)
     videos = load_data(config.data, config.model.streams)
-    record = run_directory.read_record(run)
+    record = read_record(run)
     if main_process:
-        run_directory.write_split(run, videos)
+        write_split(run, videos)
         print(_describe_split(videos), flush=True)
         record.setdefault("commands", []).append(command)
-        record.update(seed=config.seed, versions=run_directory.versions(), machine=platform.platform())
-        run_directory.write_record(run, record)
+        record.update(seed=config.seed, versions=find_versions(), machine=platform.platform())
+        write_record(run, record)
     if not record.get("trained"):
         data = ActionDataModule(config.data, config.model.streams, config.seed, videos)
         result = fit(_model_card(config, videos), data, run, config.trainer, config.optim)
@@ -103,7 +103,7 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
         record["trained"] = {"epochs": result.epochs, "best_epoch": result.best_epoch}
     if not main_process:
         return RunResult(run, None, failures)
-    run_directory.write_record(run, record)
+    write_record(run, record)
     checkpoint = load_checkpoint(run / "checkpoints" / BEST)
     data = ActionDataModule(config.data, config.model.streams, config.seed, videos)
     evaluation = evaluate(checkpoint, data, "test", _evaluation_device(config), command)

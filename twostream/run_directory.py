@@ -25,7 +25,7 @@ from twostream.settings import from_plain
 CONFIG_NAME = "config.yaml"
 RECORD_NAME = "run.json"
 SPLIT_NAME = "split.csv"
-# Settings that change how a run is carried out, not what comes out: a resumed run may set them anew.
+# Settings that change how a run is carried out, not what comes out: a resumed run may change them.
 FREE_SETTINGS = (
     "out",
     "overwrite",
@@ -116,7 +116,7 @@ def write_record(run: Path, record: Mapping[str, Any]) -> None:
     write_text(run / RECORD_NAME, json.dumps(record, indent=1))
 
 
-def versions() -> dict[str, str]:
+def find_versions() -> dict[str, str]:
     """Find the versions of Python and of the packages that matter to a result."""
     names = ("twostream", "torch", "torchvision", "lightning", "numpy", "opencv-contrib-python")
     found = {}

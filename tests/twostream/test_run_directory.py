@@ -107,6 +107,6 @@ def test_the_record_is_kept_and_added_to(run: Path) -> None:
 
 
 def test_versions_name_python_and_the_packages() -> None:
-    versions = run_directory.versions()
+    versions = run_directory.find_versions()
     assert versions["python"].startswith("3.")
     assert "torch" in versions

@@ -367,7 +367,7 @@ def _rows(path: Path) -> list[tuple[int, str]]:
 
 
 def _by_stem(videos: Sequence[str]) -> dict[str, str]:
-    """Map paths with and without suffix to videos, for lists of .avi files serve other formats as well."""
+    """Map paths with and without suffix to videos, as lists that name .avi files are used with other formats too."""
     return {without_suffix(video): video for video in videos} | {video: video for video in videos}
 
 

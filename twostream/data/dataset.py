@@ -115,7 +115,7 @@ class ClipDataset(Dataset[Clip]):
         return clip
 
     def __getitems__(self, keys: Sequence[int | ClipKey]) -> list[Clip | Exception]:
-        """Read a batch for a loader; our own errors are returned: a worker would make tracebacks of them."""
+        """Read a batch for a loader; our own errors are returned: a worker would turn them into tracebacks."""
         items: list[Clip | Exception] = []
         for key in keys:
             try:
@@ -161,10 +161,10 @@ def read_clip(
 
 
 class ClipSampler(Sampler[ClipKey]):
-    """Yield the (epoch, video) keys of one process, shuffled anew each epoch for training.
+    """Yield the (epoch, video) keys of one process, shuffled again each epoch for training.
 
-    In training every process gets the same number of clips, the first ones of the epoch serving twice if need
-    be. In evaluation no clip is ever repeated; processes may differ by one.
+    In training every process gets the same number of clips, the first ones of the epoch being used twice
+    where that is needed. In evaluation no clip is ever repeated; processes may differ by one.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ _MOST_WORKERS = 8
 
 
 class ActionDataModule(L.LightningDataModule):
-    """Give the loaders of a run; raises what `load_data` raises when it is built.
+    """Provide the loaders of a run; building one raises what `load_data` raises.
 
     Batches are dicts: `rgb` (B, T, 3, S, S) and `flow` (B, T, 2L, S, S), uint8, as far as `streams` names
     them, and `label` and `index` (B,) int64. Test batches have the clips of a video as second dimension: (B,

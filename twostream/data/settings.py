@@ -1,4 +1,4 @@
-"""Which videos are used, how they are split and what a clip is, as settings that are had without torch."""
+"""Which videos are used, how they are split, what a clip is: settings that can be imported without torch."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class AugmentConfig:
         contrast: likewise contrast, around the clip's mean grey.
         saturation: likewise saturation, around each pixel's grey.
         view: part of the frame seen in evaluation: `centre` (largest central square) or `full` (the whole
-            whole frame, squashed to a square).
+            frame, squashed to a square).
 
     Example:
         >>> from twostream import AugmentConfig

@@ -157,7 +157,7 @@ def _finish(
             )
     elif config.val_fraction > 0:
         held_out = hold_out_groups(train, config.val_fraction, config.seed)
-        if not held_out:  # sources are too large for the share: take the smallest that serve every class
+        if not held_out:  # sources are too large for the share: take the smallest that leave every class some
             held_out = hold_out_groups(train, config.val_fraction, config.seed, cover=True)
         if not held_out:
             raise DataError(

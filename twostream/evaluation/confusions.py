@@ -48,7 +48,7 @@ class ConfusionGroup:
 
 @dataclass(frozen=True)
 class Resolution:
-    """Say what another output makes of a confusion group.
+    """Say how well another output tells the classes of a confusion group apart.
 
     Attributes:
         group: the group.

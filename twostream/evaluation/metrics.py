@@ -270,7 +270,7 @@ def top1_interval(correct: npt.NDArray[np.bool_], groups: Sequence[str], *, seed
     """Estimate a 95 % confidence interval of top-1 from rows that are right or wrong.
 
     It is `bootstrap_mean`'s. Only where every row is right, or every row is wrong, all draws are the same and
-    would feign certainty; the far end is then the exact binomial bound (Clopper and Pearson 1934) that
+    would pretend certainty; the far end is then the exact binomial bound (Clopper and Pearson 1934) that
     counts each group as one trial.
 
     Args:
@@ -287,7 +287,7 @@ def top1_interval(correct: npt.NDArray[np.bool_], groups: Sequence[str], *, seed
 
 
 def stream_agreement(labels: IntArray, fused: IntArray, rgb: IntArray, flow: IntArray) -> Agreement:
-    """Count on how many rows each stream alone is right, and what the fusion makes of them.
+    """Count on how many rows each stream alone is right, and how many of them the fusion gets right.
 
     Args:
         labels: (N,) int64.

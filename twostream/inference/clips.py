@@ -37,7 +37,7 @@ def predict_clips(model: TwoStream, batch: dict[str, torch.Tensor]) -> dict[str,
 
     Returns:
         For "fused" (where there are two streams), "rgb" and "flow" the softmax (B, C) float32, averaged over clips;
-        and, where there is a fusion, "weights" (B, 2), averaged alike.
+        and, where there is a fusion, "weights" (B, 2), averaged in the same way.
     """
     device = next(model.parameters()).device
     clips = {name: batch[name].to(device, non_blocking=True) for name in model.names}

@@ -108,7 +108,7 @@ class Predictor:
         return Prediction(video, outputs, weights)
 
     def _job(self, video: Path, cache: Path) -> Job:
-        """What makes the flow of a video as that of the training cache was made."""
+        """Describe how to make the flow of a video with the settings of the training cache."""
         flow = dict(self.card.flow)
         codec = CodecSettings(**flow.pop("codec"))
         if "rgb" not in self.model.names:

@@ -24,7 +24,7 @@ from twostream.errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class _Cut:
-    """Where a torchvision network is cut: its stages, and the prefix of the classifier that is left away."""
+    """Where a torchvision network is cut: its stages, and the prefix of its classifier, which is left out."""
 
     stages: Callable[[Any], tuple[nn.Sequential, nn.Sequential]]
     classifier: str
@@ -111,7 +111,7 @@ class Backbone(nn.Module):
 
 
 def fold_batch_norm(network: nn.Module) -> None:
-    """Fold every batch norm that follows a convolution into it, in place, as it acts in evaluation mode.
+    """Fold every batch norm that follows a convolution into it, in place, as it behaves in evaluation mode.
 
     The function stays the same; without normalisation passes a MobileNetV2 trains about twice as fast on a CPU.
     """

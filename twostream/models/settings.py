@@ -1,4 +1,4 @@
-"""What the network is made of, as settings that are had without torch."""
+"""What the network is made of, as settings that can be imported without torch."""
 
 from __future__ import annotations
 

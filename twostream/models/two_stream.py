@@ -127,7 +127,7 @@ class TwoStream(nn.Module):
         return TwoStreamOutput(fused.logits, outputs, fused.weights)
 
     def _forward_cuda(self, clips: Mapping[str, Tensor]) -> dict[str, StreamOutput]:
-        """Run the first stream on the current CUDA stream and the second beside it; autograd does likewise."""
+        """Run the first stream on the current CUDA stream and the second beside it; autograd does the same."""
         first, second = self.names
         current = torch.cuda.current_stream(clips[second].device)
         side = torch.cuda.Stream(clips[second].device)  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 @dataclass(frozen=True)
 class Strong:
-    """Mark text of a paragraph as strong, class names in the first place."""
+    """Mark text of a paragraph as strong, mostly class names."""
 
     text: str
 

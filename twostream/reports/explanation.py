@@ -1,4 +1,4 @@
-"""Say in plain sentences which classes each stream cannot tell apart, and what the fusion makes of them."""
+"""Say in plain sentences which classes each stream cannot tell apart, and which of these the fusion can."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _explain(figures: Figures, output: str, limit: int | None) -> list[Block]:
 
 
 def _sentence(figures: Figures, output: str, group: ConfusionGroup, resolution: Resolution | None) -> Text:
-    """Say what an output confuses, how the others fare on the same videos, and what fusion makes of it."""
+    """Say what an output confuses, how well the others do on the same videos, and whether the fusion resolves it."""
     names = figures.evaluation.classes
     text: list[Span] = [f"{_SUBJECTS[output]} cannot tell apart "]
     text += join_names(names[index] for index in group.classes)
@@ -124,7 +124,7 @@ def _sentence(figures: Figures, output: str, group: ConfusionGroup, resolution: 
         text.append(" and " if position and position == len(compared) - 1 else ", ")
         text.append(f"{SENTENCE_NAMES[name]} {other.correct} ({_share(other.correct, group)})")
     text.append(".")
-    # whatever else it takes them for: a stream of motion may know each motion and still mistake its bearer
+    # not confused with each other, but perhaps with others: a stream may know every motion and not who performs it
     able = [_SUBJECTS[name] for name, other in compared if name != "fused" and not other.remaining]
     if able:
         subject = f"{able[0]} does" if len(able) == 1 else "RGB and flow do"

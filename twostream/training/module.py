@@ -99,5 +99,5 @@ class TrainingModule(L.LightningModule):
         checkpoint["schedule"] = self.schedule.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the schedule's state."""
+        """Restore the schedule's state."""
         self._schedule_state = checkpoint["schedule"]

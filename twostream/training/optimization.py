@@ -101,6 +101,6 @@ class Schedule:
         return {"reduction": self._reduction, "best": self._best, "stalled": self._stalled}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take up a remembered state."""
+        """Restore a saved state."""
         self._reduction, self._best = state["reduction"], state["best"]
         self._stalled = int(state["stalled"])

@@ -1,4 +1,4 @@
-"""How the training runs and how parameters are updated, as settings that are had without torch."""
+"""How the training runs and how parameters are updated, as settings that can be imported without torch."""
 
 from __future__ import annotations
 

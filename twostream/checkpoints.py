@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from twostream.data.settings import DataConfig
-from twostream.errors import CheckpointError, first_names
+from twostream.errors import CheckpointError, first_names, one_line
 from twostream.models.settings import ModelConfig
 from twostream.models.two_stream import TwoStream
 from twostream.settings import from_plain
@@ -122,7 +122,7 @@ class Checkpoint:
         try:
             model.load_state_dict(self.state)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise CheckpointError(
                 f"{self.path}: the weights do not fit the described model ({reason})"
             ) from error
@@ -215,5 +215,5 @@ def load_streams(model: TwoStream, card: ModelCard) -> None:
         except RuntimeError as error:
             raise CheckpointError(
                 f"the {name} stream of {path} has another architecture than model.* asks for"
-                f" ({' '.join(str(error).split())[:200]})"
+                f" ({one_line(error)[:200]})"
             ) from error

@@ -62,3 +62,8 @@ def first_names(names: Sequence[object], limit: int = 3) -> str:
         return "none"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(str, names[:limit])) + more
+
+
+def one_line(text: object) -> str:
+    """Write an error, or any text, on a single line, as every message of a command is."""
+    return " ".join(str(text).split())

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import jsonargparse
 
-from twostream.errors import ConfigError, TwoStreamError
+from twostream.errors import ConfigError, TwoStreamError, one_line
 
 StreamName = Literal["rgb", "flow"]
 STREAMS: tuple[StreamName, ...] = get_args(StreamName)
@@ -49,6 +49,6 @@ def from_plain(kind: type[T], plain: Mapping[str, Any]) -> T:
     try:
         value = parser.instantiate(parser.parse_object({"value": dict(plain)})).value
     except jsonargparse.ArgumentError as error:
-        raise ConfigError(f"unusable {kind.__name__}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"unusable {kind.__name__}: {one_line(error)}") from error
     assert isinstance(value, kind)
     return value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jsonargparse
 
 from flow_cache import VideoError
-from twostream.cli.errors import INPUT_FAILED, run_command
+from twostream.cli.errors import INPUT_FAILED, complain, run_command
 from twostream.cli.parser import command_parser
 from twostream.errors import ConfigError, DataError
 
@@ -45,20 +45,19 @@ def run(argv: Sequence[str]) -> int:
 
     checkpoint = load_checkpoint(arguments.checkpoint)
     predictor = Predictor(checkpoint, arguments.device)
-    failed = 0
+    status = 0
     for video in arguments.videos:
         try:
             prediction = predictor(Path(video))
         except (VideoError, DataError) as error:
-            print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
-            failed += 1
+            status = complain(PROGRAM, error, INPUT_FAILED)
             continue
         if arguments.json:
             print(json.dumps(_as_json(prediction, checkpoint.card.classes, arguments.top)), flush=True)
         else:
             best = _best(prediction.decision, checkpoint.card.classes, arguments.top)
             print(f"{video}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in best), flush=True)
-    return INPUT_FAILED if failed else 0
+    return status
 
 
 def _best(probabilities: Any, classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:

@@ -30,9 +30,8 @@ def random_starts(num_fields: int, shape: ClipShape, rng: np.random.Generator) -
     """Draw the first field of each stack at random inside its segment; (T,) int64, never decreasing."""
     places = _places(num_fields, shape)
     steps = np.arange(shape.steps)
-    if (
-        places < shape.steps
-    ):  # segments narrower than a field: draw places in continuous time, then round down
+    if places < shape.steps:
+        # segments narrower than a field: draw places in continuous time, then round down
         drawn = np.floor((steps + rng.random(shape.steps)) * places / shape.steps).astype(np.int64)
         return np.minimum(drawn, places - 1)  # (T - 1 + 0.999…) * M / T may round up to M
     return rng.integers(steps * places // shape.steps, (steps + 1) * places // shape.steps)

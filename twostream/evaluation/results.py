@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from twostream.errors import DataError
+from twostream.errors import DataError, one_line
 from twostream.settings import STREAMS, require_at_least
 
 FloatArray = npt.NDArray[np.float32]
@@ -106,7 +106,7 @@ class Protocol:
         if self.groups:
             parts.append(f"groups {self.groups}")
         parts.append(f"seed {self.seed}")
-        return " ".join(f"Protocol: {'; '.join(parts)}.".split())
+        return one_line(f"Protocol: {'; '.join(parts)}.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from twostream.checkpoints import BEST, LAST, ModelCard, load_checkpoint, load_streams
 from twostream.data.module import ActionDataModule
-from twostream.errors import CheckpointError, ConfigError
+from twostream.errors import CheckpointError, ConfigError, one_line
 from twostream.models.two_stream import TwoStream
 from twostream.training.callbacks import BestAndLast, EpochLog, SeedEachEpoch
 from twostream.training.module import TrainingModule
@@ -139,5 +139,5 @@ def _make_trainer(
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cannot train on accelerator {config.accelerator!r} with {config.devices} device(s) and"
-            f" precision {config.precision!r}: {' '.join(str(error).split())}"
+            f" precision {config.precision!r}: {one_line(error)}"
         ) from error

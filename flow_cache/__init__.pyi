@@ -46,9 +46,9 @@ from .quantization import dequantize as dequantize
 from .quantization import negate as negate
 from .quantization import quantize as quantize
 from .runtime import available_cores as available_cores
-from .storage.atomic import replacing_file as replacing_file
 from .storage.paths import as_path as as_path
 from .video.find import find_videos as find_videos
+from .video.find import is_video as is_video
 from .video.frames import Frame as Frame
 from .video.frames import probe_fps as probe_fps
 from .video.frames import read_frames as read_frames
@@ -94,6 +94,7 @@ __all__ = [
     "format_seconds",
     "get_method",
     "import_folders",
+    "is_video",
     "method_names",
     "negate",
     "precompute",
@@ -105,7 +106,6 @@ __all__ = [
     "read_index",
     "rebuild_index",
     "repair_cache",
-    "replacing_file",
     "verify_cache",
     "view",
 ]

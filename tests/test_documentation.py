@@ -10,7 +10,9 @@ import flow_cache
 import twostream
 
 ROOT = Path(__file__).parents[1]
-PAGES = [path for path in ROOT.rglob("*.md") if not {".git", ".venv", "runs", "twostream-demo"} & {*path.parts}]
+PAGES = [
+    path for path in ROOT.rglob("*.md") if not {".git", ".venv", "runs", "twostream-demo"} & {*path.parts}
+]
 MOST_LINES = 130
 PUBLIC = {"flow_cache": flow_cache.__all__, "twostream": twostream.__all__}
 

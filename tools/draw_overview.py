@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from flow_cache import CacheReader, cache_path, flow_colours
 from flow_cache.quantization import dequantize
+from twostream.reports.outputs import COLOURS
 
 VIDEOS = 4
-COLOURS = {"rgb": "#4477AA", "flow": "#EE8866", "fused": "#228833"}
 
 
 def choose(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -11,17 +11,22 @@ from typing import Any
 
 import torch
 
-from twostream.errors import CheckpointError
-from twostream.models import ModelConfig, TwoStream
+from twostream.data.settings import DataConfig
+from twostream.errors import CheckpointError, first_names, one_line
+from twostream.models.settings import ModelConfig
+from twostream.models.two_stream import TwoStream
+from twostream.settings import from_plain
 
+BEST = "best.ckpt"
+LAST = "last.ckpt"
 CARD_KEY = "twostream"
 CARD_FORMAT = 1
 MODEL_PREFIX = "model."
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a checkpoint must be told again to be of use.
+class ModelCard:
+    """What a checkpoint says of itself beside its weights: all that is needed to use the model again.
 
     Attributes:
         classes: class names in the order of the logits.
@@ -31,6 +36,12 @@ class Card:
         bound: bound of the flow quantisation, in pixels.
         stack: L, flow fields a step.
         seed: the run's seed.
+
+    Example:
+        >>> from twostream import load_checkpoint
+        >>> card = load_checkpoint("runs/videos/checkpoints/best.ckpt").card
+        >>> card.model.streams, card.flow["method"], card.bound
+        (['rgb', 'flow'], 'farneback', 20.0)
     """
 
     classes: tuple[str, ...]
@@ -46,7 +57,7 @@ class Card:
         return {"format": CARD_FORMAT, **dataclasses.asdict(self), "classes": list(self.classes)}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Card:
+    def from_plain(cls, plain: Mapping[str, Any]) -> ModelCard:
         """Rebuild a card from plain values.
 
         Raises:
@@ -64,8 +75,16 @@ class Card:
             raise CheckpointError(f"the checkpoint's description is incomplete ({error})") from error
         return cls(**{**values, "classes": tuple(values["classes"])})
 
+    def data_config(self) -> DataConfig:
+        """Return the data settings of the training; keys that are newer than the checkpoint take their defaults.
+
+        Raises:
+            ConfigError: the settings have keys or values that this version does not know.
+        """
+        return from_plain(DataConfig, self.data)
+
     def build_model(self) -> TwoStream:
-        """Build the network with random weights, which a checkpoint's are to replace."""
+        """Build the network with random weights, for a checkpoint's to be loaded into."""
         config = dataclasses.replace(self.model, weights="none")
         return TwoStream(config, len(self.classes), self.stack, self.bound)
 
@@ -79,10 +98,17 @@ class Checkpoint:
         card: what it was trained for.
         epoch: epochs that were complete when it was written.
         state: weights of the `TwoStream`.
+
+    Example:
+        >>> from twostream import load_checkpoint
+        >>> checkpoint = load_checkpoint("runs/videos/checkpoints/best.ckpt")
+        >>> model = checkpoint.model()
+        >>> model.names, model.training
+        (('rgb', 'flow'), False)
     """
 
     path: Path
-    card: Card
+    card: ModelCard
     epoch: int
     state: dict[str, torch.Tensor]
 
@@ -96,7 +122,7 @@ class Checkpoint:
         try:
             model.load_state_dict(self.state)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise CheckpointError(
                 f"{self.path}: the weights do not fit the described model ({reason})"
             ) from error
@@ -114,7 +140,8 @@ class Checkpoint:
         only_here = [name for name in ours if name not in classes]
         only_there = [name for name in classes if name not in ours]
         if only_here or only_there:
-            difference = f"only in the checkpoint: {_some(only_here)}; only in the data: {_some(only_there)}"
+            ours_alone, theirs_alone = first_names(only_here), first_names(only_there)
+            difference = f"only in the checkpoint: {ours_alone}; only in the data: {theirs_alone}"
         else:
             difference = "the same names in another order"
         raise CheckpointError(
@@ -128,6 +155,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         CheckpointError: missing, unreadable, or written by something else.
+
+    Example:
+        >>> from twostream import load_checkpoint
+        >>> checkpoint = load_checkpoint("runs/videos/checkpoints/last.ckpt")
+        >>> checkpoint.epoch, len(checkpoint.card.classes)
+        (2, 9)
     """
     path = Path(path)
     try:
@@ -145,15 +178,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         for key, value in content["state_dict"].items()
         if key.startswith(MODEL_PREFIX)
     }
-    return Checkpoint(path, Card.from_plain(content[CARD_KEY]), int(content["epoch"]) + 1, state)
+    return Checkpoint(path, ModelCard.from_plain(content[CARD_KEY]), int(content["epoch"]) + 1, state)
 
 
-def load_streams(model: TwoStream, card: Card) -> None:
+def load_streams(model: TwoStream, card: ModelCard) -> None:
     """Fill the model's streams from the trained checkpoints that its settings name.
 
     Args:
         model: the model to fill.
-        card: what the model is going to be trained for.
+        card: what the model will be trained for.
 
     Raises:
         CheckpointError: a checkpoint lacks the stream, or was made for other classes, another flow or another
@@ -182,11 +215,5 @@ def load_streams(model: TwoStream, card: Card) -> None:
         except RuntimeError as error:
             raise CheckpointError(
                 f"the {name} stream of {path} has another architecture than model.* asks for"
-                f" ({' '.join(str(error).split())[:200]})"
+                f" ({one_line(error)[:200]})"
             ) from error
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

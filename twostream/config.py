@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-import jsonargparse
-
-from twostream.data.module import DataConfig
-from twostream.errors import ConfigError
-from twostream.models import ModelConfig
-from twostream.optimization import OptimConfig
-from twostream.training import TrainerConfig
-
-T = TypeVar("T")
+from flow_cache import FlowSettings, PrecomputeConfig, StorageSettings
+from twostream.data.settings import DataConfig
+from twostream.models.settings import ModelConfig
+from twostream.training.settings import OptimConfig, TrainerConfig
 
 
 @dataclass(frozen=True)
-class FlowConfig:
+class FlowConfig(FlowSettings):
     """How `twostream-train` fills the flow cache, as `flow-cache precompute` does.
 
     Attributes:
         precompute: fill the cache before training; without, the cache must be complete.
-        method: tvl1, farneback or raft.
-        preset: named parameters of the method; its default if not given.
-        short_side: shorter side of the frames in pixels, aspect kept; as decoded if not given.
-        bound: flow beyond ± bound pixels per step is clipped.
-        step: frames from one end of a flow vector to the other.
         workers: processes; 0 is one a core.
+
+    Example:
+        >>> from twostream import FlowConfig
+        >>> FlowConfig(method="tvl1", preset="fast").bound
+        20.0
     """
 
     precompute: bool = True
-    method: str = "tvl1"
-    preset: str | None = None
-    short_side: int | None = None
-    bound: float = 20.0
-    step: int = 1
-    workers: int = 0
+    workers: int = PrecomputeConfig.workers
 
 
 @dataclass(frozen=True)
@@ -50,10 +38,17 @@ class TrainConfig:
         overwrite: start anew where the run directory holds a run.
         demo: generate the embedded demo set at data.root.
         data: the videos, their split, and what a clip is.
-        flow: the optical flow.
+        flow: how optical flow is computed.
+        storage: how the flow cache stores it; RGB frames are stored where the model has an RGB stream.
         model: the network and its loss.
         optim: the optimiser.
         trainer: the training loop.
+
+    Example:
+        >>> from twostream import DataConfig, ModelConfig, TrainConfig
+        >>> config = TrainConfig(data=DataConfig(root="videos"), model=ModelConfig(backbone="resnet50"))
+        >>> config.trainer.epochs
+        30
     """
 
     out: str | None = None
@@ -62,22 +57,7 @@ class TrainConfig:
     demo: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
+    storage: StorageSettings = field(default_factory=StorageSettings)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-def from_plain(kind: type[T], plain: Mapping[str, Any]) -> T:
-    """Rebuild a settings dataclass from plain values, checked as the command line checks them.
-
-    Raises:
-        ConfigError: unknown keys or values of another type.
-    """
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
-    try:
-        value = parser.instantiate(parser.parse_object({"value": dict(plain)})).value
-    except jsonargparse.ArgumentError as error:
-        raise ConfigError(f"unusable {kind.__name__}: {' '.join(str(error).split())}") from error
-    assert isinstance(value, kind)
-    return value

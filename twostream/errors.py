@@ -1,17 +1,69 @@
 """Errors that a user of twostream can cause, each with one clear message."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class TwoStreamError(Exception):
-    """Base of every error that this package raises on purpose; its text is one line for the user."""
+    """Base of every error that this package raises on purpose; its text is one line for the user.
+
+    Example:
+        >>> from twostream import TwoStreamError, load_checkpoint
+        >>> try:
+        ...     load_checkpoint("none.ckpt")
+        ... except TwoStreamError as error:
+        ...     print(error)
+        checkpoint none.ckpt does not exist
+    """
 
 
 class DataError(TwoStreamError):
-    """Annotations, splits or cached videos that cannot be used: missing, empty, too short, or leaking."""
+    """Annotations, splits or cached videos that cannot be used: missing, empty, too short, or leaking.
+
+    Example:
+        >>> from twostream import DataConfig, load_data
+        >>> load_data(DataConfig(root="videos"))
+        Traceback (most recent call last):
+        twostream.errors.DataError: data.cache is not set: give the folder that flow-cache precompute wrote
+    """
 
 
 class CheckpointError(TwoStreamError):
-    """A checkpoint or weights file that is missing, damaged, or made for something else."""
+    """A checkpoint or weights file that is missing, damaged, or made for something else.
+
+    Example:
+        >>> from twostream import load_checkpoint
+        >>> load_checkpoint("none.ckpt")
+        Traceback (most recent call last):
+        twostream.errors.CheckpointError: checkpoint none.ckpt does not exist
+    """
 
 
 class ConfigError(TwoStreamError):
-    """Settings that contradict each other or name something that does not exist."""
+    """Settings that contradict each other or name something that does not exist.
+
+    Example:
+        >>> from twostream import OptimConfig
+        >>> OptimConfig(lr=-1)
+        Traceback (most recent call last):
+        twostream.errors.ConfigError: optim.lr must be positive, got -1
+    """
+
+
+def first_names(names: Sequence[object], limit: int = 3) -> str:
+    """Write the first names of a list for a message: "a, b, c and 5 more", or "none".
+
+    Args:
+        names: what to list, in order.
+        limit: the most names to write out.
+    """
+    if not names:
+        return "none"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(str, names[:limit])) + more
+
+
+def one_line(text: object) -> str:
+    """Write an error, or any text, on a single line, as every message of a command is."""
+    return " ".join(str(text).split())

@@ -63,12 +63,13 @@ class FlowSettings:
         parameters: dict[str, Any] = dict(self.parameters)
         return get_method(self.method, device, preset=self.preset, **parameters)
 
-    def template(self, storage: StorageSettings) -> CacheMeta:
+    def template(self, storage: StorageSettings, estimator: FlowMethod | None = None) -> CacheMeta:
         """Return the meta of every file that is made with these settings, but for its source.
 
-        Raises ArgumentError for the first value that is unusable.
+        estimator: the one that these settings mean, where there is one already. Raises ArgumentError for the first
+        value that is unusable.
         """
-        method = self.estimator()
+        method = estimator or self.estimator()
         return CacheMeta(
             source=Source(""),
             method=self.method,

@@ -48,8 +48,11 @@ class Job:
 class Estimator(Protocol):
     """What `cache_video` needs of a `FlowMethod`."""
 
-    backend: str
-    chunk: int
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def chunk(self) -> int: ...
 
     def quantized(
         self, frames: NDArray[np.uint8], bound: float, step: int = 1

@@ -84,6 +84,16 @@ def is_image_folder(path: AnyPath) -> bool:
     return images
 
 
+def is_video(name: str) -> bool:
+    """Tell whether a file counts as a video, by the suffix of its name.
+
+    >>> from flow_cache import is_video
+    >>> is_video("walk/a.AVI"), is_video("walk/a.txt")
+    (True, False)
+    """
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+
+
 def is_image(name: str) -> bool:
     """Tell whether a file counts as an image of a folder: by its suffix, and hidden ones do not."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")

@@ -15,8 +15,9 @@ import yaml
 from twostream.checkpoints import load_checkpoint
 from twostream.cli.train import main
 from twostream.data.module import ActionDataModule
-from twostream.evaluation import evaluate, predict_clips
-from twostream.predict import Predictor
+from twostream.evaluation.predictions import evaluate
+from twostream.inference.clips import predict_clips
+from twostream.inference.predictor import Predictor
 
 FOLDER = Path(__file__).parent / "training"
 READ: dict[str, Any] = json.loads((FOLDER / "read.json").read_text(encoding="utf-8"))

@@ -1,14 +1,19 @@
 """A tiny data set of real video files and runs trained on it, shared by the tests of everything that needs one."""
 
+import csv
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flow_cache.precompute import PrecomputeConfig, precompute
 
+from flow_cache import FlowSettings, PrecomputeConfig, StorageSettings, precompute
 from twostream.cli.train import main as train_main
-from twostream.demo import DemoSettings, generate_demo
+from twostream.demo.generate import DemoSettings, generate_demo
 
+ROOT = Path(__file__).parents[2]
 TINY = DemoSettings(groups=4, clips=1, min_frames=10, max_frames=12, width=64, height=48)
 
 
@@ -22,9 +27,44 @@ def tiny_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_cache(tiny_videos: Path) -> Path:
     """The flow cache of the tiny videos, with RGB frames."""
     cache = tiny_videos.parent / "cache"
-    settings = PrecomputeConfig(tiny_videos, cache, method="farneback", rgb=True, workers=1)
+    settings = PrecomputeConfig(
+        tiny_videos,
+        cache,
+        flow=FlowSettings(method="farneback"),
+        storage=StorageSettings(rgb=True),
+        workers=1,
+    )
     assert precompute(settings, progress=False).failures == []
     return cache
+
+
+@pytest.fixture(scope="session")
+def modules_after() -> Callable[[str], set[str]]:
+    """Run code in a new interpreter; give the names of the modules that are loaded when it ends."""
+
+    def run(code: str) -> set[str]:
+        report = "import sys, atexit; atexit.register(lambda: print('\\nLOADED', *sys.modules))"
+        result = subprocess.run(
+            [sys.executable, "-c", f"{report}\n{code}"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        return set(result.stdout.rpartition("LOADED")[2].split())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def read_rows() -> Callable[[Path], list[dict[str, str]]]:
+    """Read a CSV file into a dict a row."""
+
+    def read(path: Path) -> list[dict[str, str]]:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    return read
 
 
 Arguments = Callable[..., list[str]]

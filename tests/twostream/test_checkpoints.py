@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from twostream.checkpoints import Card, Checkpoint, load_checkpoint
+from twostream.checkpoints import Checkpoint, ModelCard, load_checkpoint
 from twostream.errors import CheckpointError
-from twostream.models import ModelConfig
+from twostream.models.settings import ModelConfig
 
 
-def make_card(**model: object) -> Card:
+def make_card(**model: object) -> ModelCard:
     settings = {"backbone": "mobilenet_v3_small", "weights": "none", "hidden": 4, **model}
     flow = {"method": "farneback", "parameters": {"winsize": 13}, "bound": 20.0, "step": 1}
-    return Card(("run", "sit"), ModelConfig(**settings), {"steps": 2}, flow, 20.0, 3, seed=7)
+    return ModelCard(("run", "sit"), ModelConfig(**settings), {"steps": 2}, flow, 20.0, 3, seed=7)
 
 
-def write(path: Path, card: Card, **changes: object) -> Path:
+def write(path: Path, card: ModelCard, **changes: object) -> Path:
     state = {f"model.{key}": value for key, value in card.build_model().state_dict().items()}
     torch.save({"twostream": {**card.to_plain(), **changes}, "state_dict": state, "epoch": 4}, path)
     return path
@@ -33,6 +33,38 @@ def test_a_card_survives_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(value, checkpoint.state[key])
 
 
+def test_the_card_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """As version 0.1.0 wrote it; a change of this text would orphan the checkpoints that users have."""
+    plain = {
+        "format": 1,
+        "classes": ["run", "sit"],
+        "model": {"streams": ["flow"], "backbone": "mobilenet_v3_small", "weights": "none", "hidden": 4},
+        "data": {
+            "root": "videos",
+            "cache": "cache",
+            "steps": 2,
+            "stack": 3,
+            "split": {"kind": "auto", "fold": 1},
+        },
+        "flow": {"method": "farneback", "parameters": {"winsize": 13}, "bound": 20.0, "step": 1},
+        "bound": 20.0,
+        "stack": 3,
+        "seed": 7,
+    }
+    card = ModelCard.from_plain(plain)
+    state = {f"model.{key}": value for key, value in card.build_model().state_dict().items()}
+    torch.save({"twostream": plain, "state_dict": state, "epoch": 4}, tmp_path / "a.ckpt")
+    checkpoint = load_checkpoint(tmp_path / "a.ckpt")
+    assert checkpoint.card == card
+    assert checkpoint.model().names == ("flow",)
+    assert (card.data_config().steps, card.data_config().eval_clips) == (2, 3)
+    written = card.to_plain()
+    assert {key: written[key] for key in plain if key != "model"} == {
+        k: v for k, v in plain.items() if k != "model"
+    }
+    assert plain["model"].items() <= written["model"].items()
+
+
 def test_a_rebuilt_model_keeps_what_was_frozen() -> None:
     """A resumed fusion of trained streams must not begin to train the streams."""
     card = make_card(freeze_streams=True, rgb_checkpoint="gone.ckpt", flow_checkpoint="gone.ckpt")
@@ -47,9 +79,9 @@ def test_newer_and_incomplete_checkpoints_are_refused(tmp_path: Path) -> None:
     plain = card.to_plain()
     del plain["classes"]
     with pytest.raises(CheckpointError, match=r"incomplete.*classes"):
-        Card.from_plain(plain)
+        ModelCard.from_plain(plain)
     with pytest.raises(CheckpointError, match="incomplete"):
-        Card.from_plain({**card.to_plain(), "model": {"depth": 3}})
+        ModelCard.from_plain({**card.to_plain(), "model": {"depth": 3}})
 
 
 def test_weights_of_another_architecture_are_refused() -> None:

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError
 
 from flow_cache import ArgumentError as FlowArgumentError
 from flow_cache import CacheMismatchError, FlowCacheError
-from twostream.errors import TwoStreamError
+from twostream.errors import TwoStreamError, one_line
 
 INPUT_FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -25,17 +25,18 @@ def run_command(program: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except (TwoStreamError, FlowArgumentError, CacheMismatchError, ArgumentError) as error:
-        return _complain(program, error, UNUSABLE)
+        return complain(program, error, UNUSABLE)
     except FlowCacheError as error:
-        return _complain(program, error, INPUT_FAILED)
+        return complain(program, error, INPUT_FAILED)
     except KeyboardInterrupt:
-        return _complain(program, "interrupted; the same command goes on from there", INTERRUPTED)
+        return complain(program, "interrupted; the same command goes on from there", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone; keep the interpreter's last flush from complaining about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INPUT_FAILED
 
 
-def _complain(program: str, what: Exception | str, status: int) -> int:
-    print(f"{program}: error: {' '.join(str(what).split())}", file=sys.stderr)
+def complain(program: str, what: Exception | str, status: int) -> int:
+    """Print one line of complaint on standard error; returns the exit status."""
+    print(f"{program}: error: {one_line(what)}", file=sys.stderr)
     return status

@@ -10,24 +10,17 @@ from typing import Literal
 
 import jsonargparse
 
-from twostream.checkpoints import Checkpoint, load_checkpoint
 from twostream.cli.errors import run_command
-from twostream.config import from_plain
-from twostream.data.module import ActionDataModule, DataConfig
-from twostream.evaluation import evaluate
-from twostream.reports import write_reports
-from twostream.run import print_summary
+from twostream.cli.parser import command_parser
+from twostream.data.settings import DataConfig
 
 PROGRAM = "twostream-evaluate"
+DESCRIPTION = "Evaluate a checkpoint and write its reports; data settings default to those of its training."
 
 
-def make_parser(checkpoint: Checkpoint | None) -> jsonargparse.ArgumentParser:
-    """Build the parser; the data settings default to those of the checkpoint's run."""
-    parser = jsonargparse.ArgumentParser(
-        prog=PROGRAM,
-        exit_on_error=False,
-        description="Evaluate a checkpoint and write its reports; data settings default to those of its training.",
-    )
+def make_parser(data: DataConfig) -> jsonargparse.ArgumentParser:
+    """Build the parser; `data` holds the defaults of the data settings."""
+    parser = command_parser(PROGRAM, DESCRIPTION)
     parser.add_argument("checkpoint", type=str, help="A .ckpt file written by twostream-train.")
     parser.add_argument(
         "--out", type=str, default=None, help="Folder of the reports; default: beside the checkpoint."
@@ -39,20 +32,24 @@ def make_parser(checkpoint: Checkpoint | None) -> jsonargparse.ArgumentParser:
         help="Side of the split to evaluate.",
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
-    default = from_plain(DataConfig, checkpoint.card.data) if checkpoint else DataConfig()
-    parser.add_argument("--data", type=DataConfig, default=default)
+    parser.add_argument("--data", type=DataConfig, default=data)
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
     """Evaluate as the arguments say; returns the exit status."""
-    plain = make_parser(None).parse_args(list(argv))
+    plain = make_parser(DataConfig()).parse_args(list(argv))
+    # torch and Lightning, which take seconds, once the arguments are right
+    from twostream.checkpoints import load_checkpoint
+    from twostream.evaluation.predictions import evaluate
+    from twostream.reports.console import print_summary
+    from twostream.reports.write import write_reports
+
     checkpoint = load_checkpoint(plain.checkpoint)
-    parser = make_parser(checkpoint)
+    parser = make_parser(checkpoint.card.data_config())
     arguments = parser.instantiate(parser.parse_args(list(argv)))
-    data = ActionDataModule(arguments.data, checkpoint.card.model.streams, checkpoint.card.seed)
     command = shlex.join([PROGRAM, *argv])
-    evaluation = evaluate(checkpoint, data, arguments.part, arguments.device, command)
+    evaluation = evaluate(checkpoint, arguments.data, arguments.part, arguments.device, command)
     run_directory = checkpoint.path.absolute().parent.parent
     name = "evaluation" if arguments.part == "test" else f"evaluation-{arguments.part}"
     directory = Path(arguments.out) if arguments.out else run_directory / name

@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
-from flow_cache import VideoError
-from twostream.checkpoints import load_checkpoint
-from twostream.cli.errors import INPUT_FAILED, run_command
+from flow_cache import FlowSettings, VideoError
+from twostream.cli.errors import INPUT_FAILED, complain, run_command
+from twostream.cli.parser import command_parser
 from twostream.errors import ConfigError, DataError
-from twostream.predict import Prediction, Predictor
+
+if TYPE_CHECKING:
+    from twostream.inference.predictor import Prediction
 
 PROGRAM = "twostream-predict"
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
     """Build the parser."""
-    parser = jsonargparse.ArgumentParser(
-        prog=PROGRAM, exit_on_error=False, description="Print the most probable classes of videos."
-    )
+    parser = command_parser(PROGRAM, "Print the most probable classes of videos.")
     parser.add_argument("checkpoint", type=str, help="A .ckpt file written by twostream-train.")
     parser.add_argument("videos", type=str, nargs="+", help="Video files or folders of images.")
     parser.add_argument("--top", type=int, default=3, help="How many classes to print.")
@@ -31,6 +32,9 @@ def make_parser() -> jsonargparse.ArgumentParser:
         "--json", action="store_true", help="Print a JSON object per video, with every stream."
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
+    # Everything else about the flow is the checkpoint's.
+    others = {field.name for field in fields(FlowSettings)} - {"device"}
+    parser.add_class_arguments(FlowSettings, "flow", skip=others, instantiate=False)
     return parser
 
 
@@ -39,22 +43,25 @@ def run(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_args(list(argv))
     if arguments.top < 1:
         raise ConfigError(f"--top must be at least 1, got {arguments.top}")
+    # torch, which takes seconds, once the arguments are right
+    from twostream.checkpoints import load_checkpoint
+    from twostream.inference.predictor import Predictor
+
     checkpoint = load_checkpoint(arguments.checkpoint)
-    predictor = Predictor(checkpoint, arguments.device)
-    failed = 0
+    predictor = Predictor(checkpoint, arguments.device, arguments.flow.device)
+    status = 0
     for video in arguments.videos:
         try:
             prediction = predictor(Path(video))
         except (VideoError, DataError) as error:
-            print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
-            failed += 1
+            status = complain(PROGRAM, error, INPUT_FAILED)
             continue
         if arguments.json:
             print(json.dumps(_as_json(prediction, checkpoint.card.classes, arguments.top)), flush=True)
         else:
             best = _best(prediction.decision, checkpoint.card.classes, arguments.top)
             print(f"{video}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in best), flush=True)
-    return INPUT_FAILED if failed else 0
+    return status
 
 
 def _best(probabilities: Any, classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import jsonargparse
 
-from twostream.cli.errors import run_command
+from twostream.cli.errors import INPUT_FAILED, INTERRUPTED, run_command
+from twostream.cli.parser import command_parser
 from twostream.config import TrainConfig
-from twostream.run import train
 
 PROGRAM = "twostream-train"
 DESCRIPTION = """Train a two-stream action recogniser on a folder of videos, evaluate it, and write the reports.
@@ -22,14 +22,8 @@ to go on with a run that was interrupted."""
 
 def make_parser(demo: bool) -> jsonargparse.ArgumentParser:
     """Build the parser; with `demo`, the settings of the demo are the defaults."""
-    parser = jsonargparse.ArgumentParser(
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        exit_on_error=False,
-        default_config_files=[str(importlib.resources.files("twostream") / "configs" / "demo.yaml")]
-        if demo
-        else [],
-    )
+    demo_config = str(importlib.resources.files("twostream") / "configs" / "demo.yaml")
+    parser = command_parser(PROGRAM, DESCRIPTION, default_config_files=[demo_config] if demo else [])
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(TrainConfig)
     return parser
@@ -45,10 +39,21 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     return TrainConfig(**settings)
 
 
+def run(argv: Sequence[str]) -> int:
+    """Train as the arguments say; returns the exit status."""
+    config = parse(argv)
+    from twostream.run import train  # torch and Lightning, which take seconds, once the arguments are right
+
+    result = train(config, shlex.join([PROGRAM, *argv]))
+    if result.interrupted:
+        return INTERRUPTED
+    return INPUT_FAILED if result.failures else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the given arguments (None: those of the process); returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    return run_command(PROGRAM, lambda: train(parse(arguments), shlex.join([PROGRAM, *arguments])))
+    return run_command(PROGRAM, lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -11,18 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from flow_cache.frames import find_videos
-from flow_cache.places import is_folder, relative_name
-from twostream.data.groups import assign_groups, some, stem, without_suffix
-from twostream.errors import DataError
+from flow_cache import find_videos
+from twostream.data.groups import assign_groups, stem, without_suffix
+from twostream.data.settings import AnnotationFormat
+from twostream.errors import DataError, first_names
+from twostream.settings import Part
 
 if TYPE_CHECKING:
-    from flow_cache.places import Place
-
-AnnotationFormat = Literal["auto", "folders", "hmdb", "ucf", "csv"]
-Part = Literal["train", "validation", "test"]
+    from upath import UPath
 
 _HMDB_LIST = re.compile(r"(?P<name>.+)_test_split(?P<number>\d+)\.txt")
 _UCF_LIST = re.compile(r"(?P<part>train|test)list0*(?P<number>\d+)\.txt")
@@ -70,11 +68,11 @@ class Annotations:
     notes: tuple[str, ...] = ()
 
 
-def list_videos(root: Place) -> list[str]:
+def list_videos(root: Path | UPath) -> list[str]:
     """List the videos below a folder as posix paths relative to it, sorted; DataError if it is no folder."""
-    if not is_folder(root):
+    if not root.is_dir():
         raise DataError(f"data root {root} is not a folder: give the folder that holds the class folders")
-    return sorted(relative_name(video, root) for video in find_videos(root))
+    return sorted(video.relative_to(root).as_posix() for video in find_videos(root))  # type: ignore[arg-type]
 
 
 def load_annotations(
@@ -150,7 +148,7 @@ def load_hmdb(videos: Sequence[str], lists: Path, groups: str = "auto") -> Annot
     classes = sorted(listed_classes & folders)
     if not classes:
         raise DataError(
-            f"no class of the lists in {lists} has a folder among the videos: {some(sorted(folders))}"
+            f"no class of the lists in {lists} has a folder among the videos: {first_names(sorted(folders))}"
         )
     found: dict[str, str] = {}
     missing: set[str] = set()
@@ -236,11 +234,7 @@ def load_ucf(videos: Sequence[str], lists: Path, groups: str = "auto") -> Annota
         n: OfficialSplit(f"UCF split {n}", members) for n, members in sorted(parts.items()) if members
     }
     notes = _coverage(
-        len(videos) - len(found),
-        len(missing),
-        len(listed_classes - present),
-        len(listed_classes),
-        some=listed_classes,
+        len(videos) - len(found), len(missing), len(listed_classes - present), len(listed_classes)
     )
     return _annotate(sorted(found.items()), groups, classes, official, notes)
 
@@ -285,12 +279,14 @@ def load_csv(videos: Sequence[str], table: Path, groups: str = "auto") -> Annota
     if not found:
         raise DataError(
             f"none of the {len(rows)} paths of {table} is a video of the data root; "
-            f"it begins with {some([row['path'] for _, row in rows])}"
+            f"it begins with {first_names([row['path'] for _, row in rows])}"
         )
     use_column = groups == "auto" and "group" in columns
     if use_column and not all(named_groups.values()):
         empty = [video for video, group in named_groups.items() if not group]
-        raise DataError(f"{table}: column group is empty for {some(empty)}; fill it, or set the group rule")
+        raise DataError(
+            f"{table}: column group is empty for {first_names(empty)}; fill it, or set the group rule"
+        )
     names = set(found.values())
     classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     unused = len(found) - len(parts)
@@ -336,9 +332,7 @@ def _annotate(
     return Annotations(ordered, videos, words, dict(official or {}), notes)
 
 
-def _coverage(
-    unlisted: int, missing: int, absent: int, total: int, some: set[str] | None = None
-) -> tuple[str, ...]:
+def _coverage(unlisted: int, missing: int, absent: int, total: int) -> tuple[str, ...]:
     notes = []
     if unlisted:
         notes.append(f"{_count(unlisted, 'video')} on disk not named in the lists, left out.")
@@ -372,7 +366,7 @@ def _rows(path: Path) -> list[tuple[int, str]]:
 
 
 def _by_stem(videos: Sequence[str]) -> dict[str, str]:
-    """Map paths with and without suffix to videos, for lists of .avi files serve other formats as well."""
+    """Map paths with and without suffix to videos, as lists that name .avi files are used with other formats too."""
     return {without_suffix(video): video for video in videos} | {video: video for video in videos}
 
 

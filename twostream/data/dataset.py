@@ -5,8 +5,10 @@ the sampler hands (epoch, video) to the workers. A run is the same for any numbe
 resume.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,25 +16,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from flow_cache.container import CacheReader
-from flow_cache.errors import FlowCacheError
-from flow_cache.index import IndexEntry
+from flow_cache import CacheReader, FlowCacheError, IndexEntry
 from twostream.data.annotations import VideoRecord
-from twostream.data.sampling import (
-    ClipShape,
-    Indices,
-    even_starts,
-    middle_frames,
-    random_starts,
-    stack_fields,
-)
-from twostream.data.transforms import AugmentConfig, Bytes, View, apply_view, evaluation_view, random_view
+from twostream.data.sampling import Indices, even_starts, middle_frames, random_starts, stack_fields
+from twostream.data.settings import AugmentConfig, ClipShape
+from twostream.data.transforms import Bytes, View, apply_view, evaluation_view, random_view
 from twostream.errors import TwoStreamError
+from twostream.settings import STREAMS, StreamName
 
 if TYPE_CHECKING:
-    from flow_cache.places import Place
+    from pathlib import Path
 
-StreamName = Literal["rgb", "flow"]
+    from upath import UPath
+
 Clip = dict[str, Tensor | int]
 
 
@@ -66,21 +62,23 @@ class ClipDataset(Dataset[Clip]):
         training: draw random clips.
         clips: K for multi-clip evaluation; None for a single clip without that dimension.
         seed: seed of the random clips.
+        open_cache: opens a cache file for reading.
     """
 
     def __init__(
         self,
         records: Sequence[VideoRecord],
-        cache: "Place",
+        cache: Path | UPath,
         entries: Mapping[str, IndexEntry],
         *,
         shape: ClipShape = ClipShape(),  # noqa: B008 - a frozen value
         size: int = 112,
         augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - a frozen value
-        streams: Sequence[StreamName] = ("rgb", "flow"),
+        streams: Sequence[StreamName] = STREAMS,
         training: bool = False,
         clips: int | None = None,
         seed: int = 0,
+        open_cache: Callable[[Path | UPath], CacheReader] = CacheReader,
     ) -> None:
         if training and clips is not None:
             raise ValueError(f"training takes one random clip a video: got clips={clips}, expected None")
@@ -92,6 +90,7 @@ class ClipDataset(Dataset[Clip]):
         self.training = training
         self.clips = clips
         self.seed = seed
+        self._open_cache = open_cache
         self._cache = cache
         self._entries = [entries[record.path] for record in self.records]
 
@@ -111,14 +110,14 @@ class ClipDataset(Dataset[Clip]):
             starts = even_starts(entry.num_fields, self.shape, self.clips or 1)
             starts = starts[0] if self.clips is None else starts
             view = evaluation_view(entry.height, entry.width, self.augment)
-        with CacheReader(self._cache / entry.cache_file) as reader:
+        with self._open_cache(self._cache / entry.cache_file) as reader:
             clip: Clip = read_clip(reader, starts, self.shape, view, self.size, self.streams, entry.step)
         clip["label"] = self.records[index].label
         clip["index"] = index
         return clip
 
     def __getitems__(self, keys: Sequence[int | ClipKey]) -> list[Clip | Exception]:
-        """Read a batch for a loader; our own errors are returned: a worker would make tracebacks of them."""
+        """Read a batch for a loader; our own errors are returned: a worker would turn them into tracebacks."""
         items: list[Clip | Exception] = []
         for key in keys:
             try:
@@ -134,7 +133,7 @@ def read_clip(
     shape: ClipShape,
     view: View,
     size: int,
-    streams: Sequence[StreamName] = ("rgb", "flow"),
+    streams: Sequence[StreamName] = STREAMS,
     step: int = 1,
 ) -> dict[str, Tensor | int]:
     """Read the wanted streams of the stacks that begin at `starts` (..., T) from one cached video.
@@ -164,10 +163,10 @@ def read_clip(
 
 
 class ClipSampler(Sampler[ClipKey]):
-    """Yield the (epoch, video) keys of one process, shuffled anew each epoch for training.
+    """Yield the (epoch, video) keys of one process, shuffled again each epoch for training.
 
-    In training every process gets the same number of clips, the first ones of the epoch serving twice if need
-    be. In evaluation no clip is ever repeated; processes may differ by one.
+    In training every process gets the same number of clips, the first ones of the epoch being used twice
+    where that is needed. In evaluation no clip is ever repeated; processes may differ by one.
     """
 
     def __init__(

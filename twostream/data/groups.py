@@ -1,13 +1,11 @@
 """Source groups: which videos come from one recording, and so must stay on one side of a split."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
-from flow_cache.frames import VIDEO_SUFFIXES
-from twostream.errors import DataError
+from flow_cache import is_video
+from twostream.errors import DataError, first_names
 
 _UCF_STEM = re.compile(r"v_(?P<name>.+)_g(?P<group>\d+)_c\d+")
 _GENERIC_STEM = re.compile(r"(?P<group>(.+_)?g\d+)_c\d+")
@@ -39,7 +37,7 @@ def assign_groups(items: Sequence[tuple[str, str]], rule: str = "auto") -> tuple
     if unmatched:
         raise DataError(
             f"group rule '{rule}' does not fit {len(unmatched)} of {len(items)} videos, "
-            f"such as {some(unmatched)}; use auto, ucf, hmdb, generic, video or a pattern with one group"
+            f"such as {first_names(unmatched)}; use auto, ucf, hmdb, generic, video or a pattern with one group"
         )
     return [str(group) for group in groups], words
 
@@ -86,10 +84,4 @@ def stem(path: str) -> str:
 def without_suffix(path: str) -> str:
     """Return a path without the suffix of a video file."""
     pure = PurePosixPath(path)
-    return str(pure.with_suffix("")) if pure.suffix.lower() in VIDEO_SUFFIXES else str(pure)
-
-
-def some(names: Iterable[Any], limit: int = 3) -> str:
-    """Write the first names for a message, with an ellipsis for the rest."""
-    shown = [str(name) for name in islice(names, limit + 1)]
-    return ", ".join(shown[:limit]) + (", …" if len(shown) > limit else "")
+    return str(pure.with_suffix("")) if is_video(pure.name) else str(pure)

@@ -17,35 +17,21 @@ In training each step starts anywhere in its segment. For evaluation with K clip
 fraction (k + 1/2) / K of every segment. If M < T, neighbouring steps may start at the same field.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from twostream.data.settings import ClipShape
 from twostream.errors import DataError
 
 Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ClipShape:
-    """Say what a clip is: `steps` (T) places in the video, `stack` (L) consecutive flow fields at each."""
-
-    steps: int = 8
-    stack: int = 5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.stack < 1:
-            raise DataError(f"a clip needs steps and stack of at least 1: got {self.steps} and {self.stack}")
 
 
 def random_starts(num_fields: int, shape: ClipShape, rng: np.random.Generator) -> Indices:
     """Draw the first field of each stack at random inside its segment; (T,) int64, never decreasing."""
     places = _places(num_fields, shape)
     steps = np.arange(shape.steps)
-    if (
-        places < shape.steps
-    ):  # segments narrower than a field: draw places in continuous time, then round down
+    if places < shape.steps:
+        # segments narrower than a field: draw places in continuous time, then round down
         drawn = np.floor((steps + rng.random(shape.steps)) * places / shape.steps).astype(np.int64)
         return np.minimum(drawn, places - 1)  # (T - 1 + 0.999…) * M / T may round up to M
     return rng.integers(steps * places // shape.steps, (steps + 1) * places // shape.steps)

@@ -3,17 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from twostream.data.annotations import Annotations, Part, VideoRecord
-from twostream.data.groups import some
-from twostream.errors import DataError
-
-SplitKind = Literal["auto", "official", "group", "kfold"]
-Leakage = Literal["refuse", "report"]
+from twostream.data.annotations import Annotations, VideoRecord
+from twostream.data.settings import SplitConfig
+from twostream.errors import DataError, first_names
+from twostream.settings import Part
 
 
 @dataclass(frozen=True)
@@ -28,37 +25,10 @@ class Split:
     shared_sources: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class SplitConfig:
-    """Say how to split.
-
-    Attributes:
-        kind: `official` (published lists or the table's split column), `group` (a share of the source groups
-            is held out), `kfold` (stratified folds of source groups), or `auto`: official where there are
-            lists, else group.
-        number: number of the official split.
-        folds: number of folds for `kfold`.
-        fold: which fold is the test part for `kfold`, from 1 to `folds`.
-        test_fraction: share of each class's videos held out for the test with `group`, whole groups at a
-            time.
-        val_fraction: share of the training videos taken for validation, whole groups at a time; 0 takes none.
-        seed: seed of everything random in the split, apart from the training seed.
-        leakage: what to do when a source has videos in training and test under different classes, as in
-            HMDB's own lists: `refuse`, or `report` to keep the split and count them. Within one class it is
-            always refused.
-    """
-
-    kind: SplitKind = "auto"
-    number: int = 1
-    folds: int = 5
-    fold: int = 1
-    test_fraction: float = 0.25
-    val_fraction: float = 0.15
-    seed: int = 0
-    leakage: Leakage = "refuse"
-
-
-def make_split(annotations: Annotations, config: SplitConfig = SplitConfig()) -> Split:
+def make_split(
+    annotations: Annotations,
+    config: SplitConfig = SplitConfig(),  # noqa: B008 - a frozen value
+) -> Split:
     """Split the annotated videos; deterministic in the annotations and the config.
 
     Raises:
@@ -176,18 +146,18 @@ def _finish(
         raise DataError(f"{name} has {len(train)} training and {len(test)} test videos; both parts need some")
     lacking = _lacking(annotations, train)
     if lacking:
-        raise DataError(f"{name}: no training videos for {some(lacking)}; every class needs some")
+        raise DataError(f"{name}: no training videos for {first_names(lacking)}; every class needs some")
     shared, leak_notes = _check_leakage(annotations, config, [*train, *validation], test)
     if validation:
         both = {video.group for video in train} & {video.group for video in validation}
         if both:
             raise DataError(
-                f"{name}: source groups {some(sorted(both))} have videos in training and validation; "
+                f"{name}: source groups {first_names(sorted(both))} have videos in training and validation; "
                 "move each to one side"
             )
     elif config.val_fraction > 0:
         held_out = hold_out_groups(train, config.val_fraction, config.seed)
-        if not held_out:  # sources are too large for the share: take the smallest that serve every class
+        if not held_out:  # sources are too large for the share: take the smallest that leave every class some
             held_out = hold_out_groups(train, config.val_fraction, config.seed, cover=True)
         if not held_out:
             raise DataError(
@@ -228,12 +198,12 @@ def _check_leakage(
     if same_class:
         raise DataError(
             f"{len(same_class)} source groups have videos of one class in training and test, such as "
-            f"{some(sorted(same_class))} {found}; use a group split, or correct the lists or the group rule"
+            f"{first_names(sorted(same_class))} {found}; use a group split, or correct the lists or the group rule"
         )
     if config.leakage == "refuse":
         raise DataError(
             f"{len(groups)} source groups have videos of different classes in training and test, such as "
-            f"{some(sorted(groups))} {found}; "
+            f"{first_names(sorted(groups))} {found}; "
             "use a group split, or leakage=report to keep this one and report it"
         )
     total = len({video.group for video in (*training, *test)})

@@ -6,13 +6,13 @@ generator alone, so that a clip looks the same whichever streams are read; `appl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.quantize import negate
+from flow_cache import negate
+from twostream.data.settings import AugmentConfig
 from twostream.errors import DataError
 
 Bytes = NDArray[np.uint8]
@@ -22,43 +22,6 @@ Bytes = NDArray[np.uint8]
 CORNER_SCALES = (1.0, 0.875, 0.75, 0.66)
 # Rec. 601 luma of RGB, which saturation and contrast are taken against.
 _LUMA = np.array([0.299, 0.587, 0.114])
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Say how training clips are varied and which part of the frame is seen in evaluation.
-
-    Attributes:
-        crop: `random` (area and aspect drawn anew), `corners` (multi-scale crops at the corners and the
-            centre), or `none` (the evaluation view).
-        scale_min: smallest share of the frame's area in a random crop.
-        aspect_max: largest aspect ratio of a random crop, and the inverse of the smallest.
-        flip: probability of a horizontal flip; 0 where left and right are what tells classes apart.
-        brightness: RGB brightness is scaled by a factor from 1 - value to 1 + value.
-        contrast: likewise contrast, around the clip's mean grey.
-        saturation: likewise saturation, around each pixel's grey.
-        view: part of the frame seen in evaluation: `centre` (largest central square) or `full` (the whole
-            frame, squashed to a square).
-    """
-
-    crop: Literal["random", "corners", "none"] = "random"
-    scale_min: float = 0.4
-    aspect_max: float = 4 / 3
-    flip: float = 0.5
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-    view: Literal["centre", "full"] = "centre"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale_min <= 1 or self.aspect_max < 1:
-            raise DataError(
-                f"random crops need scale_min above 0 and up to 1 and aspect_max of at least 1: "
-                f"got {self.scale_min:g} and {self.aspect_max:g}"
-            )
-        for name in ("flip", "brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"{name} must be from 0 to 1, got {getattr(self, name):g}")
 
 
 @dataclass(frozen=True)

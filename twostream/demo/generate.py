@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,6 +19,9 @@ from rich.progress import track
 
 from twostream.demo.scene import APPEARANCES, MOTIONS, SourceGroup, make_group, render_clip
 from twostream.errors import ConfigError, DataError
+from twostream.settings import require_at_least
+
+VideoWriter = Callable[[Path, npt.NDArray[np.uint8], int], None]
 
 MANIFEST_NAME = "demo.json"
 _FORMAT = 1  # counted up when the same settings would give other videos
@@ -47,6 +50,11 @@ class DemoSettings:
         min_frames, max_frames: bounds of the number of frames of a clip, both included.
         width, height: size of the frames, pixels; even numbers.
         fps: frames a second.
+
+    Example:
+        >>> from twostream import DemoSettings
+        >>> DemoSettings(groups=4).clips
+        2
     """
 
     seed: int = 0
@@ -64,10 +72,7 @@ class DemoSettings:
         Raises:
             ConfigError: a value is too small or odd where it must be even, or the bounds are crossed.
         """
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"demo setting {name} must be at least {least}, got {value}")
+        require_at_least(self, _LEAST, "demo setting ", ConfigError)
         if self.max_frames < self.min_frames:
             raise ConfigError(
                 "demo setting max_frames must not be below min_frames, "
@@ -96,7 +101,41 @@ def demo_classes() -> tuple[str, ...]:
     return tuple(sorted(f"{appearance}_{motion}" for appearance in APPEARANCES for motion in MOTIONS))
 
 
-def generate_demo(root: Path, *, settings: DemoSettings | None = None, progress: bool = True) -> Path:
+def write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int) -> None:
+    """Write frames as Motion-JPEG.
+
+    Args:
+        path: the .avi file.
+        frames: `(T, H, W, 3) uint8` RGB.
+        fps: frames a second.
+
+    Raises:
+        DataError: the file could not be written.
+    """
+    _, height, width, _ = frames.shape
+    fourcc = cv2.VideoWriter.fourcc(*"MJPG")
+    writer = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, fourcc, float(fps), (width, height), True)
+    if not writer.isOpened():
+        raise DataError(f"OpenCV cannot write the Motion-JPEG video {path}; is the folder writable?")
+    writer.set(cv2.VIDEOWRITER_PROP_QUALITY, _QUALITY)
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    # The writer does not report a failed write, but the file's own header says how long it should be.
+    with path.open("rb") as file:
+        promised = int.from_bytes(file.read(8)[4:], "little") + 8
+    written = path.stat().st_size
+    if written != promised:
+        raise DataError(f"{path} has {written} bytes after writing instead of {promised}; is the disk full?")
+
+
+def generate_demo(
+    root: str | Path,
+    *,
+    settings: DemoSettings | None = None,
+    progress: bool = True,
+    write: VideoWriter = write_video,
+) -> Path:
     """Write the demo's videos below `root`, or find them there.
 
     The tree is `<class>/<class>_g<group>_c<clip>.avi` (Motion-JPEG, written by OpenCV's own encoder, which
@@ -108,12 +147,20 @@ def generate_demo(root: Path, *, settings: DemoSettings | None = None, progress:
         root: the data folder; must be absent, empty, or hold a demo.
         settings: what to generate; the defaults give 216 clips of 9 classes.
         progress: show a progress bar.
+        write: writes the frames of one video to a file.
 
     Returns:
         `root`.
 
     Raises:
         DataError: `root` holds something else, or a video could not be written.
+
+    Example:
+        >>> from twostream import DemoSettings, generate_demo
+        >>> settings = DemoSettings(groups=2, clips=1, min_frames=8, max_frames=8, width=48, height=48)
+        >>> root = generate_demo("small-demo", settings=settings, progress=False)
+        >>> len(list(root.glob("*/*.avi")))
+        18
     """
     settings = settings or DemoSettings()
     root = Path(root)
@@ -125,7 +172,7 @@ def generate_demo(root: Path, *, settings: DemoSettings | None = None, progress:
         _check_ours(target, settings)
         _sweep(target)
         partial.mkdir(parents=True)
-        _fill(partial, settings, progress)
+        _fill(partial, settings, progress, write)
         _put_in_place(partial, target, settings)
     except OSError as error:
         raise DataError(f"cannot make the demo in {root}: {error}") from error
@@ -145,7 +192,7 @@ def _clips(settings: DemoSettings) -> Iterator[_Clip]:
                 yield _Clip(path, *pairs[name], group, class_, clip)
 
 
-def _fill(folder: Path, settings: DemoSettings, progress: bool) -> None:
+def _fill(folder: Path, settings: DemoSettings, progress: bool, write: VideoWriter) -> None:
     """Render and write all videos, then the manifest, into an empty folder."""
     for name in demo_classes():
         (folder / name).mkdir()
@@ -157,7 +204,7 @@ def _fill(folder: Path, settings: DemoSettings, progress: bool) -> None:
 
     def make(clip: _Clip) -> None:
         frames = _render(clip, groups[clip.group - 1], settings)
-        _write_video(folder / clip.path, frames, settings.fps)
+        write(folder / clip.path, frames, settings.fps)
 
     clips = list(_clips(settings))
     # Threads, not processes: they start at once, need no guarded __main__, and most of the work is in OpenCV.
@@ -174,25 +221,6 @@ def _render(clip: _Clip, group: SourceGroup, settings: DemoSettings) -> npt.NDAr
     rng = np.random.default_rng([settings.seed, clip.group, clip.class_, clip.clip])
     frames = int(rng.integers(settings.min_frames, settings.max_frames, endpoint=True))
     return render_clip(rng, group, clip.appearance, clip.motion, frames)
-
-
-def _write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int) -> None:
-    """Write `(T, H, W, 3) uint8` RGB frames as Motion-JPEG; raises DataError where that fails."""
-    _, height, width, _ = frames.shape
-    fourcc = cv2.VideoWriter.fourcc(*"MJPG")
-    writer = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, fourcc, float(fps), (width, height), True)
-    if not writer.isOpened():
-        raise DataError(f"OpenCV cannot write the Motion-JPEG video {path}; is the folder writable?")
-    writer.set(cv2.VIDEOWRITER_PROP_QUALITY, _QUALITY)
-    for frame in frames:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
-    # The writer does not report a failed write, but the file's own header says how long it should be.
-    with path.open("rb") as file:
-        promised = int.from_bytes(file.read(8)[4:], "little") + 8
-    written = path.stat().st_size
-    if written != promised:
-        raise DataError(f"{path} has {written} bytes after writing instead of {promised}; is the disk full?")
 
 
 def _is_complete(root: Path, settings: DemoSettings) -> bool:

@@ -24,7 +24,7 @@ from twostream.errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class _Cut:
-    """Where a torchvision network is cut: its stages, and the prefix of the classifier that is left away."""
+    """Where a torchvision network is cut: its stages, and the prefix of its classifier, which is left out."""
 
     stages: Callable[[Any], tuple[nn.Sequential, nn.Sequential]]
     classifier: str
@@ -77,11 +77,10 @@ class Backbone(nn.Module):
         super().__init__()
         if name not in BACKBONES:
             raise ConfigError(f"unknown backbone {name!r}; expected one of {', '.join(BACKBONES)}")
-        cut = BACKBONES[name]
-        net = _load_network(name, weights, cut.classifier)
+        net = load_network(name, weights)
         if frozen or freeze_batch_norm:
             fold_batch_norm(net)
-        self.lower, self.upper = cut.stages(net)
+        self.lower, self.upper = BACKBONES[name].stages(net)
         if in_channels != 3:
             widen_first_convolution(self.lower, in_channels)
         self.in_channels = in_channels
@@ -112,7 +111,7 @@ class Backbone(nn.Module):
 
 
 def fold_batch_norm(network: nn.Module) -> None:
-    """Fold every batch norm that follows a convolution into it, in place, as it acts in evaluation mode.
+    """Fold every batch norm that follows a convolution into it, in place, as it behaves in evaluation mode.
 
     The function stays the same; without normalisation passes a MobileNetV2 trains about twice as fast on a CPU.
     """
@@ -157,13 +156,34 @@ def _first_convolution(network: nn.Module) -> tuple[nn.Module, str, nn.Conv2d]:
     raise ConfigError("the network has no convolution to widen")
 
 
-def _load_network(name: str, weights: str, classifier: str) -> nn.Module:
+def build_network(name: str, weights: str | None) -> nn.Module:
+    """Build a network of torchvision, which downloads the weights of that name if there is one."""
+    net = torchvision.models.get_model(name, weights=weights)
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def load_network(
+    name: str, weights: str, build: Callable[[str, str | None], nn.Module] = build_network
+) -> nn.Module:
+    """Build the whole network that a backbone is cut from.
+
+    Args:
+        name: a key of `BACKBONES`.
+        weights: as for `Backbone`.
+        build: builds a network, given its name and torchvision's name of its weights or None for random ones.
+
+    Raises:
+        ConfigError: unknown weights name.
+        CheckpointError: the weights cannot be downloaded or read, or do not fit the network.
+    """
     if weights == "none":
-        return _build(name, None)
+        return build(name, None)
     path = Path(weights)
     if weights == "imagenet" or not (path.suffix or path.exists()):
-        return _download(name, "DEFAULT" if weights == "imagenet" else weights)
-    net = _build(name, None)
+        return _download(name, "DEFAULT" if weights == "imagenet" else weights, build)
+    net = build(name, None)
+    classifier = BACKBONES[name].classifier
     state = {k: v for k, v in _read_state_dict(path).items() if not k.startswith(classifier)}
     result = net.load_state_dict(state, strict=False)
     missing = [key for key in result.missing_keys if not key.startswith(classifier)]
@@ -176,13 +196,7 @@ def _load_network(name: str, weights: str, classifier: str) -> nn.Module:
     return net
 
 
-def _build(name: str, weights: str | None) -> nn.Module:
-    net = torchvision.models.get_model(name, weights=weights)
-    assert isinstance(net, nn.Module)
-    return net
-
-
-def _download(name: str, weights: str) -> nn.Module:
+def _download(name: str, weights: str, build: Callable[[str, str | None], nn.Module]) -> nn.Module:
     known = torchvision.models.get_model_weights(name)
     names = ["DEFAULT", *known.__members__]
     if weights not in names:
@@ -191,7 +205,7 @@ def _download(name: str, weights: str) -> nn.Module:
             f"{', '.join(names[1:])} or the path of a state dict"
         )
     try:
-        return _build(name, weights)
+        return build(name, weights)
     except (URLError, OSError) as error:
         raise CheckpointError(
             f"could not download the ImageNet weights of {name} ({error}); give a downloaded state dict with"

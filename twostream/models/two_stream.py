@@ -3,85 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twostream.errors import ConfigError
 from twostream.models.backbone import Backbone
 from twostream.models.fusion import AttentionFusion
 from twostream.models.normalize import NormalizeFlow, NormalizeRGB
+from twostream.models.settings import ModelConfig
 from twostream.models.stream import Stream, StreamOutput
-
-StreamName = Literal["rgb", "flow"]
-STREAMS: tuple[StreamName, ...] = get_args(StreamName)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What the network is made of.
-
-    Attributes:
-        streams: streams to build: rgb, flow, or both.
-        backbone: torchvision CNN of both streams.
-        weights: start of the CNNs: none, imagenet, a torchvision weights name, or the path of a state dict.
-        freeze_backbone: train only what follows the CNNs.
-        freeze_batch_norm: keep batch norm as loaded while the rest of the CNN is trained.
-        hidden: units of each LSTM.
-        bidirectional: run the LSTMs in both directions.
-        dropout: dropout probability in streams and fusion.
-        fusion_hidden: size of the fusion's projections.
-        flow_scale: flow, in pixels per step, that becomes 1.0 at the network's input.
-        subtract_mean_flow: take away each field's mean (camera motion).
-        rgb_checkpoint: trained checkpoint from which the RGB stream is taken.
-        flow_checkpoint: trained checkpoint from which the flow stream is taken.
-        freeze_streams: train only the fusion head (with the two checkpoints above).
-        loss_weight_rgb: weight of the RGB stream's own cross-entropy in the joint loss.
-        loss_weight_flow: weight of the flow stream's own cross-entropy in the joint loss.
-        label_smoothing: label smoothing of every cross-entropy.
-    """
-
-    streams: list[StreamName] = field(default_factory=lambda: list(STREAMS))
-    backbone: str = "resnet18"
-    weights: str = "imagenet"
-    freeze_backbone: bool = False
-    freeze_batch_norm: bool = False
-    hidden: int = 256
-    bidirectional: bool = False
-    dropout: float = 0.5
-    fusion_hidden: int = 128
-    flow_scale: float = 1.0
-    subtract_mean_flow: bool = False
-    rgb_checkpoint: str | None = None
-    flow_checkpoint: str | None = None
-    freeze_streams: bool = False
-    loss_weight_rgb: float = 0.5
-    loss_weight_flow: float = 0.5
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if (
-            not self.streams
-            or len(set(self.streams)) != len(self.streams)
-            or not {*self.streams} <= {*STREAMS}
-        ):
-            raise ConfigError(f"model.streams must name rgb, flow or both once each, got {self.streams}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.dropout must lie in [0, 1), got {self.dropout}")
-        for name in ("hidden", "fusion_hidden", "flow_scale"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"model.{name} must be positive, got {getattr(self, name)}")
-        for stream in STREAMS:
-            if getattr(self, f"{stream}_checkpoint") and stream not in self.streams:
-                raise ConfigError(f"model.{stream}_checkpoint is given, but model.streams is {self.streams}")
-        if self.freeze_streams and not all(getattr(self, f"{name}_checkpoint") for name in STREAMS):
-            raise ConfigError(
-                "model.freeze_streams trains the fusion alone: give both model.rgb_checkpoint and"
-                " model.flow_checkpoint"
-            )
+from twostream.settings import STREAMS
 
 
 class TwoStreamOutput(NamedTuple):
@@ -106,6 +39,16 @@ class TwoStream(nn.Module):
         num_classes: K.
         stack: L, flow fields a step.
         bound: the flow quantisation's bound in pixels.
+
+    Example:
+        >>> import torch
+        >>> from twostream import ModelConfig, TwoStream
+        >>> config = ModelConfig(backbone="mobilenet_v3_small", weights="none", hidden=8)
+        >>> model = TwoStream(config, num_classes=3, stack=2, bound=20.0).eval()
+        >>> rgb, flow = torch.zeros(1, 2, 3, 32, 32).byte(), torch.full((1, 2, 4, 32, 32), 128).byte()
+        >>> output = model({"rgb": rgb, "flow": flow})
+        >>> tuple(output.logits.shape), output.weights.tolist()
+        ((1, 3), [[0.5, 0.5]])
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, stack: int, bound: float) -> None:
@@ -184,7 +127,7 @@ class TwoStream(nn.Module):
         return TwoStreamOutput(fused.logits, outputs, fused.weights)
 
     def _forward_cuda(self, clips: Mapping[str, Tensor]) -> dict[str, StreamOutput]:
-        """Run the first stream on the current CUDA stream and the second beside it; autograd does likewise."""
+        """Run the first stream on the current CUDA stream and the second beside it; autograd does the same."""
         first, second = self.names
         current = torch.cuda.current_stream(clips[second].device)
         side = torch.cuda.Stream(clips[second].device)  # type: ignore[no-untyped-call]

@@ -1,6 +1,5 @@
 """`twostream-evaluate` and `twostream-predict` agree with the report of the training run."""
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -12,14 +11,10 @@ import torch
 
 from twostream.cli.evaluate import main as evaluate
 from twostream.cli.predict import main as predict
-from twostream.demo import demo_classes
+from twostream.demo.generate import demo_classes
 
 Arguments = Callable[..., list[str]]
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+ReadRows = Callable[[Path], list[dict[str, str]]]
 
 
 @pytest.fixture
@@ -28,7 +23,7 @@ def checkpoint(tiny_run: Path) -> Path:
 
 
 def test_evaluation_of_the_checkpoint_repeats_the_runs_report(
-    tiny_run: Path, checkpoint: Path, tmp_path: Path
+    tiny_run: Path, checkpoint: Path, tmp_path: Path, read_rows: ReadRows
 ) -> None:
     assert evaluate([str(checkpoint), f"--out={tmp_path}", "--device=cpu"]) == 0
     for name in ("summary.csv", "predictions.csv", "per_class.csv"):
@@ -50,7 +45,7 @@ def test_a_checkpoint_of_other_classes_is_refused(
     name = demo_classes()[-1]
     (videos / name).rename(videos / "something_else")
     cache = tmp_path / "cache"
-    from flow_cache.cli import main as flow_cache
+    from flow_cache.cli.main import main as flow_cache
 
     assert flow_cache(["precompute", str(videos), "--out", str(cache), "--method", "farneback", "--rgb"]) == 0
     capsys.readouterr()
@@ -60,7 +55,11 @@ def test_a_checkpoint_of_other_classes_is_refused(
 
 
 def test_prediction_agrees_with_the_report(
-    checkpoint: Path, tiny_run: Path, tiny_videos: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    tiny_run: Path,
+    tiny_videos: Path,
+    capsys: pytest.CaptureFixture[str],
+    read_rows: ReadRows,
 ) -> None:
     rows = read_rows(tiny_run / "evaluation" / "predictions.csv")[:3]
     videos = [str(tiny_videos / row["video"]) for row in rows]

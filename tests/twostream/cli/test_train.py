@@ -1,6 +1,5 @@
 """`twostream-train` from arguments to reports: what a run leaves, resuming, single streams, refusals."""
 
-import csv
 import json
 import os
 import shutil
@@ -17,17 +16,13 @@ import yaml
 
 from twostream.checkpoints import load_checkpoint
 from twostream.cli.train import main, parse
-from twostream.demo import demo_classes
+from twostream.demo.generate import demo_classes
 
 Arguments = Callable[..., list[str]]
+ReadRows = Callable[[Path], list[dict[str, str]]]
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
@@ -68,7 +63,7 @@ def test_a_run_leaves_all_that_a_reader_needs(tiny_run: Path) -> None:
     assert not [name for name in names if name.endswith(".part")]
 
 
-def test_metrics_have_a_row_per_epoch(tiny_run: Path) -> None:
+def test_metrics_have_a_row_per_epoch(tiny_run: Path, read_rows: ReadRows) -> None:
     rows = read_rows(tiny_run / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for row in rows:
@@ -78,7 +73,7 @@ def test_metrics_have_a_row_per_epoch(tiny_run: Path) -> None:
             assert 0 <= float(row[f"{side}_top1_rgb"]) <= 1
 
 
-def test_no_source_group_is_on_two_sides(tiny_run: Path) -> None:
+def test_no_source_group_is_on_two_sides(tiny_run: Path, read_rows: ReadRows) -> None:
     sides: dict[str, set[str]] = {}
     rows = read_rows(tiny_run / "split.csv")
     for row in rows:
@@ -127,7 +122,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_a_killed_run_goes_on_and_ends_the_same(
-    schedule: str, tiny_arguments: Arguments, tmp_path: Path
+    schedule: str, tiny_arguments: Arguments, tmp_path: Path, read_rows: ReadRows
 ) -> None:
     """kill -9 at some moment after the first epoch; the resumed run must equal an uninterrupted one bit for bit."""
     settings = {
@@ -164,7 +159,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     )
 
 
-def test_trained_streams_can_be_fused(tiny_arguments: Arguments, tmp_path: Path) -> None:
+def test_trained_streams_can_be_fused(tiny_arguments: Arguments, tmp_path: Path, read_rows: ReadRows) -> None:
     checkpoints = {}
     for name in ("rgb", "flow"):
         run = tmp_path / name
@@ -207,7 +202,9 @@ def test_a_stream_checkpoint_without_the_stream_is_refused(
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(tiny_arguments: Arguments, tiny_run: Path, tmp_path: Path) -> None:
+def test_two_processes_train_together(
+    tiny_arguments: Arguments, tiny_run: Path, tmp_path: Path, read_rows: ReadRows
+) -> None:
     run = tmp_path / "ddp"
     arguments = tiny_arguments(run, trainer__devices=2, trainer__epochs=1)
     result = subprocess.run(
@@ -225,7 +222,7 @@ def test_two_processes_train_together(tiny_arguments: Arguments, tiny_run: Path,
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_mixed_precision_accumulation_and_other_optimisers(
-    optimizer: str, tiny_arguments: Arguments, tiny_run: Path, tmp_path: Path
+    optimizer: str, tiny_arguments: Arguments, tiny_run: Path, tmp_path: Path, read_rows: ReadRows
 ) -> None:
     run = tmp_path / "run"
     settings = {

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flow_cache.codecs import CodecSettings
-from flow_cache.container import CacheWriter, cache_path
-from flow_cache.index import rebuild_index
-from flow_cache.meta import CacheMeta, Source
+
+from flow_cache import CacheMeta, CacheWriter, Source, StorageSettings, cache_path, rebuild_index
 
 CacheMaker = Callable[..., Path]
 
@@ -39,7 +37,7 @@ def write_cache_file(
         parameters={"winsize": 15},
         bound=bound,
         step=step,
-        codec=CodecSettings("png", rgb_quality=95 if rgb else None),
+        storage=StorageSettings("png", rgb=rgb, rgb_quality=95),
         fps=25.0,
     )
     path = cache_path(root, video)

@@ -1,6 +1,6 @@
 import pytest
 
-from twostream.data.groups import assign_groups, some, stem
+from twostream.data.groups import assign_groups, stem
 from twostream.errors import DataError
 
 
@@ -53,8 +53,3 @@ def test_patterns_need_one_group(rule):
 
 def test_stems_lose_the_suffix_of_video_files_only():
     assert [stem(path) for path in ("a/x.y.avi", "a/x.y", "x.MP4")] == ["x.y", "x.y", "x"]
-
-
-def test_some_shows_three():
-    assert some(["a", 2]) == "a, 2"
-    assert some("abcd") == "a, b, c, …"

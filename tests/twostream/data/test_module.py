@@ -9,7 +9,9 @@ import torch
 from jsonargparse import ArgumentParser
 from upath import UPath
 
-from twostream.data import ActionDataModule, AugmentConfig, DataConfig, SplitConfig, load_data
+from twostream.data.loading import load_data
+from twostream.data.module import ActionDataModule
+from twostream.data.settings import AugmentConfig, DataConfig, SplitConfig
 from twostream.errors import DataError
 
 from .conftest import VIDEOS, write_cache_file
@@ -204,8 +206,10 @@ def test_unusable_settings_are_refused(settings):
     (name,) = settings
     with pytest.raises(DataError, match=f"data.{name} must be at least"):
         DataConfig(**settings)
-    with pytest.raises(DataError, match="steps and stack"):
+    with pytest.raises(DataError, match=r"^data\.steps must be at least 1, got 0$"):
         DataConfig(steps=0)
+    with pytest.raises(DataError, match=r"^data\.stack must be at least 1, got -1$"):
+        DataConfig(stack=-1)
 
 
 def test_every_setting_is_a_flag_and_documented():

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twostream.data.sampling import ClipShape, even_starts, middle_frames, random_starts, stack_fields
+from twostream.data.sampling import even_starts, middle_frames, random_starts, stack_fields
+from twostream.data.settings import ClipShape
 from twostream.errors import DataError
 
 shapes = st.builds(ClipShape, st.integers(1, 16), st.integers(1, 10))
@@ -100,7 +101,8 @@ def test_too_few_fields_are_refused(shape, fields):
 
 @pytest.mark.parametrize(("steps", "stack"), [(0, 1), (1, 0), (-1, 5)])
 def test_clips_have_steps_and_stacks(steps, stack):
-    with pytest.raises(DataError, match=f"at least 1: got {steps} and {stack}"):
+    name, value = ("steps", steps) if steps < 1 else ("stack", stack)
+    with pytest.raises(DataError, match=f"clip {name} must be at least 1, got {value}$"):
         ClipShape(steps, stack)
 
 

@@ -7,7 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from twostream.data.annotations import Annotations, OfficialSplit, VideoRecord, list_videos, load_annotations
-from twostream.data.splits import SplitConfig, hold_out_groups, make_split
+from twostream.data.settings import SplitConfig
+from twostream.data.splits import hold_out_groups, make_split
 from twostream.errors import DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

@@ -1,11 +1,12 @@
 import cv2
 import numpy as np
 import pytest
-from flow_cache.quantize import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twostream.data.transforms import AugmentConfig, View, apply_view, evaluation_view, flip_flow, random_view
+from flow_cache import dequantize, quantize
+from twostream.data.settings import AugmentConfig
+from twostream.data.transforms import View, apply_view, evaluation_view, flip_flow, random_view
 from twostream.errors import DataError
 
 PLAIN = AugmentConfig(flip=0, brightness=0, contrast=0, saturation=0)

@@ -8,8 +8,13 @@ import torchvision
 from torch import nn
 
 from twostream.errors import CheckpointError, ConfigError
-from twostream.models import BACKBONES, Backbone
-from twostream.models.backbone import fold_batch_norm, widen_first_convolution
+from twostream.models.backbone import (
+    BACKBONES,
+    Backbone,
+    fold_batch_norm,
+    load_network,
+    widen_first_convolution,
+)
 
 DIMS = {
     "resnet18": (256, 512),
@@ -131,11 +136,10 @@ def test_unusable_weights_files_are_refused(tmp_path: Path) -> None:
         Backbone("resnet18", weights=str(tmp_path / "resnet34.pth"))
 
 
-def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
+def test_a_failed_download_says_what_to_do() -> None:
+    def refuse(name: str, weights: str | None) -> nn.Module:
+        assert (name, weights) == ("resnet18", "DEFAULT")
         raise OSError("network is unreachable")
 
-    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"could not download.*unreachable.*--model\.weights PATH"):
-        Backbone("resnet18", weights="imagenet")
+        load_network("resnet18", "imagenet", build=refuse)

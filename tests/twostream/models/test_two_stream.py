@@ -2,13 +2,18 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from flow_cache import dequantize
 from twostream.errors import ConfigError
-from twostream.models import AttentionFusion, ModelConfig, StreamOutput, TemporalAttention, TwoStream
+from twostream.models.fusion import AttentionFusion
 from twostream.models.normalize import NormalizeFlow, NormalizeRGB
+from twostream.models.settings import ModelConfig
+from twostream.models.stream import StreamOutput, TemporalAttention
+from twostream.models.two_stream import TwoStream
 
 BATCH, STEPS, STACK, SIZE, CLASSES = 2, 3, 4, 64, 5
 
@@ -198,3 +203,12 @@ def test_wrong_inputs_are_named(clips: dict[str, torch.Tensor]) -> None:
 def test_contradicting_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         small_config(**changes)
+
+
+@pytest.mark.parametrize("bound", [0.5, 7.25, 20.0, 64.0])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_flow_is_normalised_as_the_cache_dequantises_it(bound: float, scale: float) -> None:
+    """The rule from bytes to pixels stands in both packages, because this room does not import the other package."""
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 2, 8, 16)
+    pixels = NormalizeFlow(bound, scale, subtract_mean=False)(torch.from_numpy(levels)) * scale
+    np.testing.assert_allclose(pixels.numpy(), dequantize(levels, bound), rtol=1e-6, atol=0)

@@ -1,0 +1,454 @@
+"""Reports: every file, what it says, and that names survive every format."""
+
+import csv
+import html
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from PIL import Image
+from sklearn import metrics as sk
+
+from twostream.errors import DataError
+from twostream.evaluation.files import read_evaluation
+from twostream.evaluation.results import Evaluation, Protocol
+from twostream.reports.document import Paragraph, Strong, Table, escape_markdown, plain, to_html, to_markdown
+from twostream.reports.tables import compute_figures, per_class_table, read_predictions, summary_table
+from twostream.reports.text import per_class_blocks, report_blocks
+from twostream.reports.write import FILES, write_reports
+
+ODD_NAMES = (
+    "jump, high",
+    "a|b",
+    'say "hi"',
+    "走る 🏃",
+    "<b>bold</b> & *star*",
+    "=1+1",
+    "NA",
+    "$x$ `y` [z](w)",
+    "brush_hair",
+)
+
+
+def make_protocol(num_videos, streams=("rgb", "flow"), **changes):
+    values = {
+        "dataset": "demo",
+        "split": "groups, seed 0",
+        "side": "test",
+        "num_train": 40,
+        "num_videos": num_videos,
+        "clips_per_video": 3,
+        "streams": streams,
+        "checkpoint": "best.ckpt",
+        "epoch": 1,
+        "flow": "Farneback, bound 20 px, step 1",
+        "groups": "the scene",
+        "seed": 0,
+        "command": "twostream-train --config demo.yaml | tee `log`",
+        "notes": ("Videos are generated.",),
+    }
+    return Protocol(**values | changes)
+
+
+def one_hot(predictions, classes):
+    """Rows of 0.8 for the prediction, the rest shared among the other classes, lower index first."""
+    rows = np.full((len(predictions), classes), 0.2) * np.linspace(1.5, 0.5, classes)
+    rows[np.arange(len(predictions)), predictions] = 0
+    rows *= 0.2 / rows.sum(axis=1, keepdims=True)
+    rows[np.arange(len(predictions)), predictions] = 0.8
+    return rows.astype(np.float32)
+
+
+def evaluation_of(labels, predictions, classes, **changes):
+    labels = np.asarray(labels)
+    streams = tuple(name for name in predictions if name != "fused")
+    values = {
+        "protocol": make_protocol(len(labels), streams),
+        "classes": tuple(classes),
+        "videos": tuple(f"v{index:03d}.avi" for index in range(len(labels))),
+        "groups": tuple(f"{index % 4:03d}" for index in range(len(labels))),
+        "labels": labels,
+        "probabilities": {
+            name: one_hot(np.asarray(rows), len(classes)) for name, rows in predictions.items()
+        },
+    }
+    return Evaluation(**values | changes)
+
+
+def constructed(**changes):
+    """Four classes, eight videos each: RGB tosses a coin between A and B, flow between A and C."""
+    labels = np.repeat(np.arange(4), 8)
+    coin = np.arange(32) % 2
+    rgb = np.where(labels <= 1, coin, labels)
+    flow = np.where(np.isin(labels, (0, 2)), 2 * coin, labels)
+    weights = np.tile([0.25, 0.75], (32, 1))
+    return evaluation_of(
+        labels, {"fused": labels, "rgb": rgb, "flow": flow}, "ABCD", **{"stream_weights": weights} | changes
+    )
+
+
+def random_evaluation(seed=0, rows=60, classes=ODD_NAMES, **changes):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, len(classes), rows)
+    outputs = {}
+    for name, skill in (("fused", 2.0), ("rgb", 1.0), ("flow", 0.5)):
+        values = np.exp(generator.normal(size=(rows, len(classes))) + skill * np.eye(len(classes))[labels])
+        outputs[name] = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights = generator.random((rows, 1))
+    values = {
+        "probabilities": outputs,
+        "stream_weights": np.hstack([weights, 1 - weights]),
+        "shared_source": generator.random(rows) < 0.3,
+    }
+    return evaluation_of(labels, outputs_to_predictions(outputs), classes, **values | changes)
+
+
+def outputs_to_predictions(outputs):
+    return {name: rows.argmax(axis=1) for name, rows in outputs.items()}
+
+
+def write_history(path):
+    pd.DataFrame({"epoch": [0, 1], "train_loss": [2.0, 1.0], "val_top1": [0.3, 0.6]}).to_csv(
+        path, index=False
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A whole report of odd names, with its evaluation."""
+    directory = tmp_path_factory.mktemp("report") / "deep" / "evaluation"
+    evaluation = random_evaluation()
+    history = write_history(tmp_path_factory.mktemp("run") / "metrics.csv")
+    return evaluation, directory, write_reports(evaluation, directory, history)
+
+
+def text_of(blocks):
+    return to_markdown(blocks)
+
+
+# the files
+
+
+def test_every_file_is_written_whole_and_nothing_else(written):
+    _, directory, paths = written
+    assert [path.name for path in paths] == list(FILES)
+    assert sorted(path.name for path in directory.iterdir()) == sorted(FILES)
+    assert all(path.stat().st_size > 0 for path in paths)
+    for path in paths:
+        if path.suffix == ".png":
+            assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_protocol_line_comes_first(written):
+    evaluation, directory, _ = written
+    line = evaluation.protocol.line()
+    for name in ("report.md", "per_class.md"):
+        assert (directory / name).read_text(encoding="utf-8").splitlines()[0] == line
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert page.split("<body>")[1].strip().startswith(f"<p>{html.escape(line)}</p>")
+
+
+def test_summary_agrees_with_scikit_learn(written):
+    evaluation, directory, _ = written
+    table = pd.read_csv(directory / "summary.csv").set_index(["output", "subset"])
+    assert list(table.index) == [
+        (output, subset) for subset in ("all", "unshared_sources") for output in ("fused", "rgb", "flow")
+    ]
+    for subset, rows in (("all", np.ones(60, bool)), ("unshared_sources", ~evaluation.shared_source)):
+        labels, probabilities = evaluation.labels[rows], evaluation.probabilities["rgb"][rows]
+        predictions, row = probabilities.argmax(axis=1), table.loc[("rgb", subset)]
+        assert row["num_videos"] == rows.sum()
+        assert row["top1"] == pytest.approx(sk.accuracy_score(labels, predictions), abs=1e-15)
+        assert row["top5"] == sk.top_k_accuracy_score(labels, probabilities, k=5, labels=range(9))
+        assert row["top1_low"] <= row["top1"] <= row["top1_high"]
+        expected = sk.f1_score(labels, predictions, average="weighted", zero_division=0)
+        assert row["f1_weighted"] == pytest.approx(expected, abs=1e-15)
+
+
+def test_per_class_csv_holds_every_class_by_its_name(written):
+    evaluation, directory, _ = written
+    table = pd.read_csv(directory / "per_class.csv", keep_default_na=False)
+    assert tuple(table["class"]) == evaluation.classes
+    predictions = evaluation.predictions("flow")
+    recall = sk.recall_score(evaluation.labels, predictions, average=None, labels=range(9), zero_division=0)
+    assert table["flow_recall"].astype(float).to_numpy() == pytest.approx(recall)
+    assert set(table["flow_confused_with"]) <= {*evaluation.classes, ""}
+
+
+def test_confusion_csv_can_be_read_back(written):
+    evaluation, directory, _ = written
+    for name, output in (("confusion_matrix.csv", "fused"), ("confusion_matrix_rgb.csv", "rgb")):
+        with (directory / name).open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        assert tuple(header) == ("label", *evaluation.classes)
+        assert tuple(row[0] for row in rows) == evaluation.classes
+        expected = sk.confusion_matrix(evaluation.labels, evaluation.predictions(output), labels=range(9))
+        assert np.array_equal(np.array([row[1:] for row in rows], dtype=int), expected)
+
+
+def test_predictions_csv_round_trip(written):
+    evaluation, directory, _ = written
+    table = read_predictions(directory / "predictions.csv")
+    names = np.array(evaluation.classes, dtype=object)
+    assert tuple(table["video"]) == evaluation.videos
+    assert tuple(table["group"]) == evaluation.groups  # "000" stays text
+    assert list(table["label"]) == list(names[evaluation.labels])
+    assert list(table["prediction"]) == list(names[evaluation.predictions()])
+    assert np.array_equal(table["correct"], evaluation.predictions() == evaluation.labels)
+    assert np.array_equal(table["shared_source"], evaluation.shared_source)
+    assert np.array_equal(table["confidence"], evaluation.probabilities["fused"].max(axis=1))
+    assert list(table["flow_prediction"]) == list(names[evaluation.predictions("flow")])
+    assert np.array_equal(table["rgb_weight"], evaluation.stream_weights[:, 0])
+    order = np.argsort(-evaluation.probabilities["fused"], axis=1)
+    for rank in range(5):
+        assert list(table[f"top_{rank + 1}"]) == list(names[order[:, rank]])
+
+
+def test_evaluation_round_trip_is_exact(written):
+    evaluation, directory, _ = written
+    found = read_evaluation(directory)
+    assert found.protocol == evaluation.protocol
+    assert (found.classes, found.videos, found.groups) == (
+        evaluation.classes,
+        evaluation.videos,
+        evaluation.groups,
+    )
+    for name, values in evaluation.probabilities.items():
+        assert np.array_equal(found.probabilities[name], values)
+    for name in ("labels", "stream_weights", "shared_source"):
+        assert np.array_equal(getattr(found, name), getattr(evaluation, name))
+
+
+def test_missing_or_damaged_evaluation_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_evaluation(tmp_path)
+    (tmp_path / "evaluation.npz").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(DataError, match=r"evaluation\.npz: damaged"):
+        read_evaluation(tmp_path)
+
+
+def test_html_is_self_contained_and_balanced(written):
+    _, directory, _ = written
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    sources = re.findall(r'src="([^"]{0,30})', page)
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r'(href|url)\s*[=(]\s*"?http', page)
+
+    class Balance(HTMLParser):
+        stack: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag, attributes):
+            if tag not in ("meta", "img"):
+                self.stack.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.stack.pop() == tag
+
+    parser = Balance()
+    parser.feed(page)
+    assert parser.stack == []
+
+
+def test_pictures_of_the_markdown_exist(written):
+    _, directory, _ = written
+    files = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (directory / "report.md").read_text(encoding="utf-8"))
+    assert len(files) == 5
+    assert all((directory / file).is_file() for file in files)
+
+
+def test_an_earlier_report_leaves_nothing_behind_but_foreign_files(written, tmp_path):
+    write_reports(constructed(), tmp_path)
+    (tmp_path / "mine.txt").write_text("kept")
+    single = evaluation_of([0, 1], {"rgb": [0, 1]}, "AB")
+    paths = write_reports(single, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["mine.txt", *(p.name for p in paths)])
+    assert "confusion_matrix_rgb.csv" not in {path.name for path in paths}
+
+
+def test_unusable_history_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(DataError, match="no such history"):
+        write_reports(constructed(), tmp_path / "out", tmp_path / "none.csv")
+    assert not (tmp_path / "out").exists()
+
+
+# what it says
+
+
+def test_sentences_explain_which_classes_each_stream_confuses():
+    text = text_of(per_class_blocks(compute_figures(constructed())))
+    assert text.index("not told apart") < text.index("| Class")
+    assert (
+        "RGB cannot tell apart **A** and **B**: of their 16 videos it gets 8 right (50.0 %), "
+        "flow 12 (75.0 %) and the fusion 16 (100.0 %). Flow does not confuse them with each other. "
+        "The fusion resolves them."
+    ) in text
+    assert (
+        "Flow cannot tell apart **A** and **C**: of their 16 videos it gets 8 right (50.0 %), "
+        "RGB 12 (75.0 %) and the fusion 16 (100.0 %). RGB does not confuse them with each other. "
+        "The fusion resolves them."
+    ) in text
+    assert "RGB cannot tell apart the classes of 1 group: 1 resolved by the fusion." in text
+    assert "The fusion confuses no group of classes by this measure; it makes no error." in text
+
+
+def test_sentences_say_what_the_fusion_leaves_unresolved():
+    labels = np.repeat(np.arange(3), 6)
+    blind = np.tile([0, 1, 2], 6)
+    partly = np.where(labels == 2, 2, np.arange(18) % 2)
+    resolved_in_part = compute_figures(
+        evaluation_of(labels, {"fused": partly, "rgb": blind, "flow": blind}, "ABC")
+    )
+    text = text_of(per_class_blocks(resolved_in_part))
+    assert "The fusion resolves them in part: it still cannot tell apart **A** and **B**." in text
+    assert "The fusion cannot tell apart **A** and **B**" in text
+    left = compute_figures(evaluation_of(labels, {"fused": blind, "rgb": blind, "flow": labels}, "ABC"))
+    assert "The fusion does not resolve them." in text_of(per_class_blocks(left))
+
+
+def test_report_states_gain_weights_agreement_command_and_notes():
+    text = text_of(report_blocks(compute_figures(constructed()), []))
+    assert "Fused top-1 is 100.0 %, 25.0 points above the better single stream, RGB with 75.0 %" in text
+    assert "the fusion gives RGB 25.0 % and flow 75.0 %" in text
+    assert "```\ntwostream-train --config demo.yaml | tee `log`\n```" in text
+    assert "- Videos are generated." in text
+    assert "Top-5 is left out" in text
+    assert "![" not in text
+    assert "At least one stream is right on 87.5 %" in text
+
+
+def test_leak_free_subset_is_reported_where_sources_were_compared():
+    shared = np.zeros(32, dtype=bool)
+    assert "Sources shared" not in text_of(report_blocks(compute_figures(constructed()), []))
+    none = compute_figures(constructed(shared_source=shared))
+    assert "No video comes from a source that training saw" in text_of(report_blocks(none, []))
+    shared[:8] = True
+    some = compute_figures(constructed(shared_source=shared))
+    assert "8 of 32 videos come from a source" in text_of(report_blocks(some, []))
+    assert summary_table(some).query("subset == 'unshared_sources'")["num_videos"].tolist() == [24, 24, 24]
+    every = compute_figures(constructed(shared_source=np.ones(32, dtype=bool)))
+    assert "No video is left" in text_of(report_blocks(every, []))
+    assert summary_table(every)["subset"].unique().tolist() == ["all"]
+
+
+def test_single_stream_run(tmp_path):
+    labels = np.repeat(np.arange(2), 4)
+    evaluation = evaluation_of(labels, {"flow": np.tile([0, 1], 4)}, ("run", "walk"))
+    names = {path.name for path in write_reports(evaluation, tmp_path)}
+    assert names == set(FILES) - {
+        "confusion_matrix_rgb.csv",
+        "confusion_matrix_flow.csv",
+        "confusion_matrix_streams.png",
+        "stream_weights.png",
+        "curves.png",
+    }
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Flow cannot tell apart **run** and **walk**: of their 8 videos it gets 4 right (50.0 %)." in text
+    assert not re.search(r"\b(fusion|fused|RGB)\b", text, re.IGNORECASE)
+    columns = read_predictions(tmp_path / "predictions.csv").columns
+    assert "flow_prediction" not in columns
+    assert [name for name in columns if re.fullmatch(r"top_\d", name)] == ["top_1", "top_2"]
+
+
+def test_one_video_per_class_and_classes_without_videos():
+    labels = np.array([0, 1, 3])
+    figures = compute_figures(
+        evaluation_of(labels, {"fused": labels, "rgb": labels[::-1], "flow": [2, 2, 2]}, "ABCD")
+    )
+    table = per_class_table(figures)
+    absent = table[table["class"] == "C"].iloc[0]
+    assert absent["support"] == 0
+    assert absent["flow_predicted"] == 3
+    blank = [name for name in table if re.search("precision|recall|f1|count", name)]
+    assert absent[blank].isna().all()
+    row = next(line for line in text_of(per_class_blocks(figures)).splitlines() if line.startswith("| C "))
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["C", "0", *"--------"]
+    assert summary_table(figures)["mean_class_accuracy"].tolist() == pytest.approx([1, 1 / 3, 0])
+    assert "RGB confuses no group of classes by this measure" in text_of(per_class_blocks(figures))
+
+
+def test_one_source_group_leaves_the_interval_out():
+    figures = compute_figures(constructed(groups=("one",) * 32))
+    assert summary_table(figures)[["top1_low", "top1_high"]].isna().all(axis=None)
+    text = text_of(report_blocks(figures, []))
+    assert "left out, because it takes two source groups" in text
+    assert "nan" not in text
+
+
+def test_never_predicted_class_is_named():
+    figures = compute_figures(evaluation_of([0, 0, 1, 1], {"rgb": [0, 0, 0, 0]}, "AB"))
+    assert "1 class with videos never predicted; precision and F1 count as 0: **B**." in text_of(
+        per_class_blocks(figures)
+    )
+
+
+def test_hundred_and_one_classes_are_all_listed():
+    classes = tuple(f"Class{index:03d}" for index in range(101))
+    text = text_of(report_blocks(compute_figures(random_evaluation(rows=303, classes=classes)), []))
+    assert all(f"| {name} " in text for name in classes)
+    assert "the 12 classes with most weight on RGB" in text
+
+
+def test_many_classes_leave_the_fused_matrix_out_of_the_side_by_side_picture(tmp_path):
+    classes = tuple(f"Class{index:03d}" for index in range(25))
+    write_reports(random_evaluation(rows=75, classes=classes), tmp_path)
+    with (
+        Image.open(tmp_path / "confusion_matrix.png") as one,
+        Image.open(tmp_path / "confusion_matrix_streams.png") as two,
+    ):
+        assert one.width < two.width < 2.2 * one.width
+    assert len(pd.read_csv(tmp_path / "confusion_matrix_flow.csv").columns) == 26
+    assert "on a square root scale" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_needs_no_torch():
+    code = "import sys, twostream.reports.write, twostream.reports.console; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# escaping
+
+names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(lambda text: plain(text) != "")
+
+
+@given(st.lists(names, min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_names_survive_markdown_tables(cells):
+    table = Table(tuple(f"h{index}" for index in range(len(cells))), (tuple(cells),), frozenset())
+    tokens = MarkdownIt("commonmark").enable("table").parse(to_markdown([table]))
+    inner = [tokens[index + 1] for index, token in enumerate(tokens) if token.type == "td_open"]
+    assert ["".join(child.content for child in token.children) for token in inner] == [
+        plain(c) for c in cells
+    ]
+    assert all(
+        child.type == "text" or child.type == "text_special" for token in inner for child in token.children
+    )
+
+
+@given(names)
+@settings(max_examples=60, deadline=None)
+def test_names_survive_html(name):
+    class Text(HTMLParser):
+        found = ""
+
+        def handle_data(self, data):
+            self.found += data
+
+    parser = Text()
+    page = to_html([Paragraph((Strong(name),))], {}, title=name)
+    parser.feed(page.split("<strong>")[1].split("</strong>")[0])
+    parser.close()
+    assert parser.found == plain(name)
+
+
+def test_words_with_underscores_stay_readable():
+    assert escape_markdown("brush_hair _x_ a|b") == r"brush_hair \_x\_ a\|b"

@@ -1,0 +1,211 @@
+"""The videos of a run: found, labelled, split, and checked against the flow cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flow_cache import CacheReader, IndexEntry, as_path, read_failures, read_index
+from twostream.data.annotations import VideoRecord, list_videos, load_annotations
+from twostream.data.settings import DataConfig
+from twostream.data.splits import Split, make_split
+from twostream.errors import DataError, first_names
+from twostream.settings import STREAMS, StreamName
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+
+@dataclass(frozen=True)
+class VideoData:
+    """Hold the checked videos of a run.
+
+    Attributes:
+        name: name of the data set.
+        classes: class names in the order of the labels.
+        split: the videos of each part, all in the cache and long enough.
+        group_rule: what a source group is, in words.
+        notes: sentences for the report: what was left out, what is shared.
+        entries: index entry of every video of the split, by its path.
+        cache: root of the flow cache.
+        bound: quantisation bound of the flow in pixels per step.
+        step: frames from one end of a flow vector to the other.
+        short_side: short side of the cached frames in pixels.
+        method: optical flow method.
+        flow: how it was made, as plain values: method, parameters, bound, step, short_side, size (W, H),
+            and the codec's settings.
+
+    Example:
+        >>> from twostream import DataConfig, load_data
+        >>> videos = load_data(DataConfig(root="videos", cache="cache/videos", stack=3))
+        >>> videos.method, videos.bound, videos.short_side
+        ('farneback', 20.0, 48)
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    split: Split
+    group_rule: str
+    notes: tuple[str, ...]
+    entries: Mapping[str, IndexEntry]
+    cache: Path | UPath
+    bound: float
+    step: int
+    short_side: int
+    method: str
+    flow: Mapping[str, Any]
+
+
+def load_data(config: DataConfig, streams: Sequence[StreamName] = STREAMS) -> VideoData:
+    """Find, label, split and check the videos of a run, from the cache's index and one of its files.
+
+    Raises:
+        CacheFileError: the first cache file is missing or damaged.
+        DataError: one line that says what is wrong with the folders, lists, split or cache, and what to do.
+
+    Example:
+        >>> from twostream import DataConfig, load_data
+        >>> videos = load_data(DataConfig(root="videos", cache="cache/videos", stack=3))
+        >>> len(videos.classes), len(videos.split.test)
+        (9, 9)
+    """
+    root = as_path(config.root) if config.root else None
+    if config.cache is None:
+        raise DataError("data.cache is not set: give the folder that flow-cache precompute wrote")
+    cache = as_path(config.cache)
+    if not cache.is_dir():
+        raise DataError(f"flow cache {cache} does not exist; make it with: {_precompute(config)}")
+    index = {entry.video: entry for entry in read_index(cache)}
+    videos = (list_videos(root) if root else []) or sorted(index)
+    if not videos:
+        raise DataError(f"no videos below {root or cache}: expected <root>/<class>/<video>")
+    lists = Path(config.lists) if config.lists else None
+    if lists and not lists.exists():
+        raise DataError(f"data.lists {lists} does not exist")
+    annotations = load_annotations(videos, config.format, lists, config.groups)
+    split = make_split(annotations, config.split)
+    split, notes = _leave_out(config, split, annotations.classes, index)
+    used = [index[record.path] for record in _records(split)]
+    _require_same_flow(used)
+    if "rgb" in streams and (lacking := [entry.video for entry in used if not entry.has_rgb]):
+        raise DataError(
+            f"{len(lacking)} of {len(used)} cached videos have no RGB frames, such as {first_names(lacking)}; "
+            f"make the cache with: {_precompute(config)} --rgb, or train the flow stream alone"
+        )
+    return VideoData(
+        name=config.name or (root or cache).resolve().name,
+        classes=annotations.classes,
+        split=split,
+        group_rule=annotations.group_rule,
+        notes=(*split.notes, *notes),
+        entries={entry.video: entry for entry in used},
+        cache=cache,
+        bound=used[0].bound,
+        step=used[0].step,
+        short_side=min(used[0].height, used[0].width),
+        method=used[0].method,
+        flow=_describe_flow(cache / used[0].cache_file),
+    )
+
+
+def _leave_out(
+    config: DataConfig, split: Split, classes: Sequence[str], index: Mapping[str, IndexEntry]
+) -> tuple[Split, tuple[str, ...]]:
+    """Refuse or leave out videos that the cache lacks or that are too short for a clip."""
+    records = _records(split)
+    missing = [record.path for record in records if record.path not in index]
+    if missing and (config.missing_videos == "error" or len(missing) == len(records)):
+        raise DataError(
+            f"flow cache {config.cache} lacks {len(missing)} of {len(records)} videos, "
+            f"such as {first_names(missing)}{_failures(config, missing)}; make them with: {_precompute(config)}, "
+            "or leave them out with data.missing_videos=skip"
+        )
+    short = [r.path for r in records if r.path in index and index[r.path].num_fields < config.stack]
+    if short and (config.short_videos == "error" or len(short) + len(missing) == len(records)):
+        named = [f"{path} ({index[path].num_fields})" for path in short]
+        raise DataError(
+            f"{len(short)} of {len(records)} videos have fewer flow fields than data.stack={config.stack}: "
+            f"{first_names(named)}; lower data.stack, or leave them out with data.short_videos=skip"
+        )
+    left_out = {*missing, *short}
+    if not left_out:
+        return split, ()
+    kept = replace(
+        split,
+        train=_without(split.train, left_out),
+        validation=_without(split.validation, left_out),
+        test=_without(split.test, left_out),
+        shared_sources=split.shared_sources - left_out,
+    )
+    labels = {record.label for record in kept.train}
+    empty = [name for label, name in enumerate(classes) if label not in labels]
+    if empty or not kept.test:
+        what = f"no training videos for {first_names(empty)}" if empty else "no test videos"
+        raise DataError(f"leaving out {len(missing)} missing and {len(short)} short videos leaves {what}")
+    parts = (
+        f"{len(split.train) - len(kept.train)} of training, "
+        f"{len(split.validation) - len(kept.validation)} of validation, "
+        f"{len(split.test) - len(kept.test)} of test"
+    )
+    note = (
+        f"{len(left_out)} videos left out: {len(missing)} not in the flow cache, {len(short)} with fewer "
+        f"than {config.stack} flow fields ({parts})."
+    )
+    return kept, (note,)
+
+
+def _require_same_flow(entries: Sequence[IndexEntry]) -> None:
+    """Check that one normalisation fits all: the network sees pixels per step of frames of one scale."""
+    for name, values in (
+        ("bound", {entry.bound for entry in entries}),
+        ("step", {entry.step for entry in entries}),
+        ("method", {entry.method for entry in entries}),
+        ("short side", {min(entry.height, entry.width) for entry in entries}),
+    ):
+        if len(values) > 1:
+            raise DataError(
+                f"the cached videos differ in {name}: {first_names(sorted(map(str, values)))}; "
+                "make the whole cache anew with the same settings (and one --short_side)"
+            )
+
+
+def _describe_flow(cache_file: Path | UPath) -> dict[str, Any]:
+    """Read how one video's flow was made, all that is needed to make the same of another video."""
+    with CacheReader(cache_file) as reader:
+        meta = reader.meta
+    storage = asdict(meta.storage)
+    if not storage.pop("rgb"):
+        storage["rgb_quality"] = None
+    return {
+        "method": meta.method,
+        "parameters": dict(meta.parameters),
+        "bound": meta.bound,
+        "step": meta.step,
+        "short_side": meta.short_side,
+        "size": None if meta.size is None else list(meta.size),
+        "codec": storage,
+    }
+
+
+def _failures(config: DataConfig, missing: Sequence[str]) -> str:
+    """Say which of the missing videos failed in the precomputation, and why, from its list of failures."""
+    wanted = set(missing)
+    failed = [failure for failure in read_failures(config.cache or "") if failure.video in wanted]
+    if not failed:
+        return ""
+    reasons = [f"{failure.video}: {failure.reason}" for failure in failed]
+    return f" ({len(failed)} failed in the precomputation: {first_names(reasons, 2)})"
+
+
+def _precompute(config: DataConfig) -> str:
+    return f"flow-cache precompute {config.root or '<videos>'} --out {config.cache or '<cache>'}"
+
+
+def _records(split: Split) -> list[VideoRecord]:
+    return [*split.train, *split.validation, *split.test]
+
+
+def _without(records: Iterable[VideoRecord], paths: set[str]) -> tuple[VideoRecord, ...]:
+    return tuple(record for record in records if record.path not in paths)

@@ -1,0 +1,161 @@
+"""Which videos are used, how they are split, what a clip is: settings that can be imported without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from twostream.errors import DataError
+from twostream.settings import require_at_least
+
+AnnotationFormat = Literal["auto", "folders", "hmdb", "ucf", "csv"]
+SplitKind = Literal["auto", "official", "group", "kfold"]
+Leakage = Literal["refuse", "report"]
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Say how to split.
+
+    Attributes:
+        kind: `official` (published lists or the table's split column), `group` (a share of the source groups
+            is held out), `kfold` (stratified folds of source groups), or `auto`: official where there are
+            lists, else group.
+        number: number of the official split.
+        folds: number of folds for `kfold`.
+        fold: which fold is the test part for `kfold`, from 1 to `folds`.
+        test_fraction: share of each class's videos held out for the test with `group`, whole groups at a
+            time.
+        val_fraction: share of the training videos taken for validation, whole groups at a time; 0 takes none.
+        seed: seed of everything random in the split, apart from the training seed.
+        leakage: what to do when a source has videos in training and test under different classes, as in
+            HMDB's own lists: `refuse`, or `report` to keep the split and count them. Within one class it is
+            always refused.
+
+    Example:
+        >>> from twostream import SplitConfig
+        >>> SplitConfig(kind="kfold", folds=5, fold=2).val_fraction
+        0.15
+    """
+
+    kind: SplitKind = "auto"
+    number: int = 1
+    folds: int = 5
+    fold: int = 1
+    test_fraction: float = 0.25
+    val_fraction: float = 0.15
+    seed: int = 0
+    leakage: Leakage = "refuse"
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """Say what a clip is: `steps` (T) places in the video, `stack` (L) consecutive flow fields at each."""
+
+    steps: int = 8
+    stack: int = 5
+
+    def __post_init__(self) -> None:
+        require_at_least(self, {"steps": 1, "stack": 1}, "clip ", DataError)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Say how training clips are varied and which part of the frame is seen in evaluation.
+
+    Attributes:
+        crop: `random` (area and aspect drawn anew), `corners` (multi-scale crops at the corners and the
+            centre), or `none` (the evaluation view).
+        scale_min: smallest share of the frame's area in a random crop.
+        aspect_max: largest aspect ratio of a random crop, and the inverse of the smallest.
+        flip: probability of a horizontal flip; 0 where left and right are what tells classes apart.
+        brightness: RGB brightness is scaled by a factor from 1 - value to 1 + value.
+        contrast: likewise contrast, around the clip's mean grey.
+        saturation: likewise saturation, around each pixel's grey.
+        view: part of the frame seen in evaluation: `centre` (largest central square) or `full` (the whole
+            frame, squashed to a square).
+
+    Example:
+        >>> from twostream import AugmentConfig
+        >>> AugmentConfig(flip=0).crop
+        'random'
+    """
+
+    crop: Literal["random", "corners", "none"] = "random"
+    scale_min: float = 0.4
+    aspect_max: float = 4 / 3
+    flip: float = 0.5
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    view: Literal["centre", "full"] = "centre"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_min <= 1 or self.aspect_max < 1:
+            raise DataError(
+                f"random crops need scale_min above 0 and up to 1 and aspect_max of at least 1: "
+                f"got {self.scale_min:g} and {self.aspect_max:g}"
+            )
+        for name in ("flip", "brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DataError(f"{name} must be from 0 to 1, got {getattr(self, name):g}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Say which videos are used, how they are split, and what a clip is.
+
+    Attributes:
+        root: folder of the videos, by class or as the lists name them; null if only the flow cache is left.
+        cache: folder of the flow cache made by `flow-cache precompute`.
+        name: name of the data set in reports; empty for the name of the root folder.
+        format: where the labels come from: `folders`, `hmdb` or `ucf` lists, a `csv`, or `auto` to tell from
+            `lists`.
+        lists: folder of official split lists, or a CSV table path,label[,group][,split]; null for class
+            folders.
+        groups: how a video's source is found: `auto`, `ucf`, `hmdb`, `generic`, `video`, or a pattern with
+            one group.
+        split: how training, validation and test are made.
+        steps: places in the video that a clip looks at (T).
+        stack: consecutive flow fields at each place (L).
+        size: side of the square network input in pixels (S).
+        augment: training augmentation and evaluation view.
+        batch_size: clips in a batch of one device.
+        workers: loader processes of one device; -1 takes one per core, at most 8; 0 loads in the main
+            process.
+        eval_clips: clips of a test video whose predictions are averaged (K).
+        short_videos: what to do with videos of fewer than `stack` flow fields: `error` or `skip`.
+        missing_videos: what to do with videos that the flow cache lacks: `error` or `skip`.
+
+    Example:
+        >>> from twostream import DataConfig, SplitConfig
+        >>> config = DataConfig(root="videos", cache="cache/videos", split=SplitConfig(test_fraction=0.3))
+        >>> config.shape
+        ClipShape(steps=8, stack=5)
+    """
+
+    root: str | None = None
+    cache: str | None = None
+    name: str = ""
+    format: AnnotationFormat = "auto"
+    lists: str | None = None
+    groups: str = "auto"
+    split: SplitConfig = field(default_factory=SplitConfig)
+    steps: int = 8
+    stack: int = 5
+    size: int = 112
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    batch_size: int = 16
+    workers: int = -1
+    eval_clips: int = 3
+    short_videos: Literal["error", "skip"] = "error"
+    missing_videos: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "stack": 1, "size": 16, "batch_size": 1, "workers": -1, "eval_clips": 1}
+        require_at_least(self, least, "data.", DataError)
+
+    @property
+    def shape(self) -> ClipShape:
+        """Return steps and stack as one value."""
+        return ClipShape(self.steps, self.stack)

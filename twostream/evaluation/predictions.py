@@ -1,0 +1,93 @@
+"""Predictions of a checkpoint on one side of a split."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from rich.progress import track
+
+from twostream.checkpoints import Checkpoint
+from twostream.data.module import ActionDataModule
+from twostream.data.settings import DataConfig
+from twostream.errors import ConfigError
+from twostream.evaluation.results import Evaluation, Protocol
+from twostream.inference.clips import choose_device, predict_clips
+from twostream.settings import Part
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    data: ActionDataModule | DataConfig | None = None,
+    part: Part = "test",
+    device: str = "auto",
+    command: str = "",
+) -> Evaluation:
+    """Classify every video of one side of the split.
+
+    Args:
+        checkpoint: the trained model.
+        data: the videos, or the settings that find them; None for those of the checkpoint's training. The classes must
+            be the checkpoint's.
+        part: which side.
+        device: "auto", "cpu", "cuda", …
+        command: the command line, for the report.
+
+    Raises:
+        CheckpointError: trained on other classes.
+        ConfigError: no such device, or the side has no videos.
+        DataError: the videos cannot be found, split or read.
+        CacheFileError: a cache file is damaged.
+
+    Example:
+        >>> from twostream import evaluate, load_checkpoint
+        >>> checkpoint = load_checkpoint("runs/videos/checkpoints/best.ckpt")
+        >>> evaluation = evaluate(checkpoint, device="cpu")
+        >>> evaluation.outputs
+        ('fused', 'rgb', 'flow')
+        >>> evaluation.probabilities["fused"].shape == (len(evaluation.videos), len(evaluation.classes))
+        True
+    """
+    if not isinstance(data, ActionDataModule):
+        config = checkpoint.card.data_config() if data is None else data
+        data = ActionDataModule(config, checkpoint.card.model.streams, checkpoint.card.seed)
+    checkpoint.require_classes(data.classes)
+    records = getattr(data.split, part)
+    if not records:
+        raise ConfigError(f"the split has no {part} videos")
+    model = checkpoint.model().to(choose_device(device))
+    loader = data.evaluation_dataloader(part)
+    batches = track(loader, description=f"evaluating {part}", transient=True, disable=not sys.stderr.isatty())
+    outputs = [predict_clips(model, batch) for batch in batches]
+    probabilities = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+    weights = probabilities.pop("weights", None)
+    # Only the test side is compared with training by source; an all-False array then says that nothing is shared.
+    shared = (
+        np.array([record.path in data.split.shared_sources for record in records]) if part == "test" else None
+    )
+    protocol = Protocol(
+        dataset=data.data.name,
+        split=data.split.name,
+        side=part,
+        num_train=len(data.split.train),
+        num_videos=len(records),
+        clips_per_video=data.config.eval_clips,
+        streams=model.names,
+        checkpoint=checkpoint.path.name,
+        epoch=checkpoint.epoch,
+        flow=f"{data.data.method}, bound {data.data.bound:g} px, step {data.data.step}",
+        groups=data.data.group_rule,
+        seed=checkpoint.card.seed,
+        command=command,
+        notes=data.data.notes,
+    )
+    return Evaluation(
+        protocol=protocol,
+        classes=data.classes,
+        videos=tuple(record.path for record in records),
+        groups=tuple(record.group for record in records),
+        labels=np.array([record.label for record in records]),
+        probabilities=probabilities,
+        stream_weights=weights,
+        shared_source=shared,
+    )

@@ -1,0 +1,137 @@
+"""One video in, classes and confidences out."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flow_cache import (
+    FlowMethod,
+    FlowSettings,
+    Job,
+    Source,
+    StorageSettings,
+    VideoError,
+    cache_path,
+    cache_video,
+    read_index,
+)
+from twostream.checkpoints import Checkpoint
+from twostream.data.annotations import VideoRecord
+from twostream.data.dataset import ClipDataset
+from twostream.errors import DataError
+from twostream.inference.clips import choose_device, predict_clips
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one video.
+
+    Attributes:
+        video: the file.
+        probabilities: per output ("fused", "rgb", "flow") the probability of each class, (C,) float32.
+        stream_weights: share of RGB and flow in the fusion, (2,) float32; None with one stream.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from twostream import Prediction
+        >>> prediction = Prediction(Path("a.avi"), {"flow": np.array([0.25, 0.75], np.float32)}, None)
+        >>> prediction.decision.argmax()
+        np.int64(1)
+    """
+
+    video: Path
+    probabilities: dict[str, npt.NDArray[np.float32]]
+    stream_weights: npt.NDArray[np.float32] | None
+
+    @property
+    def decision(self) -> npt.NDArray[np.float32]:
+        """The probabilities that decide: the fused ones, or the only stream's."""
+        return next(iter(self.probabilities.values()))
+
+
+class Predictor:
+    """Classify videos as the checkpoint's evaluation would.
+
+    Flow and frames go through a cache file made with the settings of the training cache, so that a video gets the
+    same answer here as in a report.
+
+    Args:
+        checkpoint: the trained model.
+        device: of the network: "auto", "cpu", "cuda", …
+        flow_device: where flow is computed: "cpu", "cuda", "cuda:1" or "auto".
+
+    Example:
+        >>> from pathlib import Path
+        >>> from twostream import Predictor, load_checkpoint
+        >>> predictor = Predictor(load_checkpoint("runs/videos/checkpoints/best.ckpt"), device="cpu")
+        >>> video = sorted(Path("videos").rglob("*.avi"))[0]
+        >>> prediction = predictor(video)
+        >>> prediction.decision.shape, round(float(prediction.stream_weights.sum()), 4)
+        ((9,), 1.0)
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = "auto", flow_device: str = FlowSettings.device
+    ) -> None:
+        self.card = checkpoint.card
+        self.model = checkpoint.model().to(choose_device(device))
+        self.data = self.card.data_config()
+        flow = dict(self.card.flow)
+        storage = StorageSettings.from_dict(flow.pop("codec"))
+        self.storage = replace(storage, rgb=storage.rgb and "rgb" in self.model.names)
+        size = tuple(flow.pop("size") or ()) or None
+        self.flow = FlowSettings(**flow, size=size, device=flow_device)
+
+    @functools.cached_property
+    def estimator(self) -> FlowMethod:
+        """The estimator of optical flow, made when the first video needs it."""
+        return self.flow.estimator(self.flow.device)
+
+    def __call__(self, video: str | Path) -> Prediction:
+        """Classify one video file or image folder.
+
+        Raises:
+            VideoError: cannot be read.
+            DataError: too short for a clip.
+        """
+        video = Path(video)
+        if not video.exists():
+            raise VideoError(video, "no such file or folder")
+        with tempfile.TemporaryDirectory(prefix="twostream-") as folder:
+            cache = Path(folder)
+            cache_video(self._job(video, cache), lambda fields: None, self.estimator)
+            entry = read_index(cache)[0]
+            if entry.num_fields < self.data.stack:
+                raise DataError(
+                    f"{video} has {entry.num_frames} frames, too few: this model looks at stacks of"
+                    f" {self.data.stack} flow fields, which need at least"
+                    f" {self.data.stack + self.flow.step} frames"
+                )
+            clips = ClipDataset(
+                [VideoRecord(entry.video, 0, "")],
+                cache,
+                {entry.video: entry},
+                shape=self.data.shape,
+                size=self.data.size,
+                augment=self.data.augment,
+                streams=self.model.names,
+                clips=self.data.eval_clips,
+            )
+            item = clips[0]
+        batch = {name: value[None] for name, value in item.items() if isinstance(value, torch.Tensor)}
+        outputs = {name: values[0] for name, values in predict_clips(self.model, batch).items()}
+        weights = outputs.pop("weights", None)
+        return Prediction(video, outputs, weights)
+
+    def _job(self, video: Path, cache: Path) -> Job:
+        """Describe how to make the flow of a video with the settings of the training cache."""
+        meta = replace(self.flow.template(self.storage, self.estimator), source=Source(video.name))
+        return Job(video, cache_path(cache, video.name), meta)

@@ -1,0 +1,1 @@
+"""Reports of an evaluation: tables, sentences and pictures as CSV, markdown, HTML and on the terminal."""

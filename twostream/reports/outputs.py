@@ -1,0 +1,7 @@
+"""How every report and picture names and colours what a model says: its two streams and their fusion."""
+
+NAMES = {"fused": "Fused", "rgb": "RGB", "flow": "Flow"}
+
+# Okabe and Ito's palette: told apart with any common colour blindness
+COLOURS = {"rgb": "#0072B2", "flow": "#D55E00", "fused": "#000000"}
+PALE_COLOURS = {"rgb": "#8FBEDF", "flow": "#F2B58F"}

@@ -1,0 +1,211 @@
+"""Turn an evaluation into a report's tables: fractions at full precision, NaN where nothing was measured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from twostream.evaluation.metrics import (
+    Agreement,
+    ClassMetrics,
+    Float64Array,
+    IntArray,
+    Interval,
+    OutputMetrics,
+    bootstrap_mean,
+    class_stream_weights,
+    confusion_matrix,
+    evaluate_output,
+    per_class,
+    stream_agreement,
+)
+from twostream.evaluation.results import Evaluation
+
+ALL = "all"
+LEAK_FREE = "unshared_sources"
+TOP_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Hold everything that is computed once from an evaluation, for all parts of its report.
+
+    Attributes:
+        evaluation: where the figures come from.
+        overall: output name to its figures on all rows.
+        leak_free: output name to its figures on rows without a source shared with training; empty if there
+            are none, or if sources were not compared.
+        classes: output name to the figures of each class.
+        matrices: output name to its (C, C) int64 confusion matrix.
+        weights: (C, 2) float64 mean stream weights of RGB and flow, or None.
+        agreement: which stream was right, or None for a single stream.
+        gain: top-1 of the fusion above the better stream, a fraction, or None for a single stream.
+        gain_interval: its 95 % interval, paired over source groups.
+    """
+
+    evaluation: Evaluation
+    overall: dict[str, OutputMetrics]
+    leak_free: dict[str, OutputMetrics]
+    classes: dict[str, list[ClassMetrics]]
+    matrices: dict[str, IntArray]
+    weights: Float64Array | None
+    agreement: Agreement | None
+    gain: float | None
+    gain_interval: Interval | None
+
+    @property
+    def best_stream(self) -> str:
+        """Name the single stream with the higher top-1."""
+        return max(self.evaluation.streams, key=lambda name: self.overall[name].top1)
+
+
+def compute_figures(evaluation: Evaluation) -> Figures:
+    """Compute all figures of an evaluation."""
+    labels, num_classes = evaluation.labels, len(evaluation.classes)
+    predictions = {output: evaluation.predictions(output) for output in evaluation.outputs}
+    overall = _overall(evaluation, np.ones(len(labels), dtype=np.bool_))
+    leak_free = {}
+    if evaluation.shared_source is not None and not evaluation.shared_source.all():
+        leak_free = _overall(evaluation, ~evaluation.shared_source)
+    agreement = gain = gain_interval = None
+    if "fused" in predictions:
+        agreement = stream_agreement(labels, predictions["fused"], predictions["rgb"], predictions["flow"])
+        best = max(evaluation.streams, key=lambda name: overall[name].top1)
+        gain = overall["fused"].top1 - overall[best].top1
+        right = {output: (predictions[output] == labels).astype(np.float64) for output in ("fused", best)}
+        gain_interval = bootstrap_mean(right["fused"] - right[best], evaluation.groups)
+    weights = None
+    if evaluation.stream_weights is not None:
+        weights = class_stream_weights(labels, evaluation.stream_weights, num_classes)
+    return Figures(
+        evaluation=evaluation,
+        overall=overall,
+        leak_free=leak_free,
+        classes={name: per_class(labels, values, num_classes) for name, values in predictions.items()},
+        matrices={
+            name: confusion_matrix(labels, values, num_classes) for name, values in predictions.items()
+        },
+        weights=weights,
+        agreement=agreement,
+        gain=gain,
+        gain_interval=gain_interval,
+    )
+
+
+def summary_table(figures: Figures) -> pd.DataFrame:
+    """Tabulate the figures of each output: a row an output and subset.
+
+    Returns:
+        Columns `output`, `subset` ("all", and "unshared_sources" where sources were compared with training),
+        then the fields of `OutputMetrics`; `top5` is NaN for five classes or fewer.
+    """
+    rows = [
+        {"output": output, "subset": subset, **asdict(values)}
+        for subset, outputs in ((ALL, figures.overall), (LEAK_FREE, figures.leak_free))
+        for output, values in outputs.items()
+    ]
+    return pd.DataFrame(rows).astype({"top5": float})
+
+
+def per_class_table(figures: Figures) -> pd.DataFrame:
+    """Tabulate the classes: a row a class.
+
+    Returns:
+        Columns `class`, `support`, per output `<output>_precision`, `_recall`, `_f1`, `_predicted`,
+        `_confused_with` (empty if no video of the class is wrong), `_confused_count`, then `rgb_weight` and
+        `flow_weight` where the fusion gave weights. Blank in the rows of classes without videos, but for
+        `support` 0 and `_predicted`, which counts.
+    """
+    names = figures.evaluation.classes
+    first = figures.classes[figures.evaluation.decision]
+    columns: dict[str, object] = {"class": list(names), "support": [entry.support for entry in first]}
+    for output, entries in figures.classes.items():
+        for field in ("precision", "recall", "f1", "predicted"):
+            columns[f"{output}_{field}"] = [getattr(entry, field) for entry in entries]
+        columns[f"{output}_confused_with"] = [
+            "" if entry.confused_with is None else names[entry.confused_with] for entry in entries
+        ]
+        counts = [entry.confused_count if entry.support else None for entry in entries]
+        columns[f"{output}_confused_count"] = pd.array(counts, dtype="Int64")
+    if figures.weights is not None:
+        columns["rgb_weight"], columns["flow_weight"] = figures.weights.T
+    return pd.DataFrame(columns)
+
+
+def predictions_table(evaluation: Evaluation) -> pd.DataFrame:
+    """Tabulate the predictions: a row a video, in the evaluation's order.
+
+    Returns:
+        Columns `video`, `group`, `label`, `prediction`, `confidence` (float32), `correct`, `shared_source`
+        where known, `<stream>_prediction` and `<stream>_confidence` of each stream under a fusion,
+        `rgb_weight` and `flow_weight` where the fusion gave weights, and `top_1` to `top_5` with
+        `top_1_confidence` to `top_5_confidence`, the most probable classes (fewer if there are fewer
+        classes).
+    """
+    names = np.asarray(evaluation.classes, dtype=object)
+    decision = evaluation.probabilities[evaluation.decision]
+    predictions = evaluation.predictions()
+    columns: dict[str, object] = {
+        "video": list(evaluation.videos),
+        "group": list(evaluation.groups),
+        "label": names[evaluation.labels],
+        "prediction": names[predictions],
+        "confidence": decision.max(axis=1),
+        "correct": predictions == evaluation.labels,
+    }
+    if evaluation.shared_source is not None:
+        columns["shared_source"] = evaluation.shared_source
+    if evaluation.decision == "fused":
+        for stream in evaluation.streams:
+            columns[f"{stream}_prediction"] = names[evaluation.predictions(stream)]
+            columns[f"{stream}_confidence"] = evaluation.probabilities[stream].max(axis=1)
+    if evaluation.stream_weights is not None:
+        columns["rgb_weight"], columns["flow_weight"] = evaluation.stream_weights.T
+    order = np.argsort(-decision, axis=1, kind="stable")[:, :TOP_CLASSES]
+    for rank, chosen in enumerate(order.T, start=1):
+        columns[f"top_{rank}"] = names[chosen]
+        columns[f"top_{rank}_confidence"] = decision[np.arange(len(decision)), chosen]
+    return pd.DataFrame(columns)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a `predictions.csv`; names stay text, whatever they look like ("NA", "001").
+
+    Returns:
+        The table that `predictions_table` makes, with the same names and types.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from twostream import read_predictions
+        >>> table = read_predictions(Path("runs/videos/evaluation/predictions.csv"))
+        >>> list(table.columns[:6])
+        ['video', 'group', 'label', 'prediction', 'confidence', 'correct']
+    """
+    header = pd.read_csv(path, nrows=0).columns
+    dtypes: dict[str, str] = {}
+    for name in header:
+        if name.endswith(("confidence", "_weight")):
+            dtypes[name] = "float32"
+        else:
+            dtypes[name] = "bool" if name in ("correct", "shared_source") else "str"
+    table: pd.DataFrame = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
+    return table
+
+
+def confusion_table(matrix: IntArray, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Tabulate a confusion matrix of counts: first column `label`, then a column a predicted class."""
+    table = pd.DataFrame(matrix, columns=list(classes))
+    table.insert(0, "label", list(classes), allow_duplicates=True)  # a class may be called "label"
+    return table
+
+
+def _overall(evaluation: Evaluation, rows: npt.NDArray[np.bool_]) -> dict[str, OutputMetrics]:
+    groups = [group for group, kept in zip(evaluation.groups, rows, strict=True) if kept]
+    return {
+        output: evaluate_output(evaluation.labels[rows], probabilities[rows], groups)
+        for output, probabilities in evaluation.probabilities.items()
+    }

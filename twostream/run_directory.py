@@ -1,0 +1,129 @@
+"""The directory of a training run: who may use it, and the records in it of what was run on what."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from twostream.checkpoints import LAST
+from twostream.config import TrainConfig
+from twostream.data.loading import VideoData
+from twostream.errors import ConfigError, TwoStreamError
+from twostream.files import write_text
+from twostream.settings import from_plain
+
+CONFIG_NAME = "config.yaml"
+RECORD_NAME = "run.json"
+SPLIT_NAME = "split.csv"
+# Settings that change how a run is carried out, not what comes out: a resumed run may change them.
+FREE_SETTINGS = (
+    "out",
+    "overwrite",
+    "data.workers",
+    "flow.device",
+    "flow.workers",
+    "trainer.progress_bar",
+    "trainer.tensorboard",
+)
+
+
+def claim(run: Path, config: TrainConfig) -> None:
+    """Make the run directory, or check that what has been trained in it was trained with these settings.
+
+    Settings that are newer than the run have their defaults in it.
+
+    Raises:
+        ConfigError: it holds a run with other settings, or it cannot be written.
+    """
+    if config.overwrite and (run / CONFIG_NAME).exists():
+        shutil.rmtree(run)
+    path = run / CONFIG_NAME
+    plain = dataclasses.asdict(config)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (run / "checkpoints" / LAST).exists():
+            _require_same_settings(run, _read_settings(path), plain)
+        else:
+            write_text(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"the run directory {run} cannot be used: {error}") from error
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Read the settings of an earlier run as this version would write them."""
+    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"{path} holds no settings; --overwrite true starts the run anew")
+    try:
+        return dataclasses.asdict(from_plain(TrainConfig, plain))
+    except TwoStreamError as error:
+        raise ConfigError(
+            f"{path} holds settings that this version does not know ({error}); choose another --out, or"
+            " --overwrite true to start anew"
+        ) from error
+
+
+def _require_same_settings(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [
+        f"{key} {before!r} -> {now!r}"
+        for key, before, now in _differences(old, new)
+        if key not in FREE_SETTINGS
+    ]
+    if changed:
+        more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ConfigError(
+            f"{run} holds a run with other settings ({'; '.join(changed[:3])}{more}); choose another"
+            " --out, or --overwrite true to start anew"
+        )
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield prefix, old, new
+
+
+def write_split(run: Path, videos: VideoData) -> None:
+    """Record which video is on which side."""
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["video", "class", "group", "side"])
+    for side in ("train", "validation", "test"):
+        for record in getattr(videos.split, side):
+            writer.writerow([record.path, videos.classes[record.label], record.group, side])
+    write_text(run / SPLIT_NAME, table.getvalue())
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Read what the run has recorded of itself so far; empty for a new run."""
+    path = run / RECORD_NAME
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def write_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Record commands, seed, versions, and how the training ended."""
+    write_text(run / RECORD_NAME, json.dumps(record, indent=1))
+
+
+def find_versions() -> dict[str, str]:
+    """Find the versions of Python and of the packages that matter to a result."""
+    names = ("twostream", "torch", "torchvision", "lightning", "numpy", "opencv-contrib-python")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"  # run from a checkout, or another OpenCV wheel
+    return {"python": platform.python_version(), **found}

@@ -1,0 +1,143 @@
+"""A training that can be killed at any time and started again."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from twostream.checkpoints import BEST, LAST, ModelCard, load_checkpoint, load_streams
+from twostream.data.module import ActionDataModule
+from twostream.errors import CheckpointError, ConfigError, one_line
+from twostream.models.two_stream import TwoStream
+from twostream.training.callbacks import BestAndLast, EpochLog, SeedEachEpoch
+from twostream.training.module import TrainingModule
+from twostream.training.settings import OptimConfig, TrainerConfig
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended.
+
+    Attributes:
+        best: the best checkpoint.
+        best_epoch: the epoch after which it was written, counted from 1.
+        epochs: epochs that were trained.
+        interrupted: stopped by the user; the same command goes on.
+    """
+
+    best: Path
+    best_epoch: int
+    epochs: int
+    interrupted: bool
+
+
+def resolve_precision(config: TrainerConfig) -> str:
+    """Choose the precision that "auto" means on this machine."""
+    if config.precision != "auto":
+        return config.precision
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def fit(
+    card: ModelCard,
+    data: ActionDataModule,
+    run: Path,
+    trainer_config: TrainerConfig,
+    optim: OptimConfig,
+) -> FitResult:
+    """Train, from the start or from the run's last checkpoint.
+
+    Args:
+        card: architecture, classes and provenance.
+        data: gives the training and validation loaders.
+        run: the run directory; checkpoints/, metrics.csv and tensorboard/ are written below it.
+        trainer_config: how to train.
+        optim: the optimiser's settings.
+
+    Raises:
+        CheckpointError: the run's last checkpoint is damaged, or trained streams do not fit.
+        ConfigError: contradicting settings, or a device that is not there.
+    """
+    checkpoints = run / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    last = checkpoints / LAST
+    L.seed_everything(card.seed, verbose=False)
+    if last.exists():
+        saved = load_checkpoint(last)
+        saved.require_classes(card.classes)
+        model = saved.card.build_model()
+        print(f"resuming after epoch {saved.epoch} from {last}", flush=True)
+    else:
+        model = TwoStream(card.model, len(card.classes), card.stack, card.bound)
+        load_streams(model, card)
+    module = TrainingModule(model, card, optim)
+    by_accuracy = trainer_config.monitor == "val_top1"
+    monitor = f"val_top1_{module.decision}" if by_accuracy else "val_loss"
+    keeper = BestAndLast(checkpoints, monitor if data.has_validation else None, larger_is_better=by_accuracy)
+    callbacks: list[L.Callback] = [
+        SeedEachEpoch(card.seed),
+        EpochLog(run / "metrics.csv", module.outputs),
+        keeper,
+    ]
+    if trainer_config.patience and data.has_validation:
+        mode = "max" if by_accuracy else "min"
+        callbacks.append(EarlyStopping(monitor, patience=trainer_config.patience, mode=mode, verbose=False))
+    show_bar = trainer_config.progress_bar and sys.stderr.isatty()
+    if show_bar:
+        callbacks.append(TQDMProgressBar(leave=False))
+    logger = TensorBoardLogger(run, name="tensorboard", version="") if trainer_config.tensorboard else False
+    trainer = _make_trainer(trainer_config, callbacks, logger, show_bar)
+    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    best = checkpoints / BEST
+    if not best.exists() and not trainer.interrupted:
+        raise CheckpointError(f"training ended without a checkpoint in {checkpoints}")
+    return FitResult(best, keeper.best_epoch, trainer.current_epoch, trainer.interrupted)
+
+
+def _make_trainer(
+    config: TrainerConfig, callbacks: list[L.Callback], logger: Any, show_bar: bool
+) -> L.Trainer:
+    for message in (
+        ".*does not have many workers.*",  # the loader's workers are the user's choice
+        ".*The number of training batches.*",  # about step logs, of which there are none
+        ".*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # how a run is resumed
+        ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are meant to be
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # between Lightning and torch
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices and tips on every start
+    try:
+        return L.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            precision=resolve_precision(config),
+            max_epochs=config.epochs,
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip_norm or None,
+            deterministic=config.deterministic or None,
+            callbacks=callbacks,
+            logger=logger,
+            enable_checkpointing=True,
+            enable_progress_bar=show_bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot train on accelerator {config.accelerator!r} with {config.devices} device(s) and"
+            f" precision {config.precision!r}: {one_line(error)}"
+        ) from error

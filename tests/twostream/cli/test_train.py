@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from flow_cache import FlowSettings, PrecomputeConfig, StorageSettings, precompute
 from twostream.checkpoints import load_checkpoint
 from twostream.cli.train import main, parse
 from twostream.demo.generate import demo_classes
@@ -355,6 +357,31 @@ def test_a_damaged_cache_file_is_named(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert ".flow.zip" in error
+
+
+def test_a_cache_made_with_other_settings_is_matched_by_the_flags_that_are_named(
+    tiny_videos: Path, tiny_arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    flow = FlowSettings("farneback", parameters={"winsize": 9}, size=(56, 42), bound=15.0)
+    made = PrecomputeConfig(tiny_videos, cache, flow, StorageSettings("png", rgb=True), workers=1)
+    precompute(made, progress=False)
+    arguments = tiny_arguments(tmp_path / "run", data__cache=cache, trainer__epochs=1)
+    error = refused(capsys, arguments)
+    flags = re.search(r"made with \((--flow[^)]*)\)", error)[1].split()
+    assert flags == (
+        "--flow.parameters.winsize 9 --flow.size 56x42 --flow.bound 15.0 --storage.codec png".split()
+    )
+    assert main([*arguments, *flags]) == 0
+    assert "0 videos done, 36 already there" in capsys.readouterr().out
+
+
+def test_every_setting_of_precompute_is_one_of_training() -> None:
+    known = parse(["--data.root", "videos"])
+    assert isinstance(known.flow, FlowSettings)
+    assert isinstance(known.storage, StorageSettings)
+    given = parse(["--data.root", "videos", "--flow.device", "cuda:0,cuda:1", "--flow.size", "340x256"])
+    assert (given.flow.device, given.flow.size) == ("cuda:0,cuda:1", (340, 256))
 
 
 def test_a_damaged_last_checkpoint_is_named(

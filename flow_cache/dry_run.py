@@ -115,7 +115,7 @@ def _workers(config: PrecomputeConfig, template: CacheMeta, plan: Plan) -> int:
     with RayCluster(
         config.ray, template, plan.output, device=config.device, workers=config.workers
     ) as cluster:
-        actors, workers = cluster.seats()
+        actors, workers = cluster.capacity()
     return actors * workers
 
 

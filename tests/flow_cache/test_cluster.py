@@ -18,8 +18,6 @@ import cv2
 import numpy as np
 import pytest
 
-from flow_cache import cluster as cluster_module
-from flow_cache import cluster_host
 from flow_cache.cli import main
 from flow_cache.cluster import RayCluster
 from flow_cache.cluster_host import Host
@@ -29,7 +27,7 @@ from flow_cache.errors import ArgumentError, CacheWriteError, DeviceError, FlowC
 from flow_cache.estimation import EstimationProcess
 from flow_cache.meta import CacheMeta, Source, current_versions
 from flow_cache.methods import get_method
-from flow_cache.pool import Finished
+from flow_cache.pool import Advance, Died, Finished
 from flow_cache.precompute import Failure, PrecomputeConfig, PrecomputeInterrupted, make_template, precompute
 from flow_cache.worker import Job
 
@@ -109,6 +107,23 @@ def actors() -> set[int]:
     return {pid for pid, (_, command) in processes().items() if command.startswith("ray::Host")}
 
 
+def actor_that_writes_in(folder: Path) -> int:
+    """The actor one of whose workers has a file open there."""
+
+    def opened(pid: int) -> Iterator[Path]:
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    yield link.readlink()
+
+    (found,) = [
+        actor
+        for actor in actors()
+        if any(path.parent == folder for pid in below({actor}) for path in opened(pid))
+    ]
+    return found
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -164,16 +179,18 @@ def trap(videos: Path, config: PrecomputeConfig, long_video: bytes, make_video) 
 
 
 def kill_when_caught(
-    monkeypatch: pytest.MonkeyPatch, trap: Trap, kill: Callable[[RayCluster], None], times: int
-) -> list[RayCluster]:
-    """Let `precompute` work on a cluster on which `kill` is called as soon as a worker is in a video, so many times."""
-    made = []
+    monkeypatch: pytest.MonkeyPatch, trap: Trap, kill: Callable[[], None], times: int
+) -> list[Died]:
+    """Let `precompute` work on a cluster on which `kill` is called as soon as a worker is in a video, so many times.
+
+    Returns a list that the videos join whose workers have died.
+    """
+    died: list[Died] = []
 
     class Deadly(RayCluster):
         left = times
 
         def __enter__(self):
-            made.append(self)
             trap.set()
             return super().__enter__()
 
@@ -182,14 +199,16 @@ def kill_when_caught(
                 self.left -= 1
                 if not self.left:
                     trap.open()
-                kill(self)
-            return super().poll(0.1 if self.left else timeout)
+                kill()
+            events = super().poll(0.1 if self.left else timeout)
+            died.extend(event for event in events if isinstance(event, Died))
+            return events
 
     monkeypatch.setattr("flow_cache.precompute.RayCluster", Deadly)
-    return made
+    return died
 
 
-def kill_workers(_: RayCluster) -> None:
+def kill_workers() -> None:
     for pid in below(actors()):
         if "spawn_main" in processes().get(pid, (0, ""))[1]:
             os.kill(pid, signal.SIGKILL)
@@ -224,23 +243,28 @@ def test_nodes_that_die_cost_nothing_and_one_that_joins_is_used(
 ) -> None:
     dead = []
 
-    def pull_the_plug(cluster: RayCluster) -> None:
+    def pull_the_plug() -> None:
         if dead:  # the other node has begun the video again: now it dies too, and a new one is there
             with contextlib.chdir(nodes.home):
                 nodes.add_node(**_NODE)
-        (member,) = [member for member in cluster._members if "trap/trap.avi" in member.jobs]
-        (node,) = [node for node in nodes.worker_nodes if node.node_id[:8] in member.node]
+        actor = actor_that_writes_in(trap.folder)
+        ((node, pids),) = [
+            (node, pids) for node in nodes.worker_nodes if actor in (pids := processes_of(node))
+        ]
         dead.append(node.node_id)
         nodes.worker_nodes.discard(node)
-        for pid in below({kept.process.pid for kind in node.all_processes.values() for kept in kind}):
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    made = kill_when_caught(monkeypatch, trap, pull_the_plug, times=2)
+    def processes_of(node: Any) -> set[int]:
+        return below({kept.process.pid for kind in node.all_processes.values() for kept in kind})
+
+    died = kill_when_caught(monkeypatch, trap, pull_the_plug, times=2)
     summary = precompute(config, progress=False)
     assert (summary.done, summary.failures) == (6, [])
     assert len(set(dead)) == 2
-    assert made[0]._losses["trap/trap.avi"] == 2
+    assert [event.job.video for event in died] == ["trap/trap.avi"]  # the first loss was without blame
     assert files(tmp_path / "cache") == expected
     assert not list(temporary_files(tmp_path / "cache"))
 
@@ -259,9 +283,8 @@ def test_a_video_whose_worker_dies_is_tried_once_more(
 def test_a_video_that_loses_its_actor_three_times_has_failed(
     config: PrecomputeConfig, trap: Trap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill_actor(cluster: RayCluster) -> None:
-        (member,) = [member for member in cluster._members if "trap/trap.avi" in member.jobs]
-        ray.kill(member.actor)
+    def kill_actor() -> None:
+        os.kill(actor_that_writes_in(trap.folder), signal.SIGKILL)
 
     kill_when_caught(monkeypatch, trap, kill_actor, times=3)
     summary = precompute(config, progress=False)
@@ -322,8 +345,8 @@ def test_a_cluster_that_goes_is_one_error(tmp_path: Path, make_video) -> None:
     code = f"""
 import os, signal, subprocess
 from flow_cache import cluster, precompute
-cluster._GONE_AFTER = 1
 class Doomed(cluster.RayCluster):
+    give_up_after = 1
     def submit(self, job):
         super().submit(job)
         for name in ("gcs_server", "raylet"):
@@ -366,42 +389,60 @@ def test_what_a_node_does_not_see_is_told(
     assert not files(nodes.home)
 
 
-def test_a_file_that_vanishes_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(config, workers=1)
-    monkeypatch.setattr(cluster_module, "_seen", lambda path: path.suffix == ".probe" and path.exists())
+def run_on(cluster: RayCluster, config: PrecomputeConfig) -> list[Advance | Finished]:
+    """Give a cluster all videos."""
+    template, root, output = make_template(config), Path(config.input), Path(config.output)
+    output.mkdir()
+    jobs = []
+    for video in sorted(root.rglob("*.avi")):
+        name = video.relative_to(root)
+        source = Source(name.as_posix(), video.stat().st_size)
+        jobs.append(Job(video, output / name.with_suffix(".flow.zip"), replace(template, source=source)))
+    with cluster:
+        return list(cluster.run(jobs))
+
+
+def test_a_file_that_vanishes_is_told(config: PrecomputeConfig) -> None:
+    class Forgetful(Host):
+        def exchange(self, jobs):
+            events = super().exchange(jobs)
+            for event in events:
+                if isinstance(event, Finished):
+                    event.job.target.unlink()
+            return events
+
+    output = Path(config.output)
+    cluster = RayCluster(config.ray, make_template(config), output, workers=1, host=Forgetful)
     with pytest.raises(FlowCacheError, match=r"zip was written on node .* and is not there for this machine"):
-        precompute(config, progress=False)
+        run_on(cluster, config)
 
 
-def test_other_versions_on_a_node_are_refused(
-    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(config, workers=1)
-    monkeypatch.setattr(cluster_module, "_versions", lambda meta: {"twostream": "0.0.7", "numpy": "1.0"})
+def test_other_versions_on_a_node_are_refused(config: PrecomputeConfig) -> None:
+    meta = replace(make_template(config), versions={"twostream": "0.0.7", "numpy": "1.0"})
+    cluster = RayCluster(config.ray, meta, Path(config.output), workers=1)
     with pytest.raises(
         ArgumentError, match=r"^node .* has twostream .*, the driver 0\.0\.7; install the same"
     ):
-        precompute(config, progress=False)
+        run_on(cluster, config)
 
 
 def test_a_node_without_flow_cache_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(config, workers=1)
     import types
 
-    module = types.ModuleType("only_here")
+    module: Any = types.ModuleType("only_here")
     exec("class Host:\n    def open(self, versions, task): pass", module.__dict__)
     monkeypatch.setitem(sys.modules, "only_here", module)
-    monkeypatch.setattr(cluster_module, "Host", module.Host)
+    cluster = RayCluster(config.ray, make_template(config), Path(config.output), workers=1, host=module.Host)
     with pytest.raises(
         ArgumentError, match=r"cannot load flow_cache \(.*only_here.*\); install the same version"
     ):
-        precompute(config, progress=False)
+        run_on(cluster, config)
 
 
 def test_a_dry_run_counts_the_workers_of_the_cluster(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RayCluster, "seats", lambda cluster: (2, 2))
+    monkeypatch.setattr(RayCluster, "capacity", lambda cluster: (2, 2))
     found = estimate(replace(config, device="cuda"))  # which this machine need not have
     assert (found.workers, found.fields) == (4, 20)
     assert not Path(config.output).exists()
@@ -410,11 +451,13 @@ def test_a_dry_run_counts_the_workers_of_the_cluster(
 def test_waiting_for_resources_is_told(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_PATIENCE", 0.0)
-    monkeypatch.setattr(cluster_module, "_RECRUIT_EVERY", 0.2)
-    monkeypatch.setattr(RayCluster, "seats", lambda cluster: (1, 999))
-
     class Impatient(RayCluster):
+        warn_after = 0.0
+        check_interval = 0.2
+
+        def capacity(self):
+            return 1, 999
+
         def poll(self, timeout=None):
             assert super().poll(1.0) == []
             raise KeyboardInterrupt
@@ -431,7 +474,7 @@ def test_a_cluster_without_a_gpu_is_told(config: PrecomputeConfig, monkeypatch: 
         precompute(replace(config, device="cuda"), progress=False)
     assert not ray.is_initialized()
     with RayCluster(config.ray, make_template(config), Path(config.output), device="auto") as cluster:
-        assert cluster.seats() == (4, 1)
+        assert cluster.capacity() == (4, 1)
 
 
 def test_gpus_get_their_share_of_the_cores(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,11 +483,11 @@ def test_gpus_get_their_share_of_the_cores(config: PrecomputeConfig, monkeypatch
         {"Alive": True, "Resources": {"CPU": 32.0, "GPU": 4.0}},
         {"Alive": True, "Resources": {"CPU": 64.0}},
     ]
-    for workers, seats in ((0, (4, 8)), (12, (4, 3)), (3, (3, 1))):
+    for workers, capacity in ((0, (4, 8)), (12, (4, 3)), (3, (3, 1))):
         cluster = RayCluster(config.ray, template, Path(config.output), device="cuda", workers=workers)
         with cluster, monkeypatch.context() as patch:
             patch.setattr(ray, "nodes", lambda: many)
-            assert cluster.seats() == seats
+            assert cluster.capacity() == capacity
 
 
 @pytest.mark.parametrize(
@@ -481,13 +524,11 @@ def test_a_program_stays_connected(
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def make_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Host]]:
     """What an actor is, in this process."""
-    monkeypatch.setattr(cluster_host, "_node_name", lambda: "here")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "", raising=False)  # which it drops
-    made = Host()
-    yield made
-    made.close()
+    with contextlib.ExitStack() as stack:
+        yield lambda *services: stack.enter_context(contextlib.closing(Host("here", *services)))
 
 
 @pytest.fixture
@@ -501,7 +542,7 @@ def open_host(host: Host, job: Job, device: str = "cpu") -> Any:
     cache = job.target.parents[1]
     cache.mkdir(exist_ok=True)
     return host.open(
-        {"twostream": current_versions()["twostream"]}, pickle.dumps((job.meta, device, 2, cache, job))
+        {"twostream": current_versions()["twostream"]}, pickle.dumps((job.meta, device, 2, cache, job.source))
     )
 
 
@@ -512,9 +553,7 @@ def finish(host: Host, job: Job) -> Any:
     return events
 
 
-def test_on_a_gpu_one_process_estimates_for_all_workers(
-    host: Host, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_gpu_one_process_estimates_for_all_workers(make_host: Callable[..., Host], job: Job) -> None:
     with EstimationProcess("farneback", "cpu", dict(job.meta.parameters)) as process:  # in place of a GPU
 
         @contextlib.contextmanager
@@ -525,7 +564,7 @@ def test_on_a_gpu_one_process_estimates_for_all_workers(
             except LostDeviceError as error:
                 raise LostDeviceError("why it is lost") from error
 
-        monkeypatch.setattr(cluster_host, "estimation_services", services)
+        host = make_host(services)
         node, probe = open_host(host, job, "cuda")
         assert (node, probe.parent, probe.read_bytes()) == ("here", job.target.parents[1], b"")
         assert finish(host, job)[-1] == Finished(job, fields=6)
@@ -534,23 +573,22 @@ def test_on_a_gpu_one_process_estimates_for_all_workers(
     assert str(lost) == "node here: why it is lost"
 
 
-def test_a_device_that_a_node_has_not_is_told(host: Host, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_a_node_has_not_is_told(make_host: Callable[..., Host], job: Job) -> None:
     @contextlib.contextmanager
     def services(meta: CacheMeta, device: str) -> Iterator[list[Any]]:
         raise DeviceError("it is broken")
         yield []
 
-    monkeypatch.setattr(cluster_host, "estimation_services", services)
-    error = open_host(host, job, "cuda")
+    error = open_host(make_host(services), job, "cuda")
     assert isinstance(error, DeviceError)
     assert str(error) == "node here: it is broken"
 
 
-def test_a_folder_that_cannot_be_written_is_told(host: Host, job: Job) -> None:
+def test_a_folder_that_cannot_be_written_is_told(make_host: Callable[..., Host], job: Job) -> None:
     job.target.parents[1].mkdir()
     broken = replace(job, target=job.target.parents[1] / "file" / "walk" / "4.flow.zip")
     broken.target.parents[1].touch()
-    task = pickle.dumps((job.meta, "cpu", 1, broken.target.parents[1], job))
-    error = host.open({}, task)
+    task = pickle.dumps((job.meta, "cpu", 1, broken.target.parents[1], job.source))
+    error = make_host().open({}, task)
     assert isinstance(error, CacheWriteError)
     assert str(error) == f"cannot write {broken.target.parents[1]}: Not a directory (on node here)"

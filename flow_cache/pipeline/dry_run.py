@@ -110,7 +110,7 @@ def _workers(config: PrecomputeConfig, plan: Plan) -> int:
     with RayCluster(
         config.ray, plan.template, plan.output, device=config.flow.device, workers=config.workers
     ) as cluster:
-        actors, workers = cluster.seats()
+        actors, workers = cluster.capacity()
     return actors * workers
 
 

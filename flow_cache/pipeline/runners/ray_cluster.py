@@ -3,6 +3,9 @@
 The driver keeps the queue and hands out little more than the workers are busy with, so that a node that dies costs
 little: its videos go back into the queue. All nodes must see the input and the cache under the same paths. Ray ends
 with the driver, however that ends, and the workers with it.
+
+Ray's own retries are not used: a task that Ray kills for lack of memory is repeated without end, whatever `max_retries`
+says, each retry is printed among the driver's output, and an actor that waits to be restarted keeps its videos.
 """
 
 from __future__ import annotations
@@ -22,10 +25,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from flow_cache.cache.meta import CacheMeta, current_versions
+from flow_cache.cache.meta import CacheMeta
 from flow_cache.errors import ArgumentError, DeviceError, FlowCacheError, first_line
 from flow_cache.methods.device import check_cluster_device
-from flow_cache.methods.registry import get_method
 from flow_cache.pipeline.runners.base import Died, Event, Finished, Runner
 from flow_cache.pipeline.runners.ray_host import SHARED, Host
 from flow_cache.pipeline.worker import Job
@@ -36,81 +38,101 @@ if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
 _log = logging.getLogger(__name__)
-_RECRUIT_EVERY = 2.0  # seconds between looks at what the cluster has
 _MAX_FAILED_ROUNDS = 3  # of starting actors, in a row
 _MAX_LOSSES = 3  # of a video's actor
-_GONE_AFTER = 20.0  # seconds without an answer; Ray itself ends the whole process after 60
-_CONNECT = 5.0  # seconds
-_CLOSE = 10.0  # seconds
-_PATIENCE = 15.0  # seconds without any worker after which the user is told why
+_CONNECT_TIMEOUT = 5.0  # seconds
+_CLOSE_TIMEOUT = 10.0  # seconds
 
 
 class RayCluster(Runner):
     """Run jobs on the nodes of a Ray cluster, also on those that join later."""
 
-    def __init__(
-        self, address: str, meta: CacheMeta, output: AnyPath, *, device: str = "cpu", workers: int = 0
-    ) -> None:
-        """address: as `ray.init` takes it; a program that is connected already stays so. meta: of all the jobs.
+    check_interval = 2.0
+    """Seconds between looks at what the cluster has."""
+    warn_after = 15.0
+    """Seconds without any worker after which the user is told why."""
+    give_up_after = 20.0
+    """Seconds without an answer of the head; Ray itself ends the whole process after 60."""
 
-        output: the cache folder. device: cpu, cuda, or auto, which is cuda if the cluster has a GPU. workers: the most
-        there may be in the whole cluster, 0 for what it has room for.
+    def __init__(
+        self,
+        address: str,
+        meta: CacheMeta,
+        output: AnyPath,
+        *,
+        device: str = "cpu",
+        workers: int = 0,
+        host: type[Host] = Host,
+    ) -> None:
+        """Take the settings; the connection is made on entering the context.
+
+        Args:
+            address: as `ray.init` takes it; a program that is connected already stays so.
+            meta: what all jobs have in common; nodes must have the same versions.
+            output: the cache folder.
+            device: cpu, cuda, or auto, which is cuda if the cluster has a GPU.
+            workers: the most there may be in the whole cluster, 0 for what it has room for.
+            host: what becomes an actor on the nodes.
+
+        Raises:
+            ArgumentError: the device is none of these.
         """
         self._address = address
         self._meta = meta
         self._output = output
         self._device = check_cluster_device(device)
         self._limit = workers
+        self._host = host
         self._queue: deque[Job] = deque()
-        self._members: list[_Member] = []
+        self._actors: list[_Actor] = []
         self._losses: Counter[str] = Counter()
-        self._sample: Job | None = None
-        self._round = 0
-        self._failed_rounds: set[int] = set()
-        self._next_look = 0.0
+        self._failed_rounds: set[float] = set()
+        self._next_check = 0.0
         self._silent_since: float | None = None
-        self._tell_at = float("inf")
+        self._warn_at = float("inf")
 
     def submit(self, job: Job) -> None:
         """Queue a job; it is given to a node by `poll`."""
-        self._sample = self._sample or job
         self._queue.append(job)
 
     @property
     def idle(self) -> bool:
         """Whether every job that was submitted is finished, or its worker has died."""
-        return not self._queue and not any(member.jobs for member in self._members)
+        return not self._queue and not any(actor.jobs for actor in self._actors)
 
     @property
     def workers_and_nodes(self) -> tuple[int, int]:
         """How many workers are at work, and on how many nodes."""
-        working = [member for member in self._members if member.node]
-        return sum(member.workers for member in working), len({member.node for member in working})
+        working = [actor for actor in self._actors if actor.node]
+        return sum(actor.workers for actor in working), len({actor.node for actor in working})
 
     def poll(self, timeout: float | None = None) -> list[Event]:
         """Work until something has happened, for `timeout` seconds at most (None: no limit), and return it.
 
         A video whose node is lost goes back into the queue, without blame; the second time it counts as one whose
-        worker died, the third time it has failed. What a node has to complain about is raised with its name.
+        worker died, the third time it has failed.
+
+        Raises:
+            FlowCacheError: of the class that a node's error has, with the name of the node; or the cluster has gone.
         """
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         events: list[Event] = []
         try:
             while not events and not self.idle and time.monotonic() < deadline:
-                self._look()
-                self._hand_out()
-                pending = {member.pending: member for member in self._members if member.pending is not None}
-                for reference in self._wait(list(pending), min(deadline - time.monotonic(), 1.0)):
-                    events += self._receive(pending[reference])
+                self._start_actors()
+                self._hand_out_jobs()
+                asked = {actor.answer: actor for actor in self._actors if actor.answer is not None}
+                for answer in self._wait(list(asked), min(deadline - time.monotonic(), 1.0)):
+                    events += self._receive(asked[answer])
         except ConnectionError as error:
-            raise _gone(self._address) from error
+            raise _cluster_gone(self._address) from error
         return events
 
     def __enter__(self) -> Self:
-        self._ray, self._ours = _connect(self._address)
-        self._tell_at = time.monotonic() + _PATIENCE
+        self._ray, self._connected_here = _connect(self._address)
+        self._warn_at = time.monotonic() + self.warn_after
         try:
-            self._gcs = _gcs_address(self._ray)
+            self._head = self._ray.get_runtime_context().gcs_address
             gpus = self._ray.cluster_resources().get("GPU", 0)
             if self._device == "auto":
                 self._device = "cuda" if gpus >= 1 else "cpu"
@@ -119,7 +141,7 @@ class RayCluster(Runner):
                     f"the Ray cluster at {self._address} has no GPU; use --device cpu, or start nodes with --num-gpus"
                 )
         except BaseException:
-            self._leave()
+            self._disconnect()
             raise
         return self
 
@@ -130,17 +152,21 @@ class RayCluster(Runner):
             if self._silent_since is None:
                 with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
                     # So that workers end before the driver tidies the cache folder.
-                    goodbyes = [member.actor.close.remote() for member in self._members if member.node]
-                    if goodbyes:
-                        self._wait(goodbyes, _CLOSE, len(goodbyes))
-                    for member in self._members:
-                        self._ray.kill(member.actor)
+                    closing = [actor.handle.close.remote() for actor in self._actors if actor.node]
+                    if closing:
+                        self._wait(closing, _CLOSE_TIMEOUT, len(closing))
+                    for actor in self._actors:
+                        self._ray.kill(actor.handle)
         finally:
-            self._members.clear()
-            self._leave()
+            self._actors.clear()
+            self._disconnect()
 
-    def seats(self) -> tuple[int, int]:
-        """Return how many actors the cluster has room for at most, and the workers of each."""
+    def capacity(self) -> tuple[int, int]:
+        """Ask what the cluster has room for.
+
+        Returns:
+            The most actors there can be, and the workers of each.
+        """
         if self._device == "cpu":
             return min(int(self._ray.cluster_resources().get("CPU", 0)) or 1, self._limit or sys.maxsize), 1
         gpus, workers = 0, sys.maxsize
@@ -154,86 +180,86 @@ class RayCluster(Runner):
             workers = min(workers, self._limit // max(actors, 1))
         return actors, max(min(workers, 1 << 10), 1)
 
-    def _leave(self) -> None:
-        if self._ours:
+    def _disconnect(self) -> None:
+        if self._connected_here:
             self._ray.shutdown()
 
-    def _look(self) -> None:
-        """See whether the cluster is there, and start actors where it has room for more."""
+    def _start_actors(self) -> None:
+        """Start actors where the cluster has room for more; from time to time, and if it is still there."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return
-        self._next_look = now + _RECRUIT_EVERY
-        if self._gcs is not None and not _listens(*self._gcs):
+        self._next_check = now + self.check_interval
+        if _nobody_listens(self._head):
             self._silent_since = self._silent_since or now
-            if time.monotonic() - self._silent_since > _GONE_AFTER:
-                raise _gone(self._address)
+            if time.monotonic() - self._silent_since > self.give_up_after:
+                raise _cluster_gone(self._address)
             return  # asking it would block
         self._silent_since = None
-        self._round += 1
-        actors, workers = self.seats()
-        if now > self._tell_at and not self.workers_and_nodes[0]:
-            self._tell_at = float("inf")
-            _log.warning("waiting for Ray: no node has %s free yet", _describe_seat(workers, self._device))
-        unfinished = len(self._queue) + sum(len(member.jobs) for member in self._members)
-        for _ in range(min(actors, -(-unfinished // workers)) - len(self._members)):
-            self._members.append(self._start(workers))
+        actors, workers = self.capacity()
+        if now > self._warn_at and not self.workers_and_nodes[0]:
+            self._warn_at = float("inf")
+            cores = f"{workers} core{'s' * (workers != 1)}"
+            needed = cores if self._device == "cpu" else f"a GPU and {cores}"
+            _log.warning("waiting for Ray: no node has %s free yet", needed)
+        unfinished = len(self._queue) + sum(len(actor.jobs) for actor in self._actors)
+        while self._queue and len(self._actors) < min(actors, -(-unfinished // workers)):
+            self._actors.append(self._start_actor(workers, now))
 
-    def _start(self, workers: int) -> _Member:
+    def _start_actor(self, workers: int, now: float) -> _Actor:
         options: dict[str, Any] = {"num_cpus": workers, "max_restarts": 0, "max_task_retries": 0}
         if self._device != "cpu":
             options["num_gpus"] = 1
-        actor = self._ray.remote(**options)(Host).remote()
+        handle = self._ray.remote(**options)(self._host).remote()
         # By its own pickle: it is not read before the versions are known to be the same.
-        task = pickle.dumps((self._meta, self._device, workers, self._output, self._sample))
-        opening = actor.open.remote(_versions(self._meta), task)
-        return _Member(actor, workers, opening, self._round)
+        task = pickle.dumps((self._meta, self._device, workers, self._output, self._queue[0].source))
+        return _Actor(handle, workers, handle.open.remote(self._meta.versions, task), now)
 
-    def _hand_out(self) -> None:
+    def _hand_out_jobs(self) -> None:
         workers, _ = self.workers_and_nodes
-        for member in self._members:
-            if member.pending is not None:
+        for actor in self._actors:
+            if actor.answer is not None:
                 continue
             spare = len(self._queue) > workers  # one in hand, so that no worker waits for the driver
             jobs: list[Job] = []
-            while self._queue and len(member.jobs) < member.workers + spare:
+            while self._queue and len(actor.jobs) < actor.workers + spare:
                 job = self._queue.popleft()
-                member.jobs[job.video] = job
+                actor.jobs[job.video] = job
                 jobs.append(job)
-            if member.jobs:
-                member.pending = member.actor.exchange.remote(jobs)
+            if actor.jobs:
+                actor.answer = actor.handle.exchange.remote(jobs)
 
     def _wait(self, references: list[Any], seconds: float, count: int = 1) -> list[Any]:
         if not references:
-            time.sleep(max(min(seconds, _RECRUIT_EVERY / 4), 0))
+            time.sleep(max(min(seconds, self.check_interval / 4), 0))
             return []
         self._ray.wait(references, num_returns=count, timeout=max(seconds, 0))
         ready: list[Any] = self._ray.wait(references, num_returns=len(references), timeout=0)[0]
         return ready
 
-    def _receive(self, member: _Member) -> list[Event]:
+    def _receive(self, actor: _Actor) -> list[Event]:
         try:
-            answer, member.pending = self._ray.get(member.pending), None
+            answer, actor.answer = self._ray.get(actor.answer), None
         except self._ray.exceptions.RayTaskError as error:
             raise FlowCacheError(
-                f"{member.node or 'a node of the Ray cluster'}: {_last_line(error)}"
+                f"{actor.node or 'a node of the Ray cluster'}: {_last_line(error)}"
             ) from error
         except self._ray.exceptions.RayError as error:
-            return self._lost(member, error)
+            return self._lose(actor, error)
         if isinstance(answer, FlowCacheError):
             raise answer
-        if not member.node:
-            member.node, probe = answer
-            self._check_probe(member.node, probe)
+        if not actor.node:
+            actor.node, probe = answer
+            self._check_probe(actor.node, probe)
             self._failed_rounds.clear()
             return []
         for event in answer:
             if isinstance(event, FieldsDone):
                 continue
-            del member.jobs[event.job.video]
+            del actor.jobs[event.job.video]
             if isinstance(event, Finished) and event.reason is None and not _seen(event.job.target):
                 raise FlowCacheError(
-                    f"{event.job.target} was written on node {member.node} and is not there for this machine; the "
+                    f"{event.job.target} was written on node {actor.node} and is not there for this machine; the "
                     f"cache folder {SHARED}"
                 )
         events: list[Event] = answer
@@ -246,24 +272,24 @@ class RayCluster(Runner):
             )
         remove(probe)
 
-    def _lost(self, member: _Member, error: Exception) -> list[Event]:
+    def _lose(self, actor: _Actor, error: Exception) -> list[Event]:
         """Let an actor go that has died, with its node or alone."""
-        self._members.remove(member)
+        self._actors.remove(actor)
         with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.kill(member.actor)  # if it only was out of reach, it must not go on
-        if getattr(error, "actor_init_failed", False) or "creation task" in str(error):
+            self._ray.kill(actor.handle)  # if it only was out of reach, it must not go on
+        if getattr(error, "actor_init_failed", False):
             raise ArgumentError(
                 f"a node of the Ray cluster cannot load flow_cache ({_last_line(error)}); install the same version "
                 "of twostream on every node"
             ) from error
-        if not member.node:
-            self._failed_rounds.add(member.round)
+        if not actor.node:
+            self._failed_rounds.add(actor.started)
             if len(self._failed_rounds) >= _MAX_FAILED_ROUNDS:
                 raise FlowCacheError(f"Ray's actors cannot start: {first_line(error)}") from error
         events: list[Event] = []
-        for job in member.jobs.values():
+        for job in actor.jobs.values():
             self._losses[job.video] += 1
-            how = f"with its Ray actor on node {member.node}: {first_line(error).rstrip('.')}"
+            how = f"with its Ray actor on node {actor.node}: {first_line(error).rstrip('.')}"
             if self._losses[job.video] >= _MAX_LOSSES:
                 events.append(Finished(job, reason=f"its worker was lost {_MAX_LOSSES} times ({how})"))
             elif self._losses[job.video] > 1:
@@ -274,22 +300,23 @@ class RayCluster(Runner):
 
 
 @dataclass(eq=False)
-class _Member:
+class _Actor:
     """What the driver knows of an actor."""
 
-    actor: Any
+    handle: Any
     workers: int
-    pending: Any
-    """The answer that is awaited."""
-    round: int
-    """In which it was started."""
+    answer: Any
+    """Ray's reference to the answer that is awaited, None if nothing was asked."""
+    started: float
+    """When; the same for all of one round."""
     node: str = ""
     """Where it is, once it has said so."""
     jobs: dict[str, Job] = field(default_factory=dict)
+    """What it was given and has not finished, by video."""
 
 
 def _connect(address: str) -> tuple[Any, bool]:
-    """Connect to a cluster; returns Ray's module, and whether it was us who connected. Raises ArgumentError."""
+    """Connect to a cluster; return Ray's module, and whether it was not connected before. Raises ArgumentError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that `local` starts tells nobody
     try:
         ray = importlib.import_module("ray")
@@ -302,8 +329,7 @@ def _connect(address: str) -> tuple[Any, bool]:
             f"{address}: Ray's client cannot be used, which has no part in the cluster; run the same command on a node "
             "of the cluster, with --ray auto"
         )
-    host, port = _split(address)
-    if host and port and not _listens(host, port):
+    if _nobody_listens(address):
         raise ArgumentError(f"no Ray cluster at {address}: nothing answers there")
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about Ray's own future
@@ -321,38 +347,20 @@ def _connect(address: str) -> tuple[Any, bool]:
     return ray, True
 
 
-def _describe_seat(workers: int, device: str) -> str:
-    cores = f"{workers} core{'s' * (workers != 1)}"
-    return cores if device == "cpu" else f"a GPU and {cores}"
-
-
-def _gcs_address(ray: Any) -> tuple[str, int] | None:
-    """Return where the head of the cluster listens, None if Ray does not say."""
-    host, port = _split(ray.get_runtime_context().gcs_address)
-    return (host, port) if port else None
-
-
-def _split(address: str) -> tuple[str, int]:
+def _nobody_listens(address: str) -> bool:
+    """Whether an address is HOST:PORT and cannot be connected to; what is wrong with others, Ray will say."""
     try:
         parts = urlsplit(address if "//" in address else f"//{address}")
-        return parts.hostname or "", parts.port or 0
-    except ValueError:
-        return "", 0  # Ray will say what is wrong
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), _CONNECT).close()
+        if parts.hostname and parts.port:
+            socket.create_connection((parts.hostname, parts.port), _CONNECT_TIMEOUT).close()
     except OSError:
+        return True
+    except ValueError:
         return False
-    return True
+    return False
 
 
-def _versions(meta: CacheMeta) -> dict[str, str]:
-    return current_versions(get_method(meta.method, **dict(meta.parameters)).libraries)
-
-
-def _gone(address: str) -> FlowCacheError:
+def _cluster_gone(address: str) -> FlowCacheError:
     return FlowCacheError(
         f"the Ray cluster at {address} has gone; what is done is kept, and the same command goes on from there"
     )

@@ -8,13 +8,13 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from flow_cache.cache.meta import current_versions
+from flow_cache.cache.meta import CacheMeta, current_versions
 from flow_cache.errors import ArgumentError, CacheWriteError, FlowCacheError
 from flow_cache.pipeline.runners.base import Event
-from flow_cache.pipeline.runners.gpu_service import estimation_services
+from flow_cache.pipeline.runners.gpu_service import Service, estimation_services
 from flow_cache.pipeline.runners.pool import WorkerPool
 from flow_cache.pipeline.worker import Job
 from flow_cache.progress import FieldsDone
@@ -24,7 +24,8 @@ from flow_cache.storage.paths import exists, is_local
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
-_EXCHANGE = 1.0  # seconds that an actor collects news for, unless a video is finished before
+StartServices = Callable[[CacheMeta, str], contextlib.AbstractContextManager[list[Service]]]
+_COLLECT = 1.0  # seconds that an actor collects events for, unless a video is finished before
 SHARED = "must be on storage that all nodes share, under the same path, or a URL"
 
 
@@ -34,30 +35,40 @@ class Host:
     Errors are returned, not raised: Ray would wrap them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "", start_services: StartServices = estimation_services) -> None:
+        """Start nothing yet.
+
+        Args:
+            node: the name of the node for messages; default: its address, host name and Ray's identifier.
+            start_services: starts the estimation process of a GPU.
+        """
         self._stack = contextlib.ExitStack()
         self._pool: WorkerPool
-        self._node = socket.gethostname()
+        self._node = node or _node_name()
+        self._start_services = start_services
         # Workers would import Ray's own main module, as multiprocessing lets them import any.
         sys.modules["__main__"].__dict__.pop("__file__", None)
 
     def open(self, versions: Mapping[str, str], task: bytes) -> tuple[str, AnyPath] | FlowCacheError:
         """Start the workers, if this node can do what the driver needs.
 
-        versions: the driver's. task: pickled meta, device, number of workers, cache folder and a job for a sample.
-        Returns the name of the node, and an empty file that it has made in the cache folder for the driver to see.
+        Args:
+            versions: the driver's, which this node must have too.
+            task: pickled meta, device, number of workers, cache folder and one of the videos.
+
+        Returns:
+            The name of the node, and an empty file that it has made in the cache folder for the driver to see.
         """
         try:
-            self._node = _node_name()
             ours = current_versions([name for name in versions if name != "format"])
             for name, version in versions.items():
                 if ours[name] != version:
                     raise ArgumentError(
                         f"has {name} {ours[name]}, the driver {version}; install the same version on every node"
                     )
-            meta, device, workers, output, sample = pickle.loads(task)
-            if not exists(sample.source):
-                raise ArgumentError(f"does not see the video {sample.source}; the input {SHARED}")
+            meta, device, workers, output, video = pickle.loads(task)
+            if not exists(video):
+                raise ArgumentError(f"does not see the video {video}; the input {SHARED}")
             if is_local(output) and not output.exists():
                 raise ArgumentError(f"does not see {output}; the cache folder {SHARED}")
             probe: AnyPath = output / f".{secrets.token_hex(8)}.probe"
@@ -65,7 +76,7 @@ class Host:
                 write_atomically(probe, b"")
             except CacheWriteError as error:
                 raise CacheWriteError(output, error.reason) from error
-            services = self._stack.enter_context(estimation_services(meta, device))
+            services = self._stack.enter_context(self._start_services(meta, device))
             self._pool = self._stack.enter_context(WorkerPool(workers, services))
         except FlowCacheError as error:
             return _named(error, self._node)
@@ -76,7 +87,7 @@ class Host:
         for job in jobs:
             self._pool.submit(job)
         events: list[Event] = []
-        deadline = time.monotonic() + _EXCHANGE
+        deadline = time.monotonic() + _COLLECT
         try:
             while not self._pool.idle and (left := deadline - time.monotonic()) > 0:
                 events += self._pool.poll(left)

@@ -24,15 +24,14 @@ from flow_cache.errors import ArgumentError, CacheWriteError, DeviceError, FlowC
 from flow_cache.methods.registry import get_method
 from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted
-from flow_cache.pipeline.run import make_template, precompute
-from flow_cache.pipeline.runners import ray_cluster as cluster_module
-from flow_cache.pipeline.runners import ray_host as cluster_host
-from flow_cache.pipeline.runners.base import Finished
+from flow_cache.pipeline.run import precompute
+from flow_cache.pipeline.runners.base import Died, Finished
 from flow_cache.pipeline.runners.gpu_service import EstimationProcess
 from flow_cache.pipeline.runners.ray_cluster import RayCluster
 from flow_cache.pipeline.runners.ray_host import Host
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.pipeline.worker import Job
+from flow_cache.progress import FieldsDone
 from flow_cache.storage.atomic import temporary_files
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: it comes with the test extra")
@@ -113,6 +112,23 @@ def actors() -> set[int]:
     return {pid for pid, (_, command) in processes().items() if command.startswith("ray::Host")}
 
 
+def actor_that_writes_in(folder: Path) -> int:
+    """The actor one of whose workers has a file open there."""
+
+    def opened(pid: int) -> Iterator[Path]:
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    yield link.readlink()
+
+    (found,) = [
+        actor
+        for actor in actors()
+        if any(path.parent == folder for pid in below({actor}) for path in opened(pid))
+    ]
+    return found
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -168,16 +184,18 @@ def trap(videos: Path, config: PrecomputeConfig, long_video: bytes, make_video) 
 
 
 def kill_when_caught(
-    monkeypatch: pytest.MonkeyPatch, trap: Trap, kill: Callable[[RayCluster], None], times: int
-) -> list[RayCluster]:
-    """Let `precompute` work on a cluster on which `kill` is called as soon as a worker is in a video, so many times."""
-    made = []
+    monkeypatch: pytest.MonkeyPatch, trap: Trap, kill: Callable[[], None], times: int
+) -> list[Died]:
+    """Let `precompute` work on a cluster on which `kill` is called as soon as a worker is in a video, so many times.
+
+    Returns a list that the videos join whose workers have died.
+    """
+    died: list[Died] = []
 
     class Deadly(RayCluster):
         left = times
 
         def __enter__(self):
-            made.append(self)
             trap.set()
             return super().__enter__()
 
@@ -186,14 +204,16 @@ def kill_when_caught(
                 self.left -= 1
                 if not self.left:
                     trap.open()
-                kill(self)
-            return super().poll(0.1 if self.left else timeout)
+                kill()
+            events = super().poll(0.1 if self.left else timeout)
+            died.extend(event for event in events if isinstance(event, Died))
+            return events
 
     monkeypatch.setattr("flow_cache.pipeline.run.RayCluster", Deadly)
-    return made
+    return died
 
 
-def kill_workers(_: RayCluster) -> None:
+def kill_workers() -> None:
     for pid in below(actors()):
         if "spawn_main" in processes().get(pid, (0, ""))[1]:
             os.kill(pid, signal.SIGKILL)
@@ -228,23 +248,28 @@ def test_nodes_that_die_cost_nothing_and_one_that_joins_is_used(
 ) -> None:
     dead = []
 
-    def pull_the_plug(cluster: RayCluster) -> None:
+    def pull_the_plug() -> None:
         if dead:  # the other node has begun the video again: now it dies too, and a new one is there
             with contextlib.chdir(nodes.home):
                 nodes.add_node(**_NODE)
-        (member,) = [member for member in cluster._members if "trap/trap.avi" in member.jobs]
-        (node,) = [node for node in nodes.worker_nodes if node.node_id[:8] in member.node]
+        actor = actor_that_writes_in(trap.folder)
+        ((node, pids),) = [
+            (node, pids) for node in nodes.worker_nodes if actor in (pids := processes_of(node))
+        ]
         dead.append(node.node_id)
         nodes.worker_nodes.discard(node)
-        for pid in below({kept.process.pid for kind in node.all_processes.values() for kept in kind}):
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    made = kill_when_caught(monkeypatch, trap, pull_the_plug, times=2)
+    def processes_of(node: Any) -> set[int]:
+        return below({kept.process.pid for kind in node.all_processes.values() for kept in kind})
+
+    died = kill_when_caught(monkeypatch, trap, pull_the_plug, times=2)
     summary = precompute(config, progress=False)
     assert (summary.done, summary.failures) == (6, [])
     assert len(set(dead)) == 2
-    assert made[0]._losses["trap/trap.avi"] == 2
+    assert [event.job.video for event in died] == ["trap/trap.avi"]  # the first loss was without blame
     assert files(tmp_path / "cache") == expected
     assert not list(temporary_files(tmp_path / "cache"))
 
@@ -263,9 +288,8 @@ def test_a_video_whose_worker_dies_is_tried_once_more(
 def test_a_video_that_loses_its_actor_three_times_has_failed(
     config: PrecomputeConfig, trap: Trap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill_actor(cluster: RayCluster) -> None:
-        (member,) = [member for member in cluster._members if "trap/trap.avi" in member.jobs]
-        ray.kill(member.actor)
+    def kill_actor() -> None:
+        os.kill(actor_that_writes_in(trap.folder), signal.SIGKILL)
 
     kill_when_caught(monkeypatch, trap, kill_actor, times=3)
     summary = precompute(config, progress=False)
@@ -325,16 +349,16 @@ def test_a_cluster_that_goes_is_one_error(tmp_path: Path, make_video) -> None:
     make_video(tmp_path / "videos" / "a.avi")
     code = f"""
 import os, signal, subprocess
-from flow_cache.pipeline import run as precompute
+from flow_cache.pipeline import run
 from flow_cache.pipeline.runners import ray_cluster as cluster
-cluster._GONE_AFTER = 1
 class Doomed(cluster.RayCluster):
+    give_up_after = 1
     def submit(self, job):
         super().submit(job)
         for name in ("gcs_server", "raylet"):
             for pid in subprocess.check_output(["pgrep", "-P", str(os.getpid()), "-f", name], text=True).split():
                 os.kill(int(pid), signal.SIGKILL)
-precompute.RayCluster = Doomed
+run.RayCluster = Doomed
 from flow_cache.cli.main import main
 os._exit(main(["precompute", {str(tmp_path / "videos")!r}, "--out", {str(tmp_path / "cache")!r},
     "--method", "farneback", "--ray", "local", "--workers", "1"]))
@@ -371,43 +395,67 @@ def test_what_a_node_does_not_see_is_told(
     assert not files(nodes.home)
 
 
-def test_a_file_that_vanishes_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(config, workers=1)
-    monkeypatch.setattr(cluster_module, "_seen", lambda path: path.suffix == ".probe" and path.exists())
+def on_device(config: PrecomputeConfig, device: str) -> PrecomputeConfig:
+    return replace(config, flow=replace(config.flow, device=device))
+
+
+def run_on(cluster: RayCluster, config: PrecomputeConfig) -> list[FieldsDone | Finished]:
+    """Give a cluster all videos."""
+    template, root, output = config.flow.template(config.storage), Path(config.input), Path(config.output)
+    output.mkdir()
+    jobs = []
+    for video in sorted(root.rglob("*.avi")):
+        name = video.relative_to(root)
+        source = Source(name.as_posix(), video.stat().st_size)
+        jobs.append(Job(video, output / name.with_suffix(".flow.zip"), replace(template, source=source)))
+    with cluster:
+        return list(cluster.run(jobs))
+
+
+def test_a_file_that_vanishes_is_told(config: PrecomputeConfig) -> None:
+    class Forgetful(Host):
+        def exchange(self, jobs):
+            events = super().exchange(jobs)
+            for event in events:
+                if isinstance(event, Finished):
+                    event.job.target.unlink()
+            return events
+
+    output = Path(config.output)
+    cluster = RayCluster(config.ray, config.flow.template(config.storage), output, workers=1, host=Forgetful)
     with pytest.raises(FlowCacheError, match=r"zip was written on node .* and is not there for this machine"):
-        precompute(config, progress=False)
+        run_on(cluster, config)
 
 
-def test_other_versions_on_a_node_are_refused(
-    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(config, workers=1)
-    monkeypatch.setattr(cluster_module, "_versions", lambda meta: {"twostream": "0.0.7", "numpy": "1.0"})
+def test_other_versions_on_a_node_are_refused(config: PrecomputeConfig) -> None:
+    meta = replace(config.flow.template(config.storage), versions={"twostream": "0.0.7", "numpy": "1.0"})
+    cluster = RayCluster(config.ray, meta, Path(config.output), workers=1)
     with pytest.raises(
         ArgumentError, match=r"^node .* has twostream .*, the driver 0\.0\.7; install the same"
     ):
-        precompute(config, progress=False)
+        run_on(cluster, config)
 
 
 def test_a_node_without_flow_cache_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(config, workers=1)
     import types
 
-    module = types.ModuleType("only_here")
+    module: Any = types.ModuleType("only_here")
     exec("class Host:\n    def open(self, versions, task): pass", module.__dict__)
     monkeypatch.setitem(sys.modules, "only_here", module)
-    monkeypatch.setattr(cluster_module, "Host", module.Host)
+    cluster = RayCluster(
+        config.ray, config.flow.template(config.storage), Path(config.output), workers=1, host=module.Host
+    )
     with pytest.raises(
         ArgumentError, match=r"cannot load flow_cache \(.*only_here.*\); install the same version"
     ):
-        precompute(config, progress=False)
+        run_on(cluster, config)
 
 
 def test_a_dry_run_counts_the_workers_of_the_cluster(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RayCluster, "seats", lambda cluster: (2, 2))
-    found = estimate(replace(config, device="cuda"))  # which this machine need not have
+    monkeypatch.setattr(RayCluster, "capacity", lambda cluster: (2, 2))
+    found = estimate(on_device(config, "cuda"))  # which this machine need not have
     assert (found.workers, found.fields) == (4, 20)
     assert not Path(config.output).exists()
 
@@ -415,11 +463,13 @@ def test_a_dry_run_counts_the_workers_of_the_cluster(
 def test_waiting_for_resources_is_told(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_PATIENCE", 0.0)
-    monkeypatch.setattr(cluster_module, "_RECRUIT_EVERY", 0.2)
-    monkeypatch.setattr(RayCluster, "seats", lambda cluster: (1, 999))
-
     class Impatient(RayCluster):
+        warn_after = 0.0
+        check_interval = 0.2
+
+        def capacity(self):
+            return 1, 999
+
         def poll(self, timeout=None):
             assert super().poll(1.0) == []
             raise KeyboardInterrupt
@@ -433,23 +483,25 @@ def test_waiting_for_resources_is_told(
 def test_a_cluster_without_a_gpu_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     with pytest.raises(DeviceError, match=r"has no GPU; use --device cpu"):
-        precompute(replace(config, device="cuda"), progress=False)
+        precompute(on_device(config, "cuda"), progress=False)
     assert not ray.is_initialized()
-    with RayCluster(config.ray, make_template(config), Path(config.output), device="auto") as cluster:
-        assert cluster.seats() == (4, 1)
+    with RayCluster(
+        config.ray, config.flow.template(config.storage), Path(config.output), device="auto"
+    ) as cluster:
+        assert cluster.capacity() == (4, 1)
 
 
 def test_gpus_get_their_share_of_the_cores(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    template = make_template(config)
+    template = config.flow.template(config.storage)
     many = [
         {"Alive": True, "Resources": {"CPU": 32.0, "GPU": 4.0}},
         {"Alive": True, "Resources": {"CPU": 64.0}},
     ]
-    for workers, seats in ((0, (4, 8)), (12, (4, 3)), (3, (3, 1))):
+    for workers, capacity in ((0, (4, 8)), (12, (4, 3)), (3, (3, 1))):
         cluster = RayCluster(config.ray, template, Path(config.output), device="cuda", workers=workers)
         with cluster, monkeypatch.context() as patch:
             patch.setattr(ray, "nodes", lambda: many)
-            assert cluster.seats() == seats
+            assert cluster.capacity() == capacity
 
 
 @pytest.mark.parametrize(
@@ -462,8 +514,9 @@ def test_gpus_get_their_share_of_the_cores(config: PrecomputeConfig, monkeypatch
     ],
 )
 def test_unusable_arguments_are_told(config: PrecomputeConfig, change: dict[str, str], message: str) -> None:
+    other = on_device(config, change["device"]) if "device" in change else replace(config, **change)
     with pytest.raises(ArgumentError, match=message):
-        precompute(replace(config, **change), progress=False)
+        precompute(other, progress=False)
 
 
 def test_ray_that_is_not_installed_is_told(config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,13 +539,11 @@ def test_a_program_stays_connected(
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def make_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Host]]:
     """What an actor is, in this process."""
-    monkeypatch.setattr(cluster_host, "_node_name", lambda: "here")
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "", raising=False)  # which it drops
-    made = Host()
-    yield made
-    made.close()
+    with contextlib.ExitStack() as stack:
+        yield lambda *services: stack.enter_context(contextlib.closing(Host("here", *services)))
 
 
 @pytest.fixture
@@ -506,7 +557,7 @@ def open_host(host: Host, job: Job, device: str = "cpu") -> Any:
     cache = job.target.parents[1]
     cache.mkdir(exist_ok=True)
     return host.open(
-        {"twostream": current_versions()["twostream"]}, pickle.dumps((job.meta, device, 2, cache, job))
+        {"twostream": current_versions()["twostream"]}, pickle.dumps((job.meta, device, 2, cache, job.source))
     )
 
 
@@ -517,9 +568,7 @@ def finish(host: Host, job: Job) -> Any:
     return events
 
 
-def test_on_a_gpu_one_process_estimates_for_all_workers(
-    host: Host, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_gpu_one_process_estimates_for_all_workers(make_host: Callable[..., Host], job: Job) -> None:
     with EstimationProcess("farneback", "cpu", dict(job.meta.parameters)) as process:  # in place of a GPU
 
         @contextlib.contextmanager
@@ -530,7 +579,7 @@ def test_on_a_gpu_one_process_estimates_for_all_workers(
             except LostDeviceError as error:
                 raise LostDeviceError("why it is lost") from error
 
-        monkeypatch.setattr(cluster_host, "estimation_services", services)
+        host = make_host(services)
         node, probe = open_host(host, job, "cuda")
         assert (node, probe.parent, probe.read_bytes()) == ("here", job.target.parents[1], b"")
         assert finish(host, job)[-1] == Finished(job, fields=6)
@@ -539,23 +588,22 @@ def test_on_a_gpu_one_process_estimates_for_all_workers(
     assert str(lost) == "node here: why it is lost"
 
 
-def test_a_device_that_a_node_has_not_is_told(host: Host, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_a_node_has_not_is_told(make_host: Callable[..., Host], job: Job) -> None:
     @contextlib.contextmanager
     def services(meta: CacheMeta, device: str) -> Iterator[list[Any]]:
         raise DeviceError("it is broken")
         yield []
 
-    monkeypatch.setattr(cluster_host, "estimation_services", services)
-    error = open_host(host, job, "cuda")
+    error = open_host(make_host(services), job, "cuda")
     assert isinstance(error, DeviceError)
     assert str(error) == "node here: it is broken"
 
 
-def test_a_folder_that_cannot_be_written_is_told(host: Host, job: Job) -> None:
+def test_a_folder_that_cannot_be_written_is_told(make_host: Callable[..., Host], job: Job) -> None:
     job.target.parents[1].mkdir()
     broken = replace(job, target=job.target.parents[1] / "file" / "walk" / "4.flow.zip")
     broken.target.parents[1].touch()
-    task = pickle.dumps((job.meta, "cpu", 1, broken.target.parents[1], job))
-    error = host.open({}, task)
+    task = pickle.dumps((job.meta, "cpu", 1, broken.target.parents[1], job.source))
+    error = make_host().open({}, task)
     assert isinstance(error, CacheWriteError)
     assert str(error) == f"cannot write {broken.target.parents[1]}: Not a directory (on node here)"

@@ -26,7 +26,17 @@ _LOCAL = frozenset({"file", "local"})
 _OF_ONE_PROCESS = frozenset({"memory"})
 _THREADS = 16
 # What a storage may say of a file that changes with its contents, best first.
-_STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "modify", "created")
+_STAMPS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "modify",
+    "created",
+)
 
 
 class Status(NamedTuple):

@@ -27,17 +27,16 @@ _BLOCK = 1 << 20  # bytes that are read at a time from a remote file
 class RemotePath(ProxyUPath):
     """A file or folder at a URL, with the methods of `pathlib.Path`.
 
-    Names, parents and joining are those of universal_pathlib; what asks the storage is below. Nothing is answered from
-    an earlier listing, since other processes may have written. Whatever a storage raises comes out as a StorageError,
+    Names, parents and joining are those of universal_pathlib; what asks the storage is below. Whether something is
+    there is never answered from an earlier listing, since other processes may have written; opening what has just been
+    listed takes the size from there, which saves a request. Whatever a storage raises comes out as a StorageError,
     which is an OSError; a missing file as FileNotFoundError.
     """
 
     @property
     def fs(self) -> Any:
-        """The file system, without its old listings; each process and thread has its own."""
-        storage = fsspec.filesystem(self.protocol, **self.storage_options)
-        storage.invalidate_cache()
-        return storage
+        """The file system of this process: one that UPath keeps would go along into forked workers and break there."""
+        return fsspec.filesystem(self.protocol, **self.storage_options)
 
     def __str__(self) -> str:
         """Return the URL; without user and password, which stand among the storage options."""
@@ -49,17 +48,17 @@ class RemotePath(ProxyUPath):
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Tell whether there is a file or folder."""
-        with self._storage() as storage:
+        with self._storage(fresh=True) as storage:
             return bool(storage.exists(self.path))
 
     def is_dir(self) -> bool:
         """Tell whether there is a folder; on storages without folders, whether anything lies below that name."""
-        with self._storage() as storage:
+        with self._storage(fresh=True) as storage:
             return bool(storage.isdir(self.path))
 
     def is_file(self) -> bool:
         """Tell whether there is a file."""
-        with self._storage() as storage:
+        with self._storage(fresh=True) as storage:
             return bool(storage.isfile(self.path))
 
     def details(self) -> dict[str, Any]:
@@ -73,13 +72,13 @@ class RemotePath(ProxyUPath):
     def files(self) -> dict[str, dict[str, Any]]:
         """Find all files below a folder: what the storage says about each, by relative path."""
         base = self.path.rstrip("/") + "/"
-        with self._storage() as storage:
+        with self._storage(fresh=True) as storage:
             found = storage.find(self.path, detail=True).items()
         return {name.removeprefix(base): details for name, details in found if name.startswith(base)}
 
     def glob(self, pattern: str, **options: Any) -> Iterator[RemotePath]:
         """Find what lies directly in a folder and whose name matches."""
-        with self._storage() as storage:
+        with self._storage(fresh=True) as storage:
             names = [PurePosixPath(name).name for name in storage.ls(self.path, detail=False)]
         yield from (self / name for name in fnmatch.filter(names, pattern))
 
@@ -96,7 +95,7 @@ class RemotePath(ProxyUPath):
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove a file; some storages do not say whether it was there."""
-        with self._storage() as storage:
+        with self._storage(fresh=True) as storage:
             try:
                 storage.rm_file(self.path)
             except Exception:
@@ -145,9 +144,12 @@ class RemotePath(ProxyUPath):
                 raise
 
     @contextlib.contextmanager
-    def _storage(self) -> Iterator[Any]:
+    def _storage(self, *, fresh: bool = False) -> Iterator[Any]:
         with self.errors_translated():
-            yield self.fs
+            storage = self.fs
+            if fresh:
+                storage.invalidate_cache()
+            yield storage
 
     @contextlib.contextmanager
     def errors_translated(self) -> Iterator[None]:

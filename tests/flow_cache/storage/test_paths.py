@@ -28,12 +28,12 @@ from flow_cache.commands.export import ExportConfig, export_cache
 from flow_cache.commands.import_folders import ImportConfig, import_folders
 from flow_cache.commands.verify import Videos, repair_cache, verify_cache
 from flow_cache.commands.view import view
-from flow_cache.errors import CacheFileError, CacheMismatchError, CacheWriteError, VideoError
+from flow_cache.errors import CacheFileError, CacheMismatchError, CacheWriteError, StorageError, VideoError
 from flow_cache.pipeline.inputs import choose_videos
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.storage.atomic import temporary_files, write_atomically
-from flow_cache.storage.paths import as_path, is_local, list_files, staging_folder
+from flow_cache.storage.paths import as_path, is_local, list_files, staging_folder, status_of
 from flow_cache.storage.remote import RemotePath
 from flow_cache.video.find import find_videos
 from flow_cache.video.source import local_copy
@@ -349,6 +349,99 @@ def test_a_file_that_appears_slowly_is_renamed_when_it_is_whole(tmp_path: Path) 
     assert [name[0] for name in shown[0]] == ["."], "hidden"
     assert list(list_files(folder)) == ["a.flow.zip"]
     assert (folder / "a.flow.zip").read_bytes() == b"all of it"
+
+
+@pytest.mark.parametrize("where", ["local", "memory", "s3", "ftp"])
+def test_a_remote_path_answers_as_a_local_one(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    root = str(tmp_path) if where == "local" else "memory:/"
+    if where in ("s3", "ftp"):
+        root = request.getfixturevalue(where)
+    folder = as_path(f"{root}/{uuid.uuid4().hex}/a b")
+    path = folder / "c.txt"
+    assert not any((folder.exists(), folder.is_dir(), path.exists(), path.is_file()))
+    with pytest.raises(FileNotFoundError):
+        status_of(path)
+    with pytest.raises(FileNotFoundError):
+        path.read_bytes()
+    path.unlink(missing_ok=True)
+    if where == "local":
+        folder.mkdir(parents=True)
+    write_atomically(path, b"some bytes")
+    assert path.exists()
+    assert path.is_file()
+    assert not path.is_dir()
+    assert folder.exists()
+    assert folder.is_dir()
+    assert not folder.is_file()
+    assert list(folder.glob("*.txt")) == [path]
+    assert list(folder.glob("*.csv")) == []
+    assert path.read_bytes() == b"some bytes"
+    (listed,) = list_files(folder).items()
+    for name, status in (listed, ("c.txt", status_of(path))):
+        assert (name, status.size) == ("c.txt", 10)
+        assert status.stamp, "or a file that is written anew could not be told"
+    file = path.open("rb")
+    assert (file.seek(-5, 2), file.read(3), file.read()) == (5, b"byt", b"es")
+    file.close()
+    with pytest.raises(ValueError, match="closed"):
+        file.read(1)
+    path.unlink()
+    assert not path.exists()
+    path.unlink(missing_ok=True)
+
+
+def test_an_error_of_a_storage_is_a_storage_error_in_another_process_too(remote: str) -> None:
+    class TheirError(Exception):
+        """Not to be pickled."""
+
+    class Storage(BreakingStorage):
+        def refuse(self, *arguments: Any, **options: Any) -> None:
+            raise TheirError("no\nway")
+
+        exists = isdir = isfile = info = find = ls = cat_file = rm_file = refuse
+
+    class RefusingPath(RemotePath):
+        @property
+        def fs(self) -> Any:
+            return Storage(super().fs)
+
+    path = RefusingPath(remote)
+    for ask in (
+        path.exists,
+        path.is_dir,
+        path.is_file,
+        path.details,
+        path.files,
+        path.read_bytes,
+        path.unlink,
+    ):
+        with pytest.raises(StorageError) as caught:
+            ask()
+        assert str(caught.value) == f"{remote}: no way"
+    again = StorageError(as_path(remote), "no way")
+    assert str(pickle.loads(pickle.dumps(again))) == f"{remote}: no way"
+
+
+def test_a_folder_that_another_process_makes_at_the_same_time_is_used(ftp: str, tmp_path: Path) -> None:
+    class Storage(BreakingStorage):
+        def makedirs(self, path: str, exist_ok: bool) -> None:
+            self.storage.makedirs(path)
+            self.storage.mkdir(path)
+
+        def put_file(self, local: str, target: str) -> None:
+            self.storage.put_file(local, target)
+
+    class SlowPath(RemotePath):
+        @property
+        def fs(self) -> Any:
+            return Storage(super().fs)
+
+    (tmp_path / "a").write_bytes(b"a")
+    path = SlowPath(f"{ftp}/{uuid.uuid4().hex}/a")
+    path.upload(tmp_path / "a")
+    assert path.read_bytes() == b"a"
 
 
 @pytest.mark.parametrize("which", ["input", "output"])

@@ -47,6 +47,7 @@ from .quantization import negate as negate
 from .quantization import quantize as quantize
 from .runtime import available_cores as available_cores
 from .storage.paths import as_path as as_path
+from .storage.remote import RemotePath as RemotePath
 from .video.find import find_videos as find_videos
 from .video.find import is_video as is_video
 from .video.frames import Frame as Frame
@@ -75,6 +76,7 @@ __all__ = [
     "PrecomputeConfig",
     "PrecomputeInterrupted",
     "PrecomputeSummary",
+    "RemotePath",
     "Source",
     "StorageError",
     "StorageSettings",

@@ -16,7 +16,7 @@ from flow_cache.cache.naming import CACHE_SUFFIX
 from flow_cache.cache.reader import CacheReader
 from flow_cache.errors import CacheFileError
 from flow_cache.storage.atomic import write_atomically
-from flow_cache.storage.paths import Status, as_path, is_folder, list_files, map_files, read_bytes
+from flow_cache.storage.paths import Status, as_path, list_files, map_files
 
 if TYPE_CHECKING:
     import os
@@ -83,25 +83,25 @@ def refresh_index(root: str | os.PathLike[str] | AnyPath) -> list[CacheFileError
 
 def scan_cache(root: str | os.PathLike[str] | AnyPath) -> tuple[list[IndexEntry], list[CacheFileError]]:
     """List a cache's contents, sorted by video, and the errors of the files that cannot be opened."""
-    place = as_path(root)
+    folder = as_path(root)
     try:
-        if not is_folder(place):
-            raise CacheFileError(place, "no such cache folder")
-        known = _load(place / INDEX_NAME)
-        files = {name: status for name, status in list_files(place).items() if _is_cache_file(name)}
+        if not folder.is_dir():
+            raise CacheFileError(folder, "no such cache folder")
+        known = _load(folder / INDEX_NAME)
+        files = {name: status for name, status in list_files(folder).items() if _is_cache_file(name)}
     except OSError as error:
-        raise CacheFileError(place, error.strerror or str(error)) from error
+        raise CacheFileError(folder, error.strerror or str(error)) from error
 
     def entry_of(name: str) -> IndexEntry | CacheFileError:
         entry = known.get(name)
         if entry is not None and (entry.bytes, entry.stamp) == files[name]:
             return entry
         try:
-            return read_entry(place, name, files[name])
+            return read_entry(folder, name, files[name])
         except CacheFileError as error:
             return error
 
-    found = map_files(entry_of, list(files), place)
+    found = map_files(entry_of, list(files), folder)
     entries = [entry for entry in found if isinstance(entry, IndexEntry)]
     damaged = [error for error in found if isinstance(error, CacheFileError)]
     return sorted(entries, key=lambda entry: (entry.video, entry.cache_file)), damaged
@@ -114,7 +114,7 @@ def indexed_files(root: str | os.PathLike[str] | AnyPath) -> list[str]:
 
 def cache_files_of(cache: AnyPath) -> dict[str, AnyPath]:
     """Find what a cache consists of: a folder's files, or the one file that it is."""
-    return cache_files(cache) if is_folder(cache) else {cache.name: cache}
+    return cache_files(cache) if cache.is_dir() else {cache.name: cache}
 
 
 def cache_files(root: AnyPath) -> dict[str, AnyPath]:
@@ -162,7 +162,7 @@ def _write_index(root: AnyPath, entries: list[IndexEntry]) -> None:
 def _load(path: AnyPath) -> dict[str, IndexEntry]:
     """Read the rows of an index; nothing if it is missing or not readable as one."""
     try:
-        text = read_bytes(path).decode("utf-8", "surrogateescape")
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         entries = [_parse(row) for row in rows]
     except (OSError, csv.Error, KeyError, ValueError, TypeError):

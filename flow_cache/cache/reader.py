@@ -27,7 +27,7 @@ from flow_cache.cache.meta import CacheMeta, OtherVersionError
 from flow_cache.cache.naming import META_NAME
 from flow_cache.cache.zip_format import LOCAL, LOCAL_SIGNATURE, Directory, Member, Members
 from flow_cache.errors import CacheFileError, CacheVersionError
-from flow_cache.storage.paths import as_path, open_to_read
+from flow_cache.storage.paths import as_path
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -47,7 +47,7 @@ class CacheReader:
     def __init__(self, path: str | os.PathLike[str] | AnyPath) -> None:
         self.path = as_path(path)
         try:
-            self._file: Any = open_to_read(self.path)
+            self._file: Any = self.path.open("rb")
         except FileNotFoundError as error:
             raise CacheFileError(self.path, "no such cache file") from error
         except OSError as error:

@@ -28,7 +28,7 @@ from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted, failures_name
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
-from flow_cache.storage.paths import as_path, exists
+from flow_cache.storage.paths import as_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +70,7 @@ def _precompute(arguments: dict[str, Any]) -> int:
 
 def _info(arguments: dict[str, Any]) -> int:
     cache = as_path(arguments["cache"])
-    if not exists(cache):
+    if not cache.exists():
         raise ArgumentError(f"{cache}: no such cache file or folder")
     info = describe_cache(cache)
     print(info_as_json(info)) if arguments["json"] else print_info(info)

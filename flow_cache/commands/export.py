@@ -41,7 +41,7 @@ from flow_cache.pipeline.outcome import Failure
 from flow_cache.progress import FieldsDone, ProgressLine
 from flow_cache.quantization import dequantize
 from flow_cache.storage.atomic import probe_writable, working_folder
-from flow_cache.storage.paths import as_path, exists, relative_name
+from flow_cache.storage.paths import as_path, relative_name
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -143,7 +143,7 @@ def write_flo(path: Path, flow: NDArray[np.float32]) -> None:
 def _targets(config: ExportConfig, output: Path) -> dict[AnyPath, Path]:
     """Decide where each cache file goes. The names are those of the files, never what is written in them."""
     cache = as_path(config.cache)
-    if not exists(cache):
+    if not cache.exists():
         raise ArgumentError(f"{cache}: no such cache file or folder")
     files = cache_files_of(cache)
     if not files:

@@ -28,7 +28,7 @@ from flow_cache.pipeline.settings import FlowSettings
 from flow_cache.pipeline.worker import Job
 from flow_cache.progress import FieldsDone, ProgressLine
 from flow_cache.runtime import opencv
-from flow_cache.storage.paths import as_path, remove
+from flow_cache.storage.paths import as_path
 from flow_cache.video.source import hash_source, local_copy
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
                 with local_copy(job.source) as folder:
                     fields += _import(job, folder, line).fields
             except VideoError as error:
-                remove(job.target)
+                job.target.unlink(missing_ok=True)
                 failures.append(Failure(job.video, error.reason_and_frame))
             line.finished(1, failed=len(failures) > failed)
     done = len(plan.jobs) - len(failures)

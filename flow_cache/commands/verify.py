@@ -20,7 +20,6 @@ from flow_cache.pipeline.outcome import PrecomputeSummary
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.progress import FieldsDone, ProgressLine
-from flow_cache.storage.paths import exists, is_folder
 from flow_cache.video.frames import output_size
 from flow_cache.video.source import hash_source, local_copy, source_bytes
 
@@ -88,9 +87,9 @@ def verify_cache(
     cache files to be checked, default all. progress: show a live line on stderr while files are read. Raises
     ArgumentError if there is no such cache.
     """
-    if not exists(path):
+    if not path.exists():
         raise ArgumentError(f"{path}: no such cache file or folder")
-    single = not is_folder(path)
+    single = not path.is_dir()
     files = cache_files_of(path)
     faults: list[Fault] = []
     metas: dict[str, CacheMeta] = {}
@@ -142,7 +141,7 @@ def repair_cache(
     """
     if not found.faults:
         return Repair(None, [], [])
-    if not is_folder(found.path):
+    if not found.path.is_dir():
         raise ArgumentError(f"{found.path}: only a cache folder can be repaired, not a single file")
     if found.make is None:
         raise ArgumentError(
@@ -197,11 +196,11 @@ def _make_key(meta: CacheMeta) -> str:
 def _contradiction(name: str, meta: CacheMeta, make: CacheMeta | None, single: bool) -> str | None:
     """Say in what a sound file contradicts its name, its own settings or the rest of the cache."""
     try:
-        place = cache_path("", meta.source.path).as_posix()
+        expected = cache_path("", meta.source.path).as_posix()
     except ArgumentError as error:
         return f"names a video that cannot be: {error}"
-    if not single and place != name:
-        return f"holds the flow of {meta.source.path}, which belongs into {place}"
+    if not single and expected != name:
+        return f"holds the flow of {meta.source.path}, which belongs into {expected}"
     size = (meta.width, meta.height)
     if size != output_size(*size, short_side=meta.short_side, size=meta.size):
         asked = (

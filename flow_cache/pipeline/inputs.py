@@ -20,7 +20,7 @@ import numpy as np
 
 from flow_cache.cache.naming import cache_path
 from flow_cache.errors import ArgumentError
-from flow_cache.storage.paths import as_path, exists, is_file, is_folder, is_local, read_bytes, relative_name
+from flow_cache.storage.paths import as_path, is_local, relative_name
 from flow_cache.video.find import find_videos, is_image_folder
 
 if TYPE_CHECKING:
@@ -60,26 +60,26 @@ def _choose(
     limit: int | None,
     part: tuple[int, int] | None,
 ) -> tuple[AnyPath, list[str]]:
-    place = _absolute(source)
-    if not exists(place):
+    path = _absolute(source)
+    if not path.exists():
         raise ArgumentError(f"{source}: no such file or folder")
-    listed = place.suffix.lower() in {*LIST_SUFFIXES, MANIFEST_SUFFIX} and is_file(place)
+    listed = path.suffix.lower() in {*LIST_SUFFIXES, MANIFEST_SUFFIX} and path.is_file()
     if root is not None and not listed:
         raise ArgumentError(f"root is for lists and manifests only, and {source} is neither")
     if listed:
-        folder = place.parent if root is None else _absolute(root)
-        if not is_folder(folder):
+        folder = path.parent if root is None else _absolute(root)
+        if not folder.is_dir():
             raise ArgumentError(f"root {root}: no such folder")
     else:
-        folder = place if is_folder(place) and not is_image_folder(place) else place.parent
+        folder = path if path.is_dir() and not is_image_folder(path) else path.parent
     if videos is not None:
         names = _safe_names(videos)
         if not names:
             raise ArgumentError("the list of videos is empty")
     elif listed:
-        names = read_list(place)
+        names = read_list(path)
     else:
-        names = _safe_names(relative_name(path, folder) for path in find_videos(place))
+        names = _safe_names(relative_name(video, folder) for video in find_videos(path))
         if not names:
             raise ArgumentError(f"{source}: no videos found (neither video files nor folders of images)")
     names = names[:limit]
@@ -88,14 +88,14 @@ def _choose(
 
 
 def _absolute(where: str | os.PathLike[str] | AnyPath) -> AnyPath:
-    place = as_path(where)
-    return Path(os.path.normpath(place.absolute())) if is_local(place) else place  # `.` has no name
+    path = as_path(where)
+    return Path(os.path.normpath(path.absolute())) if is_local(path) else path  # `.` has no name
 
 
 def read_list(path: AnyPath) -> list[str]:
     """Read the relative paths in a list or manifest, each once, in order; raises ArgumentError, naming the line."""
     try:
-        text = read_bytes(path).decode("utf-8-sig", "surrogateescape")
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise ArgumentError(f"{path}: {error.strerror or error}") from error
     lines = _manifest_lines(path, text) if path.suffix.lower() == MANIFEST_SUFFIX else _list_lines(text)

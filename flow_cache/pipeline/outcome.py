@@ -12,7 +12,7 @@ from flow_cache.cache.index import refresh_index
 from flow_cache.errors import CacheWriteError
 from flow_cache.pipeline.inputs import parse_shard
 from flow_cache.storage.atomic import remove_stale_temporaries, write_atomically
-from flow_cache.storage.paths import as_path, is_file, read_bytes, relative_name, remove
+from flow_cache.storage.paths import as_path, relative_name
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -84,15 +84,15 @@ def record_outcome(output: AnyPath, failures: list[Failure], shard: str | None =
 def read_failures(cache: str | os.PathLike[str] | AnyPath) -> list[Failure]:
     """Read the videos that failed in the last run over a cache folder; none where it left no list."""
     path = as_path(cache) / FAILURES_NAME
-    if not is_file(path):
+    if not path.is_file():
         return []
-    text = io.StringIO(read_bytes(path).decode("utf-8", "surrogateescape"), newline="")
+    text = io.StringIO(path.read_bytes().decode("utf-8", "surrogateescape"), newline="")
     return [Failure(row.get("video") or "", row.get("reason") or "") for row in csv.DictReader(text)]
 
 
 def remove_file(path: AnyPath) -> None:
     """Remove a file if it is there; raises CacheWriteError."""
     try:
-        remove(path)
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise CacheWriteError.from_os_error(path, error) from error

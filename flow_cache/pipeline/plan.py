@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -67,8 +67,22 @@ class Plan:
             )
 
 
-def plan_run(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> Plan:
-    """Check a run's settings and plan it; nothing is written. Raises ArgumentError for the first that is unusable."""
+def plan_run(
+    config: PrecomputeConfig,
+    videos: Sequence[str] | None = None,
+    prepare: Callable[[AnyPath, AnyPath], None] | None = None,
+) -> Plan:
+    """Check a run's settings and plan it; nothing is written.
+
+    Args:
+        config: what to precompute, and how.
+        videos: paths relative to the input; None for all that are found.
+        prepare: called with the folders of the videos and of the cache, once the settings are known to be usable and
+            before the cache folder is listed.
+
+    Raises:
+        ArgumentError: the first setting that is unusable.
+    """
     check = check_devices if config.ray is None else check_cluster_device
     check(config.flow.device)
     template = config.flow.template(config.storage)
@@ -76,6 +90,8 @@ def plan_run(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> P
         config.input, videos=videos, root=config.root, limit=config.limit, shard=config.shard
     )
     output = as_path(config.output).absolute()
+    if prepare is not None:
+        prepare(root, output)
     return make_plan(
         template, root, names, output, overwrite=config.overwrite, keep_partial=config.keep_partial
     )

@@ -48,14 +48,7 @@ def precompute(
         PrecomputeInterrupted: on Ctrl-C; the same call goes on from there.
     """
     started = time.monotonic()
-    plan = plan_run(config, videos)
-    for path in (plan.root, plan.output):
-        if not is_shared(path):
-            raise ArgumentError(
-                f"{path} is in this process only, and the processes that work on the videos cannot see it; use a local "
-                "folder, or a storage such as s3://"
-            )
-    prepare_output(plan.output)
+    plan = plan_run(config, videos, prepare=_prepare_run)
     plan.check()
     output = plan.output
     # The longest first, or the last worker may sit on a long one alone.
@@ -117,6 +110,16 @@ def start_runner(config: PrecomputeConfig, plan: Plan) -> Iterator[Runner]:
         WorkerPool(workers, services) as pool,
     ):
         yield pool
+
+
+def _prepare_run(root: AnyPath, output: AnyPath) -> None:
+    for path in (root, output):
+        if not is_shared(path):
+            raise ArgumentError(
+                f"{path} is in this process only, and the processes that work on the videos cannot see it; use a local "
+                "folder, or a storage such as s3://"
+            )
+    prepare_output(output)
 
 
 def prepare_output(output: AnyPath) -> None:

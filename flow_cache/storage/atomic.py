@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from flow_cache.errors import CacheWriteError
-from flow_cache.storage.paths import is_local, remove, staging_folder, upload
+from flow_cache.storage.paths import is_local, staging_folder
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -75,7 +75,7 @@ def probe_writable(folder: AnyPath) -> None:
         else:
             probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
             write_atomically(probe, b"probe")
-            remove(probe)
+            probe.unlink(missing_ok=True)
     except CacheWriteError as error:
         raise CacheWriteError(folder, error.reason) from error
     except OSError as error:
@@ -147,7 +147,7 @@ class PendingFile:
             self.path.replace(self._target)
             sync_folder(self._target.parent)
         else:
-            upload(self.path, self._target)
+            self._target.upload(self.path)
             self.path.unlink()
         self.file.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from flow_cache.errors import ArgumentError
-from flow_cache.storage.paths import as_path, is_file, is_local, list_files
+from flow_cache.storage.paths import as_path, is_local, list_files
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -57,7 +57,7 @@ def _find_remote_videos(root: AnyPath) -> list[AnyPath]:
     names = [PurePosixPath(name) for name in list_files(root)]
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not names:
-        if not is_file(root):
+        if not root.is_file():
             raise ArgumentError(f"{root}: no such file or folder, or an empty one")
         return [root]
     videos = {name for name in names if name.suffix.lower() in VIDEO_SUFFIXES}
@@ -70,7 +70,7 @@ def _find_remote_videos(root: AnyPath) -> list[AnyPath]:
 def is_image_folder(path: AnyPath) -> bool:
     """Tell whether a folder is one video: it holds images, but neither videos nor visible folders."""
     if not is_local(path):
-        return not is_file(path) and find_videos(path) == [path]
+        return not path.is_file() and find_videos(path) == [path]
     if not path.is_dir():
         return False
     images = False

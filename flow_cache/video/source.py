@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flow_cache.errors import CacheWriteError, VideoError
 from flow_cache.storage.atomic import working_folder
-from flow_cache.storage.paths import download, is_local, list_files, staging_folder, status_of
+from flow_cache.storage.paths import is_local, list_files, staging_folder, status_of
 from flow_cache.video.find import image_files, is_image
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def local_copy(source: AnyPath) -> Iterator[Path]:
-    """Give a local path of a video, of a remote one that of a copy; VideoErrors name the place where it really is."""
+    """Give a local path of a video, of a remote one that of a copy; VideoErrors name the original."""
     if is_local(source):
         yield source
         return
     with working_folder(staging_folder()) as folder:
         try:
-            copy = download(source, folder)
+            copy = source.download(folder)
         except OSError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
                 raise CacheWriteError.from_os_error(folder, error.__cause__) from error
@@ -37,14 +37,14 @@ def local_copy(source: AnyPath) -> Iterator[Path]:
             raise VideoError(source, error.reason, error.frame) from error
 
 
-def source_bytes(place: AnyPath) -> int:
+def source_bytes(path: AnyPath) -> int:
     """Return the size of a video file, or of all images of a folder; 0 if it cannot be had."""
     try:
-        if is_local(place) and place.is_dir():
-            return sum(image.stat().st_size for image in image_files(place))
+        if is_local(path) and path.is_dir():
+            return sum(image.stat().st_size for image in image_files(path))
         with contextlib.suppress(FileNotFoundError):
-            return status_of(place).size
-        files = {} if is_local(place) else list_files(place)  # a remote folder
+            return status_of(path).size
+        files = {} if is_local(path) else list_files(path)  # a remote folder
         return sum(status.size for name, status in files.items() if "/" not in name and is_image(name))
     except OSError:
         return 0  # reading it will say what is wrong

@@ -20,7 +20,7 @@ from twostream.errors import DataError, first_names
 from twostream.settings import Part
 
 if TYPE_CHECKING:
-    from upath import UPath
+    from flow_cache import RemotePath
 
 _HMDB_LIST = re.compile(r"(?P<name>.+)_test_split(?P<number>\d+)\.txt")
 _UCF_LIST = re.compile(r"(?P<part>train|test)list0*(?P<number>\d+)\.txt")
@@ -68,7 +68,7 @@ class Annotations:
     notes: tuple[str, ...] = ()
 
 
-def list_videos(root: Path | UPath) -> list[str]:
+def list_videos(root: Path | RemotePath) -> list[str]:
     """List the videos below a folder as posix paths relative to it, sorted; DataError if it is no folder."""
     if not root.is_dir():
         raise DataError(f"data root {root} is not a folder: give the folder that holds the class folders")

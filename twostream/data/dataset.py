@@ -27,7 +27,7 @@ from twostream.settings import STREAMS, StreamName
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from upath import UPath
+    from flow_cache import RemotePath
 
 Clip = dict[str, Tensor | int]
 
@@ -68,7 +68,7 @@ class ClipDataset(Dataset[Clip]):
     def __init__(
         self,
         records: Sequence[VideoRecord],
-        cache: Path | UPath,
+        cache: Path | RemotePath,
         entries: Mapping[str, IndexEntry],
         *,
         shape: ClipShape = ClipShape(),  # noqa: B008 - a frozen value
@@ -78,7 +78,7 @@ class ClipDataset(Dataset[Clip]):
         training: bool = False,
         clips: int | None = None,
         seed: int = 0,
-        open_cache: Callable[[Path | UPath], CacheReader] = CacheReader,
+        open_cache: Callable[[Path | RemotePath], CacheReader] = CacheReader,
     ) -> None:
         if training and clips is not None:
             raise ValueError(f"training takes one random clip a video: got clips={clips}, expected None")

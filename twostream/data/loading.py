@@ -15,7 +15,7 @@ from twostream.errors import DataError, first_names
 from twostream.settings import STREAMS, StreamName
 
 if TYPE_CHECKING:
-    from upath import UPath
+    from flow_cache import RemotePath
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class VideoData:
     group_rule: str
     notes: tuple[str, ...]
     entries: Mapping[str, IndexEntry]
-    cache: Path | UPath
+    cache: Path | RemotePath
     bound: float
     step: int
     short_side: int
@@ -171,7 +171,7 @@ def _require_same_flow(entries: Sequence[IndexEntry]) -> None:
             )
 
 
-def _describe_flow(cache_file: Path | UPath) -> dict[str, Any]:
+def _describe_flow(cache_file: Path | RemotePath) -> dict[str, Any]:
     """Read how one video's flow was made, all that is needed to make the same of another video."""
     with CacheReader(cache_file) as reader:
         meta = reader.meta

@@ -32,7 +32,7 @@ from flow_cache.pipeline.runners.base import Died, Event, Finished, Runner
 from flow_cache.pipeline.runners.ray_host import SHARED, Host
 from flow_cache.pipeline.worker import Job
 from flow_cache.progress import FieldsDone
-from flow_cache.storage.paths import exists, is_local, remove
+from flow_cache.storage.paths import is_local
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -270,7 +270,7 @@ class RayCluster(Runner):
             raise ArgumentError(
                 f"what node {node} writes to {self._output} is not there for this machine; the cache folder {SHARED}"
             )
-        remove(probe)
+        probe.unlink(missing_ok=True)
 
     def _lose(self, actor: _Actor, error: Exception) -> list[Event]:
         """Let an actor go that has died, with its node or alone."""
@@ -369,7 +369,7 @@ def _cluster_gone(address: str) -> FlowCacheError:
 def _seen(path: AnyPath) -> bool:
     """Whether a file that was just made elsewhere is there; a listing is never older than the question, on NFS too."""
     if not is_local(path):
-        return exists(path)
+        return path.exists()
     return path.exists() or (path.parent.exists() and path in path.parent.iterdir())
 
 

@@ -19,7 +19,7 @@ from flow_cache.pipeline.runners.pool import WorkerPool
 from flow_cache.pipeline.worker import Job
 from flow_cache.progress import FieldsDone
 from flow_cache.storage.atomic import write_atomically
-from flow_cache.storage.paths import exists, is_local
+from flow_cache.storage.paths import is_local
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -67,7 +67,7 @@ class Host:
                         f"has {name} {ours[name]}, the driver {version}; install the same version on every node"
                     )
             meta, device, workers, output, video = pickle.loads(task)
-            if not exists(video):
+            if not video.exists():
                 raise ArgumentError(f"does not see the video {video}; the input {SHARED}")
             if is_local(output) and not output.exists():
                 raise ArgumentError(f"does not see {output}; the cache folder {SHARED}")

@@ -1,11 +1,13 @@
-"""Caches and videos at URLs: in memory, and on a real server that speaks S3."""
+"""Caches and videos at URLs: in memory, and on real servers that speak S3 and FTP."""
 
 import csv
 import io
 import multiprocessing
 import pickle
 import socket
+import threading
 import uuid
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,18 +22,19 @@ from flow_cache.cache.codecs import StorageSettings
 from flow_cache.cache.index import read_index
 from flow_cache.cache.naming import cache_path
 from flow_cache.cache.reader import CacheReader
+from flow_cache.cache.writer import CacheWriter
 from flow_cache.cli.main import main
 from flow_cache.commands.export import ExportConfig, export_cache
 from flow_cache.commands.import_folders import ImportConfig, import_folders
 from flow_cache.commands.verify import Videos, repair_cache, verify_cache
 from flow_cache.commands.view import view
-from flow_cache.errors import CacheFileError, CacheMismatchError, CacheWriteError, VideoError
+from flow_cache.errors import CacheFileError, CacheMismatchError, CacheWriteError, StorageError, VideoError
 from flow_cache.pipeline.inputs import choose_videos
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
-from flow_cache.storage import paths
 from flow_cache.storage.atomic import temporary_files, write_atomically
-from flow_cache.storage.paths import as_path, is_local, list_files, staging_folder
+from flow_cache.storage.paths import as_path, is_local, list_files, staging_folder, status_of
+from flow_cache.storage.remote import RemotePath
 from flow_cache.video.find import find_videos
 from flow_cache.video.source import local_copy
 
@@ -54,11 +57,39 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def ftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A folder on an FTP server of our own, where a file shows under its name while it is still being written."""
+    reason = "pyftpdlib comes with the test extra"
+    authorizers = pytest.importorskip("pyftpdlib.authorizers", reason=reason)
+    handlers = pytest.importorskip("pyftpdlib.handlers", reason=reason)
+    servers = pytest.importorskip("pyftpdlib.servers", reason=reason)
+
+    class Handler(handlers.FTPHandler):  # type: ignore[misc, name-defined]
+        authorizer = authorizers.DummyAuthorizer()
+
+    with warnings.catch_warnings(action="ignore"):  # of strangers who may write
+        Handler.authorizer.add_anonymous(str(tmp_path_factory.mktemp("ftp")), perm="elradfmwMT")
+    server = servers.FTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"timeout": 0.1}, daemon=True)
+    thread.start()
+    host, port = server.address
+    yield f"ftp://{host}:{port}"
+    server.close_all()
+    thread.join(10)
+
+
 @pytest.fixture(params=["memory", "s3"])
 def remote(request: pytest.FixtureRequest) -> str:
-    """An empty remote folder."""
-    root = "memory://" if request.param == "memory" else request.getfixturevalue("s3") + "/"
-    return root + uuid.uuid4().hex
+    """An empty remote folder, for what happens in this process."""
+    root = "memory:/" if request.param == "memory" else request.getfixturevalue(request.param)
+    return f"{root}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["s3", "ftp"])
+def shared(request: pytest.FixtureRequest) -> str:
+    """An empty remote folder that other processes see."""
+    return f"{request.getfixturevalue(request.param)}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="module")
@@ -99,32 +130,32 @@ def upload(folder: Path, url: str) -> None:
 
 
 def contents(root: Path | str) -> dict[str, bytes]:
-    place = as_path(root)
-    return {name: (place / name).read_bytes() for name in list_files(place) if name.endswith(".flow.zip")}
+    folder = as_path(root)
+    return {name: (folder / name).read_bytes() for name in list_files(folder) if name.endswith(".flow.zip")}
 
 
-def test_a_remote_cache_holds_the_bytes_of_a_local_one(remote: str, videos: Path, local: Path) -> None:
-    summary = precompute(config_for(videos, remote), progress=False)
+def test_a_remote_cache_holds_the_bytes_of_a_local_one(shared: str, videos: Path, local: Path) -> None:
+    summary = precompute(config_for(videos, shared), progress=False)
     assert (summary.done, summary.skipped, summary.failures) == (3, 0, [])
-    assert contents(remote) == contents(local)
-    assert sorted(list_files(as_path(remote))) == sorted(list_files(local)), "nothing else is left there"
-    assert read_index(remote) == read_index(local)
-    assert not list(temporary_files(as_path(remote)))
+    assert contents(shared) == contents(local)
+    assert sorted(list_files(as_path(shared))) == sorted(list_files(local)), "nothing else is left there"
+    assert read_index(shared) == read_index(local)
+    assert not list(temporary_files(as_path(shared)))
     assert not list(staging_folder().iterdir())
-    again = precompute(config_for(videos, remote), progress=False)
+    again = precompute(config_for(videos, shared), progress=False)
     assert (again.done, again.skipped) == (0, 3)
 
 
 def test_remote_videos_give_the_bytes_of_local_ones(
-    remote: str, videos: Path, local: Path, tmp_path: Path
+    shared: str, videos: Path, local: Path, tmp_path: Path
 ) -> None:
-    upload(videos, remote + "/in")
-    summary = precompute(config_for(remote + "/in/", tmp_path / "cache"), progress=False)
+    upload(videos, shared + "/in")
+    summary = precompute(config_for(shared + "/in/", tmp_path / "cache"), progress=False)
     assert (summary.done, summary.failures) == (3, [])
     assert contents(tmp_path / "cache") == contents(local)
-    both = precompute(config_for(remote + "/in", remote + "/out"), progress=False)
+    both = precompute(config_for(shared + "/in", shared + "/out"), progress=False)
     assert both.done == 3
-    assert contents(remote + "/out") == contents(local)
+    assert contents(shared + "/out") == contents(local)
     assert not list(staging_folder().iterdir())
 
 
@@ -142,16 +173,16 @@ def test_videos_are_found_as_in_local_folders(remote: str, videos: Path) -> None
     assert choose_videos(remote + "/list.txt", root=str(videos))[0] == videos
 
 
-def test_resume_redoes_what_is_damaged_changed_or_asked_for(remote: str, videos: Path, local: Path) -> None:
-    config = config_for(videos, remote)
+def test_resume_redoes_what_is_damaged_changed_or_asked_for(shared: str, videos: Path, local: Path) -> None:
+    config = config_for(videos, shared)
     precompute(config, progress=False)
-    damaged = cache_path(remote, "c.mp4")
+    damaged = cache_path(shared, "c.mp4")
     damaged.write_bytes(damaged.read_bytes()[:-7])
     with pytest.raises(CacheFileError, match=r"c\.flow\.zip"):
-        read_index(remote)
+        read_index(shared)
     again = precompute(config, progress=False)
     assert (again.done, again.skipped) == (1, 2)
-    assert contents(remote) == contents(local)
+    assert contents(shared) == contents(local)
     with pytest.raises(CacheMismatchError, match=r"bound 20\.0 \(asked for: 10\.0\)"):
         precompute(replace(config, flow=replace(config.flow, bound=10.0)), progress=False)
     assert (
@@ -160,30 +191,30 @@ def test_resume_redoes_what_is_damaged_changed_or_asked_for(remote: str, videos:
         ).done
         == 3
     )
-    assert {entry.bound for entry in read_index(remote)} == {10.0}
+    assert {entry.bound for entry in read_index(shared)} == {10.0}
 
 
-def test_failures_are_listed_beside_the_cache(remote: str, tmp_path: Path, make_video) -> None:
+def test_failures_are_listed_beside_the_cache(shared: str, tmp_path: Path, make_video) -> None:
     (tmp_path / "broken.avi").write_bytes(b"no video")
     make_video(tmp_path / "good.avi")
-    summary = precompute(config_for(tmp_path, remote), progress=False)
+    summary = precompute(config_for(tmp_path, shared), progress=False)
     assert [failure.video for failure in summary.failures] == ["broken.avi"]
-    text = (as_path(remote) / "failures.csv").read_bytes().decode()
+    text = (as_path(shared) / "failures.csv").read_bytes().decode()
     assert [row["video"] for row in csv.DictReader(io.StringIO(text))] == ["broken.avi"]
     (tmp_path / "broken.avi").unlink()
-    assert precompute(config_for(tmp_path, remote), progress=False).skipped == 1
-    assert not (as_path(remote) / "failures.csv").exists()
+    assert precompute(config_for(tmp_path, shared), progress=False).skipped == 1
+    assert not (as_path(shared) / "failures.csv").exists()
 
 
-def test_a_remote_video_that_fails_is_named_by_its_url(remote: str, tmp_path: Path) -> None:
-    write_atomically(as_path(remote) / "broken.avi", b"no video")
-    summary = precompute(config_for(remote, tmp_path / "cache"), progress=False)
+def test_a_remote_video_that_fails_is_named_by_its_url(shared: str, tmp_path: Path) -> None:
+    write_atomically(as_path(shared) / "broken.avi", b"no video")
+    summary = precompute(config_for(shared, tmp_path / "cache"), progress=False)
     assert "cannot be opened" in summary.failures[0].reason
-    with pytest.raises(VideoError, match=f"^{remote}/none.avi: "), local_copy(as_path(remote) / "none.avi"):
+    with pytest.raises(VideoError, match=f"^{shared}/none.avi: "), local_copy(as_path(shared) / "none.avi"):
         pass
     with (
-        pytest.raises(VideoError, match=f"^{remote}/broken.avi: why"),
-        local_copy(as_path(remote) / "broken.avi"),
+        pytest.raises(VideoError, match=f"^{shared}/broken.avi: why"),
+        local_copy(as_path(shared) / "broken.avi"),
     ):
         raise VideoError("somewhere", "why")
 
@@ -235,17 +266,17 @@ def test_forked_workers_read_what_their_parent_has_read(s3: str, local: Path) ->
         assert pool.apply_async(read_first_field, [path]).get(60) == expected
 
 
-def test_verify_finds_and_repairs_remote_damage(remote: str, videos: Path, local: Path) -> None:
-    upload(local, remote)
-    path = as_path(remote) / "c.flow.zip"
+def test_verify_finds_and_repairs_remote_damage(shared: str, videos: Path, local: Path) -> None:
+    upload(local, shared)
+    path = as_path(shared) / "c.flow.zip"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(bytes(data))
-    found = verify_cache(as_path(remote), Videos(videos))
+    found = verify_cache(as_path(shared), Videos(videos))
     assert [fault.cache_file for fault in found.faults] == ["c.flow.zip"]
     repair = repair_cache(found, Videos(videos), workers=1, progress=False)
     assert repair.repaired == ["c.flow.zip"]
-    assert contents(remote) == contents(local)
+    assert contents(shared) == contents(local)
 
 
 def test_a_dry_run_says_what_would_be_done(
@@ -260,7 +291,7 @@ def test_a_dry_run_says_what_would_be_done(
 
 
 class BreakingStorage:
-    """A file system whose connection breaks in the middle of a video's cache file."""
+    """A file system whose connection breaks in the middle of an upload."""
 
     def __init__(self, storage: Any) -> None:
         self.storage = storage
@@ -270,27 +301,163 @@ class BreakingStorage:
 
     def put_file(self, local: str, target: str) -> None:
         data = Path(local).read_bytes()
-        if data.startswith(b"PK"):
-            if not target.endswith(".zip"):  # one that shows what has arrived
-                self.storage.pipe_file(target, data[: len(data) // 2])
-            raise RuntimeError("the line went dead")
-        self.storage.put_file(local, target)
+        if not target.endswith(".zip"):  # one that shows what has arrived
+            self.storage.pipe_file(target, data[: len(data) // 2])
+        raise RuntimeError("the line went dead")
 
 
-def test_an_upload_that_breaks_leaves_nothing_visible(
-    remote: str, videos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage_of = paths._storage
-    with monkeypatch.context() as patch:
-        patch.setattr(paths, "_storage", lambda place: BreakingStorage(storage_of(place)))
-        patch.setattr(
-            "flow_cache.pipeline.run.is_shared", lambda place: False
-        )  # in this process, with this storage
-        with pytest.raises(CacheWriteError, match=f"cannot write {remote}/.*the line went dead"):
-            precompute(config_for(videos, remote), progress=False)
+class BreakingPath(RemotePath):
+    @property
+    def fs(self) -> Any:
+        return BreakingStorage(super().fs)
+
+
+def write_one_field(path: RemotePath) -> None:
+    with CacheWriter(path, FlowSettings(method="farneback").template(StorageSettings())) as writer:
+        writer.add_flow(np.zeros((1, 2, 8, 8), np.uint8))
+
+
+def test_an_upload_that_breaks_leaves_nothing_visible(remote: str) -> None:
+    url = remote + "/walk/c.flow.zip"
+    with pytest.raises(CacheWriteError, match=f"^cannot write {url}: the line went dead$"):
+        write_one_field(BreakingPath(url))
     assert list_files(as_path(remote)) == {}
     assert not list(staging_folder().iterdir())
-    assert precompute(config_for(videos, remote), progress=False).done == 3
+    write_one_field(RemotePath(url))
+    with CacheReader(url) as reader:
+        assert reader.num_fields == 1
+
+
+def test_a_file_that_appears_slowly_is_renamed_when_it_is_whole(tmp_path: Path) -> None:
+    folder = as_path(f"memory://{uuid.uuid4().hex}")
+    shown: list[list[str]] = []
+
+    class Storage(BreakingStorage):
+        def put_file(self, local: str, target: str) -> None:
+            self.storage.pipe_file(target, b"half of it")
+            shown.append(list(list_files(folder)))
+            self.storage.put_file(local, target)
+
+    class SlowPath(RemotePath):
+        @property
+        def fs(self) -> Any:
+            return Storage(super().fs)
+
+    (tmp_path / "whole").write_bytes(b"all of it")
+    SlowPath(f"{folder}/a.flow.zip").upload(tmp_path / "whole")
+    assert len(shown) == 1
+    assert [name[0] for name in shown[0]] == ["."], "hidden"
+    assert list(list_files(folder)) == ["a.flow.zip"]
+    assert (folder / "a.flow.zip").read_bytes() == b"all of it"
+
+
+@pytest.mark.parametrize("where", ["local", "memory", "s3", "ftp"])
+def test_a_remote_path_answers_as_a_local_one(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    root = str(tmp_path) if where == "local" else "memory:/"
+    if where in ("s3", "ftp"):
+        root = request.getfixturevalue(where)
+    folder = as_path(f"{root}/{uuid.uuid4().hex}/a b")
+    path = folder / "c.txt"
+    assert not any((folder.exists(), folder.is_dir(), path.exists(), path.is_file()))
+    with pytest.raises(FileNotFoundError):
+        status_of(path)
+    with pytest.raises(FileNotFoundError):
+        path.read_bytes()
+    path.unlink(missing_ok=True)
+    if where == "local":
+        folder.mkdir(parents=True)
+    write_atomically(path, b"some bytes")
+    assert path.exists()
+    assert path.is_file()
+    assert not path.is_dir()
+    assert folder.exists()
+    assert folder.is_dir()
+    assert not folder.is_file()
+    assert list(folder.glob("*.txt")) == [path]
+    assert list(folder.glob("*.csv")) == []
+    assert path.read_bytes() == b"some bytes"
+    (listed,) = list_files(folder).items()
+    for name, status in (listed, ("c.txt", status_of(path))):
+        assert (name, status.size) == ("c.txt", 10)
+        assert status.stamp, "or a file that is written anew could not be told"
+    file = path.open("rb")
+    assert (file.seek(-5, 2), file.read(3), file.read()) == (5, b"byt", b"es")
+    file.close()
+    with pytest.raises(ValueError, match="closed"):
+        file.read(1)
+    path.unlink()
+    assert not path.exists()
+    path.unlink(missing_ok=True)
+
+
+def test_an_error_of_a_storage_is_a_storage_error_in_another_process_too(remote: str) -> None:
+    class TheirError(Exception):
+        """Not to be pickled."""
+
+    class Storage(BreakingStorage):
+        def refuse(self, *arguments: Any, **options: Any) -> None:
+            raise TheirError("no\nway")
+
+        exists = isdir = isfile = info = find = ls = cat_file = rm_file = refuse
+
+    class RefusingPath(RemotePath):
+        @property
+        def fs(self) -> Any:
+            return Storage(super().fs)
+
+    path = RefusingPath(remote)
+    for ask in (
+        path.exists,
+        path.is_dir,
+        path.is_file,
+        path.details,
+        path.files,
+        path.read_bytes,
+        path.unlink,
+    ):
+        with pytest.raises(StorageError) as caught:
+            ask()
+        assert str(caught.value) == f"{remote}: no way"
+    again = StorageError(as_path(remote), "no way")
+    assert str(pickle.loads(pickle.dumps(again))) == f"{remote}: no way"
+
+
+def test_a_folder_that_another_process_makes_at_the_same_time_is_used(ftp: str, tmp_path: Path) -> None:
+    class Storage(BreakingStorage):
+        def makedirs(self, path: str, exist_ok: bool) -> None:
+            self.storage.makedirs(path)
+            self.storage.mkdir(path)
+
+        def put_file(self, local: str, target: str) -> None:
+            self.storage.put_file(local, target)
+
+    class SlowPath(RemotePath):
+        @property
+        def fs(self) -> Any:
+            return Storage(super().fs)
+
+    (tmp_path / "a").write_bytes(b"a")
+    path = SlowPath(f"{ftp}/{uuid.uuid4().hex}/a")
+    path.upload(tmp_path / "a")
+    assert path.read_bytes() == b"a"
+
+
+@pytest.mark.parametrize("which", ["input", "output"])
+def test_a_run_over_the_memory_of_one_process_is_refused(
+    which: str, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    upload(videos, url)
+    arguments = [url, "--out", str(tmp_path / "x")] if which == "input" else [str(videos), "--out", url]
+    before = list_files(as_path(url))
+    assert main(["precompute", *arguments, "--method=farneback"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert f"{url} is in this process only" in message
+    assert list_files(as_path(url)) == before
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""Frames: iterate the grey (and RGB) frames of a video file or an image folder, in order.
+"""Frames: iterate the grey (and RGB) frames of a video file or image folder, in order.
 
-The frame count in a header is never used: a video has as many frames as can be decoded. FFmpeg (through
-OpenCV) does not say whether a stream ended because it was complete or because the file was cut, so a
-truncated file reads as a shorter video; damage that *is* signalled (an unreadable image in a folder, a change
-of frame size, a decoder exception) raises VideoError with the frame's index.
+The frame count in a header is never used: a video has as many frames as can be decoded. FFmpeg (through OpenCV) does
+not say whether a stream ended because it was complete or because the file was cut, so a truncated file reads as a
+shorter video. Damage that the decoder does report (an unreadable image in a folder, a change of frame size, a decoder
+exception) raises VideoError with the frame's index.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TV-L1 on CUDA: the launches of `tvl1_pyramid.cu`, `tvl1_warp.cu`, `tvl1_median.cu` and `tvl1_iterate.cu`.
 
-The results are those of the CPU estimator (`flow_cache.methods.tvl1.estimator`) but for roundings. The host queues the same
-launches for every batch, whatever the frames: a pair that has converged just has no more work in them.
+The results are those of the CPU estimator (`flow_cache.methods.tvl1.estimator`), up to rounding. The host queues the
+same launches for every batch, whatever the frames. Launches do no work for a pair that has converged.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 
 from flow_cache.methods.tvl1.compile import kernel, row, row_kernel
 from flow_cache.methods.tvl1.layout import DATA, U1, U2
-from flow_cache.methods.tvl1.pyramid import BORDER
+from flow_cache.methods.tvl1.parameters import BORDER
 
 BLOCK = 16  # pixels that are added to a run together
 # smallest |grad|^2 to divide by; smaller ones count as this, so that no step is longer than 0.05 px

@@ -1,8 +1,9 @@
-// Flow to grey levels on the device, as flow_cache/quantize.py does it on the host, bit for bit; and the range of floats.
+// Flow to grey levels, bit for bit as flow_cache/quantization.py does it on the host; and the range of floats.
 //
 //     q = clip(round_half_even(v * scale) + 128, 0, 255), scale = 255 / (2 bound) in single precision
 
-// flow, levels (pairs, size); counts (pairs, 2): [0] += values beyond +-bound, [1] += NaN. Block (256), grid (any, pairs).
+// Quantise flow (pairs, size) float32 into levels (pairs, size) uint8, where size counts all values of a pair.
+// counts (pairs, 2) uint32: [0] += values beyond +-bound, [1] += NaN. Block (256), grid (any, pairs), no shared memory.
 extern "C" __global__ void quantize(const float* __restrict__ flow, unsigned char* __restrict__ levels, int size,
                                     float scale, float bound, unsigned* counts) {
     const size_t start = (size_t)blockIdx.y * size;
@@ -23,12 +24,14 @@ extern "C" __global__ void quantize(const float* __restrict__ flow, unsigned cha
     }
 }
 
-// Floats mapped to unsigned integers in the same order; NaN is above all. bits: the greatest of -v and of v, from 0.
+// Map floats to unsigned integers of the same order; NaN is larger than all.
 static __device__ __forceinline__ unsigned ordered(float value) {
     unsigned bits = __float_as_uint(value);
     return value != value ? 0xffffffffu : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// Find the range of values (size) float32. bits (2) uint32, first 0: the largest -v and the largest v, both `ordered`.
+// Block (256), grid (any), no shared memory.
 extern "C" __global__ void extremes(const float* __restrict__ values, long long size, unsigned* bits) {
     unsigned low = 0, high = 0;
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < size; i += (long long)gridDim.x * blockDim.x) {

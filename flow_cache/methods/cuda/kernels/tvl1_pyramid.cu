@@ -1,14 +1,14 @@
-// The levels of TV-L1: grey values, their gradient and a border, coarser and coarser; and the zoom of the flow between.
+// The pyramids of TV-L1: grey values, their gradient and a border on each level; and resizing the flow between levels.
 //
-// A level of a frame is three planes (grey, d/dx, d/dy) of height + 2 BORDER rows of width + 2 BORDER floats. Two
-// conventions: OpenCV's CPU version resizes between pixel centres and sees 0 outside the image; its CUDA version
-// (`corner`) resizes from the top left corner and repeats the border. Both filter linearly, without smoothing.
+// A level of a frame is three planes (grey, d/dx, d/dy) of height + 2 BORDER rows of width + 2 BORDER floats. There are
+// two conventions: OpenCV's CPU version aligns pixel centres when it resizes and reads 0 outside the image; its CUDA
+// version (`corner`) aligns the top left corners and repeats the border. Both interpolate linearly, without smoothing.
 //
-// All kernels: block (32, 8), grid (columns / 32, rows / 8, frames or pairs), no shared memory, one pixel a thread.
+// All kernels: block (32, 8), grid (columns / 32, rows / 8, frames or pairs), no shared memory, one pixel per thread.
 #define BORDER 5
 
-// The source cell of a target pixel, and the weight of the cell after it. In double precision where OpenCV's is, since
-// warps magnify a rounding of the place.
+// The source pixel before the position of a target pixel, and the weight of the one after it. In double precision where
+// OpenCV uses it, since warps magnify a rounding of the position.
 static __device__ __forceinline__ int position(int index, double scale, int size, int corner, float* weight) {
     double centre = corner ? (double)__fmul_rn((float)index, (float)scale)
                            : __dadd_rn(__dmul_rn((double)index + 0.5, scale), -0.5);
@@ -40,7 +40,7 @@ static __device__ __forceinline__ float resized(const float* __restrict__ plane,
 }
 
 // Write staged frames (n, height, width), uint8 or float32, into the grey plane of level 0 of their slots.
-// slots: the place of each staged frame in the pyramid, -1 = none.
+// slots: the index of each staged frame in the pyramid, -1 = none.
 template <typename Grey>
 static __device__ __forceinline__ void place_frame(const Grey* __restrict__ frames, const int* __restrict__ slots,
                                                    float* __restrict__ level, int height, int width) {
@@ -78,8 +78,8 @@ extern "C" __global__ void shrink(const int* __restrict__ slots, const float* __
                 scale, corner);
 }
 
-// Fill the gradient planes by central differences (halved one-sided ones at the edges), and the border of all three:
-// with the edge's values (`repeat_border`) or 0.
+// Fill the gradient planes by central differences (at the edges half the one-sided ones), and the border of all three
+// planes with the values at the edge (`repeat_border`) or 0.
 extern "C" __global__ void differentiate(const int* __restrict__ slots, float* level, int height, int width,
                                          int repeat_border) {
     int stride = width + 2 * BORDER, rows = height + 2 * BORDER;
@@ -102,8 +102,8 @@ extern "C" __global__ void differentiate(const int* __restrict__ slots, float* l
     grey[2 * plane + place] = filled ? gy : 0.0f;
 }
 
-// Zoom the flow of the coarser level, times `factor`, into `target` (pairs, 2, height, stride); 0 beyond the width.
-// unknowns: the coarser level's (pairs, 2, 6, coarse_height, coarse_stride); control: see tvl1_iterate.cu.
+// Resize the flow of the coarser level, times `factor`, into `target` (pairs, 2, height, stride); 0 beyond the width.
+// unknowns: of the coarser level, (pairs, 2 states, 6, coarse_height, coarse_stride); control: see tvl1_work.cuh.
 extern "C" __global__ void zoom(const int* __restrict__ first, const int* __restrict__ control,
                                 const float* __restrict__ unknowns, int coarse_height, int coarse_width,
                                 int coarse_stride, float* __restrict__ target, int height, int width, int stride,
@@ -121,7 +121,7 @@ extern "C" __global__ void zoom(const int* __restrict__ first, const int* __rest
     }
 }
 
-// Start a level: u from `zoomed` (null at the coarsest: 0), p = 0, in the first of the two states.
+// Start a level in the first of the two states: u from `zoomed` (null on the coarsest level: u = 0), p = 0.
 extern "C" __global__ void begin_level(const int* __restrict__ first, int* __restrict__ control,
                                        const float* __restrict__ zoomed, float* __restrict__ unknowns, int height,
                                        int stride) {
@@ -134,7 +134,7 @@ extern "C" __global__ void begin_level(const int* __restrict__ first, int* __res
     for (int i = 2; i < 6; i++) state[i * plane] = 0.0f;
 }
 
-// Take the flow out of the finest level's state: flow (pairs, 2, height, width).
+// Copy the flow from the finest level's state to flow (pairs, 2, height, width).
 extern "C" __global__ void take_flow(const int* __restrict__ first, const int* __restrict__ control,
                                      const float* __restrict__ unknowns, float* __restrict__ flow, int height,
                                      int width, int stride) {

@@ -1,11 +1,12 @@
-// Bicubic warp of the second frame and its gradient, and the data term that it leaves for the iterations.
+// Bicubic warp of the second frame and its gradient, and the data term for the iterations.
 //
-// rho(u) = I1(x + u0) + <grad I1(x + u0), u - u0> - I0 is linear in u (Zach, Pock, Bischof 2007, equation 13): stored are
-// grad I1(x + u0) and rho's constant part. Keys' cubic has slope -0.75 as in OpenCV's remap, or -0.5 as in its CUDA
-// version.
+// rho(u) = I1(x + u0) + <grad I1(x + u0), u - u0> - I0 is linear in u (Zach, Pock, Bischof 2007, equation 13). The
+// kernel stores grad I1(x + u0) and rho's constant part. Keys' cubic has slope -0.75 as in OpenCV's remap, or -0.5 as in
+// its CUDA version.
 //
-// first_level, second frames: levels as in tvl1_pyramid.cu; unknowns (pairs, 2, 6, height, stride), of which control
-// names the state to read; data (pairs, 3, height, stride), 0 beyond the width. first, second: each pair's slots.
+// level: a level of all frames, see tvl1_pyramid.cu. first, second: the slots of each pair's frames in it. unknowns
+// (pairs, 2 states, 6, height, stride); control (see tvl1_work.cuh) names the state to read. data (pairs, 3: gx gy
+// rho_c, height, stride), 0 beyond the width.
 // Block (32, 8), grid (stride / 32, height / 8, pairs), no shared memory.
 #define BORDER 5
 
@@ -46,7 +47,7 @@ extern "C" __global__ void warp(const int* __restrict__ first, const int* __rest
     size_t area = (size_t)(height + 2 * BORDER) * wide;
     const float* before = level + 3 * area * first[pair];
     const float* after = level + 3 * area * second[pair];
-    // places far outside see the border only
+    // positions far outside read only the border
     float px = fminf(fmaxf((float)x + u1, -3.0f), (float)(width + 1));
     float py = fminf(fmaxf((float)y + u2, -3.0f), (float)(height + 1));
     float fx = floorf(px), fy = floorf(py);

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flow_cache.methods.cuda.farneback import EQUATIONS, Farneback, Level, RowBlocks
 from flow_cache.methods.farneback import FarnebackParameters
-from flow_cache.methods.registry import get_method
+from flow_cache.methods.registry import build_method, get_method
 
 PRESETS = FarnebackParameters.presets
 FEW = FarnebackParameters.build("opencv", levels=2, iterations=2)
@@ -187,12 +187,10 @@ def test_row_blocks_cover_every_pixel_within_what_any_card_has(width, height, ra
     assert blocks.shared <= 48 * 1024
 
 
-def test_it_is_what_get_method_gives_for_a_gpu(emulated, stack, monkeypatch):
-    monkeypatch.setattr(
-        "flow_cache.methods.open_device", lambda device: emulated() if device == "cuda" else None
-    )
+def test_it_is_what_get_method_gives_for_a_gpu(emulated, stack):
     frames = stack(3, 40, 50, 0.8, -0.5)
-    method = get_method("farneback", device="cuda", preset="opencv", winsize=9)
+    parameters = {"preset": "opencv", "winsize": 9}
+    method = build_method("farneback", "cuda", 1, parameters, {"cuda": emulated()}.get)
     assert method.backend == "cuda"
     expected = get_method("farneback", preset="opencv", winsize=9)(frames)
     assert np.abs(method(frames) - expected).mean() < 1e-4

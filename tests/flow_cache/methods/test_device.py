@@ -163,6 +163,8 @@ def test_unknown_names_are_refused(name):
 def test_the_cpu_needs_no_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert device.open_device("cpu") is None
+    with pytest.raises(DeviceError, match="needs CuPy"):
+        get_method("tvl1", device="cuda")
     assert get_method("tvl1").backend == "numba-cpu"
 
 

@@ -1,4 +1,4 @@
-"""What the estimators on CUDA share: frames in and flow out, batches, memory, bytes."""
+"""The base of the estimators on CUDA: frames in and flow out, batches, memory, quantised flow."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_the_memory_chooses_the_batch(emulated, stack):
 
 
 def test_memory_that_runs_out_half_way_halves_the_batch(emulated, emulation, stack):
-    """Others may take memory after we looked; also while the work goes on."""
+    """Other programs may take memory after the check, also during the work."""
     frames = stack(9, 32, 40, 0.5, 0.25)
     expected = TVL1(QUICK, emulated())(frames)
     for failing in (3, 12, 17, 20, 21, 25):

@@ -1,4 +1,4 @@
-"""TV-L1's kernels and what drives them, against the CPU estimator, on the emulated device and on a GPU."""
+"""TV-L1's kernels and their launches, against the CPU estimator, on the emulated device and on a GPU."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FIXED = {"epsilon": 0.0, "warps": 2, "inner_iterations": 14}
     ids=["opencv", "median3", "cuda", "one"],
 )
 def test_agrees_at_fixed_iterations(device, stack, size, parameters):
-    """Sizes: one strip of columns and several, one segment of rows and several, all with rests."""
+    """Sizes: one strip of columns and several, one segment of rows and several, all with a remainder."""
     frames = stack(2, *size, 0.8, -0.5)
     parameters = {**FIXED, **parameters}
     expected = get_method("tvl1", **parameters)(frames)
@@ -52,7 +52,7 @@ def test_agrees_at_fixed_iterations(device, stack, size, parameters):
 
 @pytest.mark.parametrize("tuning", tvl1.TUNINGS, ids=str)
 def test_tunings_agree(device, stack, tuning):
-    """Bit for bit where nothing depends on the sums, which strips of another width round otherwise."""
+    """Bit for bit if nothing depends on the sums, which are rounded differently for strips of another width."""
     frames = stack(2, 37, 140, 0.8, -0.5)
     parameters = {**FIXED, "outer_iterations": 2}
     expected = estimate(device, frames, **parameters)
@@ -65,7 +65,7 @@ def test_tunings_agree(device, stack, tuning):
 def test_presets_agree_with_convergence(device, stack, preset):
     frames = stack(3, 40, 60, 0.8, -0.5)
     expected = get_method("tvl1", preset=preset)(frames)
-    # where motion leaves the frame, the CPU's flow too depends on a rounding of its input
+    # where motion leaves the frame, the CPU's flow also depends on rounding of its input
     other = get_method("tvl1", preset=preset)(np.nextafter(frames.astype(np.float32), np.float32(0)))
     own = mean_distance(other, expected)
     assert mean_distance(estimate(device, frames, preset=preset), expected) < max(0.02, 2 * own)
@@ -138,7 +138,7 @@ def test_a_pair_does_not_depend_on_its_batch(device, stack, parameters):
     assert not whole[2].any()
 
 
-def test_many_pairs_are_found_their_work(device, stack):
+def test_many_pairs_all_get_their_work(device, stack):
     """More pairs than a warp looks at together."""
     frames = np.tile(stack(3, 16, 20, 0.5, 0.25), (24, 1, 1))
     whole = estimate(device, frames, preset="fast")

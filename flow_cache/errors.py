@@ -1,4 +1,4 @@
-"""Errors of `flow_cache`: every one is a single line that names the file and says what was expected."""
+"""Errors of `flow_cache`: every message is one line that names the file and says what was expected."""
 
 from __future__ import annotations
 
@@ -8,34 +8,74 @@ from typing import Any
 
 
 class FlowCacheError(Exception):
-    """Base of every error that `flow_cache` raises on purpose."""
+    """Base of every error that `flow_cache` raises on purpose.
+
+    Example:
+        >>> from flow_cache import FlowCacheError, VideoError
+        >>> try:
+        ...     raise VideoError("a.avi", "no such file")
+        ... except FlowCacheError as error:
+        ...     print(error)
+        a.avi: no such file
+    """
 
 
 class ArgumentError(FlowCacheError):
-    """An argument cannot be used; nothing has been done (exit status 2 on the command line)."""
+    """An argument cannot be used. Nothing has been done (exit status 2 on the command line).
+
+    Example:
+        >>> from flow_cache import ArgumentError, get_method
+        >>> try:
+        ...     get_method("farneback", levels=0)
+        ... except ArgumentError as error:
+        ...     print(error)
+        method farneback: levels must be from 1 to 64, got 0
+    """
 
 
 class DeviceError(ArgumentError):
-    """A device that was asked for cannot be used, or has not the memory that the work needs."""
+    """A device cannot be used, or has too little memory for the work.
+
+    Example:
+        >>> from flow_cache import DeviceError
+        >>> str(DeviceError("there is no cuda:2; CUDA sees 2 device(s), cuda:0 to cuda:1"))
+        'there is no cuda:2; CUDA sees 2 device(s), cuda:0 to cuda:1'
+    """
 
 
 class LostDeviceError(FlowCacheError):
-    """The process that owns a device has gone in the middle of the work; no video is to blame."""
+    """The process that owns a device has ended during the work. No video is the cause."""
 
 
 class CacheMismatchError(FlowCacheError):
-    """An existing cache was made with other parameters than the ones asked for."""
+    """An existing cache was made with other parameters than those asked for.
+
+    Example:
+        >>> from flow_cache import CacheMismatchError
+        >>> str(CacheMismatchError("caches was made with other parameters: a.flow.zip has step 1, expected 2"))
+        'caches was made with other parameters: a.flow.zip has step 1, expected 2'
+    """
 
 
 class VideoError(FlowCacheError):
     """A video cannot be read.
 
-    `frame` is the index of the first frame that could not be had, None when the video could not be opened.
+    Attributes:
+        path: the video, local or remote.
+        reason: what is wrong with it.
+        frame: index of the first frame that could not be read; None if the video could not be opened.
+
+    Example:
+        >>> from flow_cache import VideoError
+        >>> str(VideoError("a.avi", "no such file"))
+        'a.avi: no such file'
+        >>> str(VideoError("clip", "image 1.png cannot be decoded", frame=1))
+        'clip, frame 1: image 1.png cannot be decoded'
     """
 
     def __init__(self, path: Any, reason: str, frame: int | None = None) -> None:
         super().__init__(path, reason, frame)  # all three in args, so that it survives pickling
-        self.path = Path(path) if isinstance(path, str) else path
+        self.path = _as_path(path)
         self.reason = reason
         self.frame = frame
 
@@ -50,11 +90,22 @@ class VideoError(FlowCacheError):
 
 
 class CacheFileError(FlowCacheError):
-    """A cache file is missing or damaged; `member` names the part inside it, where one is to blame."""
+    """A cache file is missing or damaged.
+
+    Attributes:
+        path: the cache file.
+        reason: what is wrong with it.
+        member: name of the damaged part inside it, None if it is the file as a whole.
+
+    Example:
+        >>> from flow_cache import CacheFileError
+        >>> str(CacheFileError("a.flow.zip", "checksum differs", "flow/00001.jls"))
+        'a.flow.zip, member flow/00001.jls: checksum differs'
+    """
 
     def __init__(self, path: Any, reason: str, member: str | None = None) -> None:
         super().__init__(path, reason, member)
-        self.path = Path(path) if isinstance(path, str) else path
+        self.path = _as_path(path)
         self.reason = reason
         self.member = member
 
@@ -71,11 +122,21 @@ class CacheVersionError(CacheFileError):
 
 
 class CacheWriteError(FlowCacheError):
-    """A cache cannot be written (disk full, read-only folder, ...)."""
+    """A cache cannot be written (disk full, read-only folder, ...).
+
+    Attributes:
+        path: the file or folder.
+        reason: what the operating system said.
+
+    Example:
+        >>> from flow_cache import CacheWriteError
+        >>> str(CacheWriteError("caches/a.flow.zip", "No space left on device"))
+        'cannot write caches/a.flow.zip: No space left on device'
+    """
 
     def __init__(self, path: Any, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = Path(path) if isinstance(path, str) else path
+        self.path = _as_path(path)
         self.reason = reason
 
     @classmethod
@@ -88,7 +149,17 @@ class CacheWriteError(FlowCacheError):
 
 
 class StorageError(FlowCacheError, OSError):
-    """A remote storage has refused something; whatever class its own package raises for that."""
+    """A remote storage refused a request, whatever error class its own package raises for that.
+
+    Attributes:
+        path: the remote file or folder.
+        strerror: the reason.
+
+    Example:
+        >>> from flow_cache import StorageError
+        >>> str(StorageError("s3://bucket/a.avi", "access denied"))
+        's3://bucket/a.avi: access denied'
+    """
 
     def __init__(self, path: Any, reason: str) -> None:
         super().__init__(path, reason)
@@ -99,19 +170,34 @@ class StorageError(FlowCacheError, OSError):
         return f"{self.path}: {self.strerror}"
 
 
+def _as_path(path: Any) -> Any:
+    """Return text as a local path, and any path object unchanged."""
+    return Path(path) if isinstance(path, str) else path
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; its class where it has none."""
+    """Return the first line of an error's message, or its class name if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's whole message on one line; its class where it has none."""
+    """Return an error's whole message on one line, or its class name if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
-    """Return a whole number (Python's or NumPy's); raise ArgumentError unless it is one from `least` to `most`."""
+    """Return a whole number from `least` to `most` as an int.
+
+    Args:
+        name: the argument, for the message.
+        value: int or a NumPy integer; bool is refused.
+        least: smallest value.
+        most: largest value; None = no limit.
+
+    Raises:
+        ArgumentError: `value` is something else.
+    """
     whole = type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
     if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
         span = f"of at least {least}" if most is None else f"from {least} to {most}"

@@ -1,10 +1,10 @@
-"""What a person sees of a run: one live line, or plain lines where there is no terminal."""
+"""The progress that a run shows: one live line on a terminal, else a plain line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,7 +18,12 @@ _RATE_SPAN = 30.0  # seconds over which the rate is averaged
 
 @dataclass(frozen=True)
 class FieldsDone:
-    """Some fields of a video are done, and the seconds that each stage took since the last ones."""
+    """Some flow fields of a video are done.
+
+    Attributes:
+        fields: how many, since the last report.
+        seconds: time that each stage took for them, by the stage's name.
+    """
 
     fields: int
     seconds: Mapping[str, float]
@@ -27,11 +32,23 @@ class FieldsDone:
 class ProgressLine:
     """Show videos, pairs per second, time left and failures on stderr while a run lasts.
 
-    videos: how many there are, of which `kept` are done already. size: bytes of the others, which the time
-    left is estimated from. enabled: False shows nothing.
+    Args:
+        videos: how many there are.
+        size: bytes of the videos that are not done yet; the time left is estimated from them.
+        kept: how many of the videos are done already.
+        enabled: False shows nothing.
+        clock: current time in seconds.
     """
 
-    def __init__(self, videos: int, size: int, kept: int, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        videos: int,
+        size: int,
+        kept: int,
+        enabled: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._videos = videos
         self._size = size
         self._kept = kept
@@ -39,7 +56,7 @@ class ProgressLine:
         self._failed = 0
         self._size_done = 0
         self._fields = 0
-        self._started = self._shown = time.monotonic()
+        self._started = self._shown = clock()
         self._workers, self._nodes = 1, 0
         self._stages: dict[str, float] = {}
         self._recent: list[tuple[float, int, dict[str, float]]] = [(self._started, 0, {})]
@@ -48,7 +65,7 @@ class ProgressLine:
         self._task: TaskID | None = None
 
     def set_workers(self, workers: int, nodes: int) -> None:
-        """Say how many processes share the time of the stages, and on how many nodes of a cluster, if on one."""
+        """Set how many processes work, and on how many nodes of a cluster (0 = on this machine)."""
         self._workers, self._nodes = max(workers, 1), nodes
 
     def advance(self, done: FieldsDone) -> None:
@@ -59,14 +76,14 @@ class ProgressLine:
         self._show()
 
     def finished(self, size: int, *, failed: bool) -> None:
-        """Count a video of `size` bytes that is done with."""
+        """Count a video of `size` bytes that is done, or has failed."""
         self._finished += 1
         self._failed += failed
         self._size_done += size
         self._show()
 
     def describe(self, now: float) -> str:
-        """Return the line's text at a time of the monotonic clock."""
+        """Return the line's text at the time `now`, in seconds of the clock."""
         videos = self._kept + self._finished
         since, fields, stages = self._span(now)
         span = max(now - since, 1e-9)
@@ -114,7 +131,7 @@ class ProgressLine:
     def _show(self) -> None:
         if not self._enabled:
             return
-        now = time.monotonic()
+        now = self._clock()
         if self._live is not None and self._task is not None:
             videos = self._kept + self._finished
             self._live.update(self._task, description=self.describe(now), completed=videos)
@@ -123,7 +140,7 @@ class ProgressLine:
             print(f"flow-cache: {self.describe(now)}", file=sys.stderr, flush=True)
 
     def _span(self, now: float) -> tuple[float, int, dict[str, float]]:
-        """Return where the last half minute began: the time, and what was done by then."""
+        """Return when the last half minute began, and the fields and stage times up to then."""
         if now - self._recent[-1][0] >= 1.0:
             self._recent.append((now, self._fields, dict(self._stages)))
         while len(self._recent) > 2 and now - self._recent[1][0] > _RATE_SPAN:
@@ -132,7 +149,13 @@ class ProgressLine:
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a duration as a person would: `8.4 s`, `3:07`, `2:15:00`."""
+    """Format a duration for people: `8.4 s`, `3:07` (minutes) or `2:15:00` (hours).
+
+    Example:
+        >>> from flow_cache import format_seconds
+        >>> format_seconds(8.42), format_seconds(187), format_seconds(8100)
+        ('8.4 s', '3:07', '2:15:00')
+    """
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""What this process runs on: its cores, and OpenCV, imported on first use and told to keep quiet."""
+"""What this process runs on: its processor cores, and OpenCV, imported on first use with its messages off."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from types import ModuleType
 def opencv() -> ModuleType:
     """Return the `cv2` module.
 
-    Its and FFmpeg's complaints on stderr are switched off, unless the environment asks for them: they would
-    break the progress line, and what matters in them is raised as an error anyway.
+    OpenCV and FFmpeg print warnings to stderr. They are switched off, unless the environment asks for them: they
+    would break the progress line, and what matters in them is raised as an error anyway.
     """
     quiet = os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT") == "SILENT"
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -25,7 +25,13 @@ def opencv() -> ModuleType:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of processor cores that this process may use.
+
+    Example:
+        >>> from flow_cache import available_cores
+        >>> available_cores() >= 1
+        True
+    """
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

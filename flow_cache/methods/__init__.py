@@ -1,1 +1,1 @@
-"""Estimators of optical flow: grey frames in, flow out; `registry.get_method` makes one by name."""
+"""Estimators of optical flow: grey frames in, flow out. `registry.get_method` returns one by name."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flow_cache.errors import ArgumentError, check_whole_number
 from flow_cache.quantization import count_clipped, quantize
 
-MIN_SIDE = 8  # smaller frames have no neighbourhood from which a motion could be told
+MIN_SIDE = 8  # pixels: smaller frames have too few neighbours to estimate a motion from
 
 Grey = NDArray[np.uint8] | NDArray[np.float32]
 Flow = NDArray[np.float32]
@@ -23,9 +23,13 @@ Flow = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """Base of an estimator's parameters: a frozen dataclass of numbers and names, checked when it is made."""
+    """Base of an estimator's parameters: a frozen dataclass of numbers and names, checked when it is built.
 
-    presets: ClassVar[dict[str, Self]]  # by name; the first one is the default
+    Attributes:
+        presets: complete sets of parameters by name; the first one is the default.
+    """
+
+    presets: ClassVar[dict[str, Self]]
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -47,14 +51,20 @@ class Parameters:
         """Raise ArgumentError for a value outside its range."""
 
     def _require(self, holds: bool, name: str, expected: str) -> None:
+        """Raise ArgumentError about the parameter `name` unless the condition holds."""
         if not holds:
             raise ArgumentError(f"{name} must be {expected}, got {getattr(self, name)!r}")
 
     @classmethod
     def build(cls, preset: str | None = None, **values: Any) -> Self:
-        """Take a preset (None = the default one) and replace the given values in it.
+        """Return a preset with some values replaced.
 
-        Raises ArgumentError for an unknown preset or parameter, or a value outside its range.
+        Args:
+            preset: name of the preset; None = the default one.
+            **values: parameters that replace the preset's.
+
+        Raises:
+            ArgumentError: an unknown preset or parameter, or a value outside its range.
         """
         if preset is None:
             preset = next(iter(cls.presets))
@@ -67,40 +77,69 @@ class Parameters:
         return dataclasses.replace(cls.presets[preset], **values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return every parameter by name, as stored in a cache file."""
+        """Return all parameters by name, as stored in a cache file."""
         return dataclasses.asdict(self)
 
 
 class FlowMethod(ABC):
-    """An estimator of dense optical flow. The flow of a pair depends on nothing but the pair and the parameters."""
+    """An estimator of dense optical flow. The flow of a pair depends only on the pair and the parameters.
+
+    Attributes:
+        name: the estimator's name, as `get_method` takes it.
+        libraries: pip's names of the packages that compute the flow, besides NumPy and OpenCV.
+        parameters_type: class of the parameters.
+        parameters: all parameters.
+        backend: what computes the flow, as stored in cache files, e.g. `numba-cpu`.
+        threads: processor cores that work at the same time.
+        on_gpu: whether a GPU computes the flow.
+        chunk: good number of pairs to pass at a time from a long video.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import FlowMethod, get_method
+        >>> method = get_method("farneback")
+        >>> isinstance(method, FlowMethod), method.backend
+        (True, 'opencv-cpu')
+        >>> method(np.zeros((3, 16, 24), np.uint8)).shape
+        (2, 2, 16, 24)
+    """
 
     name: ClassVar[str]
     libraries: ClassVar[tuple[str, ...]] = ()
-    """What computes the flow besides NumPy and OpenCV, by the names that pip knows."""
     parameters_type: ClassVar[type[Parameters]]
     parameters: Parameters
     backend: str
-    """What computes the flow, as told in cache files, e.g. `numba-cpu`."""
     threads: int = 1
-    """Cores that work at the same time."""
     on_gpu: bool = False
     chunk: ClassVar[int] = 32
-    """Pairs of a long video that are best brought at a time."""
 
     def __call__(self, frames: Grey, step: int = 1) -> Flow:
-        """Estimate the flow that carries frame t to frame t + step.
+        """Estimate the flow from frame t to frame t + step, for every t.
 
-        frames: (T, H, W) grey levels from 0 to 255, uint8 or float32. Returns (T - step, 2, H, W) float32, pixels per
-        step: channel 0 is u (rightwards), 1 is v (downwards). Raises ArgumentError for another dtype or rank, levels
-        outside the range, frames smaller than 8x8, fewer than two frames, or a step that the stack cannot hold.
+        Args:
+            frames: (T, H, W) uint8 or float32, grey levels from 0 to 255.
+            step: distance between the two frames of a pair.
+
+        Returns:
+            (T - step, 2, H, W) float32, pixels per step: channel 0 is u (rightwards), 1 is v (downwards).
+
+        Raises:
+            ArgumentError: another dtype or rank, levels outside the range, frames smaller than 8x8, fewer than two
+                frames, or a step that is too large for the stack.
         """
         check_stack(frames, step)
         return self._estimate_stack(frames, step)
 
     def quantized(self, frames: Grey, bound: float, step: int = 1) -> tuple[NDArray[np.uint8], int]:
-        """Estimate the flow of a stack and quantise it, on a GPU before it leaves that.
+        """Estimate the flow of a stack and quantise it; a GPU does both before it copies the result.
 
-        Returns (T - step, 2, H, W) uint8 as `flow_cache.quantization.quantize` makes it, and the count of clipped values.
+        Args:
+            frames: (T, H, W) uint8 or float32, grey levels from 0 to 255.
+            bound: pixels per step, as in `flow_cache.quantize`.
+            step: distance between the two frames of a pair.
+
+        Returns:
+            (T - step, 2, H, W) uint8 as `flow_cache.quantize` returns it, and the number of clipped values.
         """
         flow = self(frames, step)
         return quantize(flow, bound), count_clipped(flow, bound)
@@ -108,17 +147,25 @@ class FlowMethod(ABC):
     def quantized_stacks(
         self, stacks: Sequence[Grey], bound: float, step: int = 1
     ) -> list[tuple[NDArray[np.uint8], int]]:
-        """Do `quantized` for stacks of one frame size, on a GPU in common batches."""
+        """Return `quantized` of each stack; on a GPU, stacks of one frame size share batches."""
         return [self.quantized(frames, bound, step) for frames in stacks]
 
     def pairs(self, first: Grey, second: Grey) -> Flow:
-        """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) stacks of one dtype."""
+        """Estimate the flow from first[n] to second[n], for every n.
+
+        Args:
+            first: (N, H, W) uint8 or float32, grey levels from 0 to 255.
+            second: the same shape and dtype.
+
+        Returns:
+            (N, 2, H, W) float32, pixels: channel 0 is u (rightwards), 1 is v (downwards).
+
+        Raises:
+            ArgumentError: frames as in `__call__`, or stacks that differ.
+        """
         for frames in (first, second):
             check_frames(frames)
-        if first.shape != second.shape:
-            raise ArgumentError(f"pairs must have one shape, got {first.shape} and {second.shape}")
-        if first.dtype != second.dtype:
-            raise ArgumentError(f"pairs must have one dtype, got {first.dtype} and {second.dtype}")
+        check_pairs(first, second)
         return self._estimate(first, second)
 
     def _estimate_stack(self, frames: Grey, step: int) -> Flow:
@@ -131,7 +178,7 @@ class FlowMethod(ABC):
 
 
 def for_each(solve: Callable[[int], object], count: int, threads: int) -> None:
-    """Call `solve` with 0 to count - 1, in as many threads; the first exception is raised once all have ended."""
+    """Call `solve` with 0 to count - 1 in several threads; raise the first exception after all have ended."""
     if min(threads, count) > 1:
         with ThreadPoolExecutor(min(threads, count), thread_name_prefix="flow") as pool:
             for _ in pool.map(solve, range(count)):
@@ -144,7 +191,8 @@ def for_each(solve: Callable[[int], object], count: int, threads: int) -> None:
 def check_frames(frames: Grey) -> None:
     """Raise ArgumentError unless frames are a (T, H, W) uint8 or float32 stack of at least 8x8 pixels.
 
-    Levels are from 0 to 255 in floats too: an all but black stack is taken for one whose levels go up to 1.
+    Float levels must be from 0 to 255, too. A stack without a level above 1, unless it is all black, is refused: its
+    levels are most likely from 0 to 1.
     """
     if not isinstance(frames, np.ndarray):
         raise ArgumentError(
@@ -156,7 +204,7 @@ def check_frames(frames: Grey) -> None:
 
 
 def check_layout(frames: Any) -> None:
-    """Raise ArgumentError unless an array, wherever it is, is (T, H, W) uint8 or float32 of at least 8x8 pixels."""
+    """Raise ArgumentError unless an array of any library is (T, H, W) uint8 or float32 of at least 8x8 pixels."""
     if frames.ndim != 3:
         raise ArgumentError(f"frames must be a stack (T, H, W) of grey frames, got shape {frames.shape}")
     if frames.dtype not in (np.uint8, np.float32):
@@ -178,11 +226,19 @@ def _check_levels(frames: Grey) -> None:
 
 
 def check_scale(highest: float) -> None:
-    """Raise ArgumentError if the highest level of float frames is that of frames from 0 to 1."""
+    """Raise ArgumentError if the highest level of float frames shows that they go from 0 to 1."""
     if 0 < highest <= 1:
         raise ArgumentError(
             "float frames must be grey levels 0 to 255, but none exceeds 1; multiply them by 255"
         )
+
+
+def check_pairs(first: Any, second: Any) -> None:
+    """Raise ArgumentError unless two stacks have the same shape and dtype."""
+    if first.shape != second.shape:
+        raise ArgumentError(f"pairs must have one shape, got {first.shape} and {second.shape}")
+    if first.dtype != second.dtype:
+        raise ArgumentError(f"pairs must have one dtype, got {first.dtype} and {second.dtype}")
 
 
 def check_stack(frames: Grey, step: int) -> None:
@@ -192,7 +248,7 @@ def check_stack(frames: Grey, step: int) -> None:
 
 
 def check_count(count: int, step: int) -> None:
-    """Raise ArgumentError unless so many frames hold at least one pair `step` apart."""
+    """Raise ArgumentError unless `count` frames hold at least one pair `step` apart."""
     check_whole_number("step", step, 1)
     if count < 2:
         raise ArgumentError(f"flow needs at least 2 frames, got {count}")

@@ -1,4 +1,4 @@
-"""Which device a method runs on: names, what they need, and what to say where it is not there."""
+"""Devices that methods run on: their names, what they need, and a clear error if that is missing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import importlib
 import logging
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flow_cache.errors import ArgumentError, DeviceError, first_line
@@ -15,22 +16,30 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _INSTALL = "pip install cupy-cuda13x (NVIDIA driver 580 or newer) or cupy-cuda12x (525 or newer)"
-_OLDEST = {
-    12: (5, 0),
-    13: (7, 5),
-}  # compute capability that CUDA's compiler still knows, by its major version
+# CUDA's major version -> oldest compute capability that its compiler supports
+_OLDEST = {12: (5, 0), 13: (7, 5)}
 _NO_DEVICE, _INSUFFICIENT_DRIVER = 100, 35  # CUDA's error codes
 
 
 def check_device(device: str) -> str:
-    """Return a device's name as written; raise ArgumentError unless it is cpu, cuda, cuda:N or auto."""
+    """Return a device's name unchanged; raise ArgumentError unless it is cpu, cuda, cuda:N or auto."""
     if not isinstance(device, str) or not re.fullmatch(r"cpu|auto|cuda(:\d+)?", device):
         raise ArgumentError(f"device must be cpu, cuda, cuda:N (N = 0, 1, ...) or auto, got {device!r}")
     return device
 
 
 def check_devices(names: str) -> list[str]:
-    """Split names of devices between commas; the CPU is none, since workers use it themselves."""
+    """Split device names at commas.
+
+    Args:
+        names: one name, or several GPUs, e.g. `cuda:0,cuda:1`.
+
+    Returns:
+        The names; an empty list for the CPU, which workers use directly.
+
+    Raises:
+        ArgumentError: a name is unknown, or several names are not different GPUs.
+    """
     if names == "cpu":
         return []
     devices = [check_device(name.strip()) for name in names.split(",")]
@@ -41,7 +50,7 @@ def check_devices(names: str) -> list[str]:
 
 
 def check_cluster_device(device: str) -> str:
-    """Return a device's name as written; raise ArgumentError unless it is one that any node may have."""
+    """Return a device's name unchanged; raise ArgumentError unless every node can have it (no GPU numbers)."""
     if device not in ("cpu", "cuda", "auto"):
         raise ArgumentError(
             f"device must be cpu, cuda or auto with --ray, which numbers GPUs itself, got {device!r}"
@@ -49,43 +58,59 @@ def check_cluster_device(device: str) -> str:
     return device
 
 
-def open_device(device: str) -> Backend | None:
-    """Return the GPU that a name stands for; None = work on the CPU.
+Importer = Callable[[str], Any]  # importlib.import_module, or what stands for it
 
-    auto: a GPU where there is a usable one; otherwise the CPU, which is logged once. Raises DeviceError, in one line
-    that says what to install or change, where `cuda` cannot be had.
+
+def open_device(device: str, load: Importer = importlib.import_module) -> Backend | None:
+    """Return the GPU that a name stands for, or None for the CPU.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if one can be used, else the CPU, which is logged once.
+        load: imports a module by its name.
+
+    Raises:
+        DeviceError: the GPU cannot be used; the message is one line that says what to install or change.
     """
     check_device(device)
     if device == "cpu":
         return None
     if device == "auto":
         try:
-            return open_cuda(0)
+            return open_cuda(0, load)
         except DeviceError as error:
-            _say_once(str(error))
+            _warn_once(str(error))
             return None
     _, _, index = device.partition(":")
-    return open_cuda(int(index or 0))
+    return open_cuda(int(index or 0), load)
 
 
 @functools.cache
-def _say_once(reason: str) -> None:
+def _warn_once(reason: str) -> None:
+    """Log why `auto` has chosen the CPU."""
     _log.warning("device 'auto' works on the CPU: %s", reason)
 
 
 @functools.cache
-def open_cuda(index: int) -> Backend:
-    """Return a GPU by its number; the same object each time. Raises DeviceError where it cannot be used."""
+def open_cuda(index: int, load: Importer) -> Backend:
+    """Return a GPU by its number, the same object each time.
+
+    Args:
+        index: CUDA's number of the device.
+        load: imports a module by its name.
+
+    Raises:
+        DeviceError: the GPU cannot be used.
+    """
     name = f"cuda:{index}"
     try:
-        cupy = importlib.import_module("cupy")
+        cupy = load("cupy")
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             raise DeviceError(f"device {name} needs CuPy, which is not installed; {_INSTALL}") from error
         raise DeviceError(
             f"device {name}: CuPy cannot be loaded ({first_line(error)}); {_INSTALL}"
         ) from error
-    except OSError as error:  # it makes a folder for compiled kernels when it is imported
+    except OSError as error:  # CuPy creates a folder for compiled kernels when it is imported
         raise DeviceError(
             f"device {name}: CuPy cannot be loaded ({first_line(error)}); name a folder that can be written by the "
             "environment variable CUPY_CACHE_DIR"
@@ -100,7 +125,7 @@ def open_cuda(index: int) -> Backend:
         device = cupy.cuda.Device(index)
         digits = str(device.compute_capability)
         with device:
-            runtime.memGetInfo()  # makes the context, which takes a few hundred MiB
+            runtime.memGetInfo()  # creates the context, which takes a few hundred MiB
     except runtime.CUDARuntimeError as error:
         raise DeviceError(
             f"device {name} cannot be used ({first_line(error)}); see in nvidia-smi whether its memory is taken"
@@ -119,13 +144,12 @@ def open_cuda(index: int) -> Backend:
             f"device {name}: CUDA's compiler NVRTC cannot be loaded ({first_line(error)}); "
             f"pip install nvidia-cuda-nvrtc{'' if built >= 13000 else '-cu12'}"
         ) from error
-    backend: Backend = importlib.import_module("flow_cache.methods.cuda.cupy_backend").CupyBackend(
-        cupy, index
-    )
+    backend: Backend = load("flow_cache.methods.cuda.cupy_backend").CupyBackend(cupy, index)
     return backend
 
 
 def _check_driver(name: str, runtime: Any, built: int) -> None:
+    """Raise DeviceError unless there is a driver for the CUDA version that CuPy is built for."""
     try:
         driver = int(runtime.driverGetVersion())
     except runtime.CUDARuntimeError:
@@ -142,6 +166,7 @@ def _check_driver(name: str, runtime: Any, built: int) -> None:
 
 
 def _device_count(name: str, runtime: Any) -> int:
+    """Return how many devices CUDA sees; raise DeviceError if there are none."""
     try:
         count = int(runtime.getDeviceCount())
     except runtime.CUDARuntimeError as error:
@@ -160,4 +185,5 @@ def _device_count(name: str, runtime: Any) -> int:
 
 
 def _version(number: int) -> str:
+    """Return CUDA's version number, e.g. 13020, as people write it: 13.2."""
     return f"{number // 1000}.{number % 1000 // 10}"

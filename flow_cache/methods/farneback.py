@@ -16,20 +16,23 @@ from flow_cache.runtime import opencv
 
 @dataclass(frozen=True)
 class FarnebackParameters(Parameters):
-    """OpenCV's parameters of calcOpticalFlowFarneback, under its names."""
+    """Parameters of OpenCV's calcOpticalFlowFarneback, under its names.
+
+    Attributes:
+        levels: pyramid levels.
+        pyr_scale: size of a level relative to the next finer one.
+        winsize: width of the averaging window, pixels.
+        iterations: iterations on each level.
+        poly_n: size of the neighbourhood to which a polynomial is fitted: it reaches this many pixels to every side.
+        poly_sigma: standard deviation of the Gaussian that weights this neighbourhood, pixels.
+    """
 
     levels: int = 5
-    """Levels of the pyramid."""
     pyr_scale: float = 0.5
-    """Size of a level relative to the finer one."""
     winsize: int = 13
-    """Width of the averaging window."""
     iterations: int = 10
-    """Iterations on each level."""
     poly_n: int = 5
-    """Width of the neighbourhood in which the polynomials are fitted."""
     poly_sigma: float = 1.1
-    """Standard deviation of the Gaussian that weights that neighbourhood."""
 
     presets: ClassVar[dict[str, FarnebackParameters]] = {}
 

@@ -1,7 +1,7 @@
 """RAFT: learned flow by recurrent look-ups in all-pairs correlations, through torchvision.
 
-Teed, Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020. Only this module of the package
-needs torch and torchvision, and only when it is asked for.
+Teed, Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020. No other module of the package
+needs torch and torchvision, and this one imports them when the estimator is created.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from numpy.typing import NDArray
 from flow_cache.errors import ArgumentError, DeviceError, first_line
 from flow_cache.methods.base import Flow, FlowMethod, Grey, Parameters
 
-STRIDE = 8  # sides are multiples of it: correlations are between features of every eighth pixel
-SMALLEST = 128  # the coarsest of the four correlation levels has at least two values a side
-_BATCH_BYTES = 1 << 30  # correlations in memory at a time, on a GPU
+STRIDE = 8  # sides are padded to a multiple: correlations are between features of every eighth pixel
+SMALLEST = 128  # with it, the coarsest of the four correlation levels has at least two values a side
+_BATCH_BYTES = 1 << 30  # correlations of one batch, on a GPU
 
 
 @dataclass(frozen=True)
 class RaftParameters(Parameters):
-    """Which network, with which weights, how often it refines."""
+    """The network, its weights, and how often it refines the flow.
+
+    Attributes:
+        model: `large` or `small`.
+        weights: name of torchvision's weights, e.g. C_T_SKHT_V2, which are downloaded; or a file with a state dict.
+        weights_sha256: checksum of a weights file. If empty it is filled in, so that a cache says which file was used.
+        updates: refinements of the flow.
+    """
 
     model: str = "large"
-    """`large` or `small`."""
     weights: str = "DEFAULT"
-    """Name of torchvision's weights, e.g. C_T_SKHT_V2, which are downloaded; or a file with a state dict."""
     weights_sha256: str = ""
-    """Checksum of a weights file; filled in where it is empty, so that a cache says which file it was."""
     updates: int = 12
-    """Refinements of the flow."""
 
     presets: ClassVar[dict[str, RaftParameters]] = {}
 
@@ -49,9 +52,10 @@ RaftParameters.presets["small"] = RaftParameters(model="small")
 
 
 class Raft(FlowMethod):
-    """RAFT flow by torchvision's networks, on the CPU or a GPU; grey frames stand for all three channels.
+    """RAFT flow by torchvision's networks, on the CPU or a GPU.
 
-    Frames of any size are padded by repeating their border, evenly on both sides, and the flow is cut back.
+    The grey level is used for all three channels. Frames of any size are padded by repeating their border, evenly on
+    both sides, and the flow is cropped.
     """
 
     name = "raft"
@@ -72,7 +76,7 @@ class Raft(FlowMethod):
         flow = np.empty((count, 2, height, width), np.float32)
         top, bottom = _padding(height)
         left, right = _padding(width)
-        # On a CPU a batch gains nothing; there the flow of a pair is the same to the bit whatever is beside it.
+        # On a CPU one pair at a time: a batch is no faster, and a pair's flow is the same, bit for bit, in any stack.
         features = (height + top + bottom) * (width + left + right) // STRIDE**2
         batch = 1 if self.device == "cpu" else max(1, _BATCH_BYTES // (8 * features**2))
         cores = torch.get_num_threads()
@@ -86,8 +90,8 @@ class Raft(FlowMethod):
                 ]
                 with torch.inference_mode():
                     refined = self._model(*pair, num_flow_updates=self.parameters.updates)[-1]
-                cut = refined[:, :, top : top + height, left : left + width]
-                flow[n : n + batch] = cut.cpu().numpy()
+                cropped = refined[:, :, top : top + height, left : left + width]
+                flow[n : n + batch] = cropped.cpu().numpy()
         finally:
             torch.set_num_threads(cores)
         return flow
@@ -107,6 +111,7 @@ def _prepare(torch: Any, frames: NDArray[Any], device: str, padding: tuple[int, 
 
 
 def _torch() -> Any:
+    """Import torch, or raise ArgumentError."""
     try:
         import torch
         import torchvision  # noqa: F401
@@ -118,7 +123,7 @@ def _torch() -> Any:
 
 
 def _choose(torch: Any, device: str) -> str:
-    """Return the device to work on; raises DeviceError where a GPU is asked for that torch cannot use."""
+    """Return the name of the device to work on; raise DeviceError if torch cannot use it."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return "cuda" if count else "cpu"
@@ -136,16 +141,15 @@ def _choose(torch: Any, device: str) -> str:
 
 
 def _load(torch: Any, parameters: RaftParameters) -> tuple[RaftParameters, Any]:
-    """Make the network; returns the parameters with the checksum of a weights file too."""
+    """Return the parameters with names and checksum filled in, and the network with its weights."""
     from torchvision.models import get_model_weights
     from torchvision.models.optical_flow import raft_large, raft_small
 
     p = parameters
     known = get_model_weights(f"raft_{p.model}").__members__
     if p.weights in known:
-        p = dataclasses.replace(
-            p, weights=known[p.weights].name
-        )  # DEFAULT may be another one in a later version
+        # the name that DEFAULT stands for now; a later version of torchvision may choose another one
+        p = dataclasses.replace(p, weights=known[p.weights].name)
         try:
             state = known[p.weights].get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network, or a download that was cut short
@@ -165,6 +169,7 @@ def _load(torch: Any, parameters: RaftParameters) -> tuple[RaftParameters, Any]:
 
 
 def _read(torch: Any, parameters: RaftParameters, known: Any) -> tuple[RaftParameters, Any]:
+    """Return the parameters with the checksum of a weights file, and the file's state dict."""
     path = Path(parameters.weights)
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -179,6 +184,6 @@ def _read(torch: Any, parameters: RaftParameters, known: Any) -> tuple[RaftParam
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no common class for files that are not its own
+    except Exception as error:  # torch has no common error class for files that it cannot load
         raise ArgumentError(f"{path} is not a state dict that torch can load: {first_line(error)}") from error
     return dataclasses.replace(parameters, weights_sha256=digest), state

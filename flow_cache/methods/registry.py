@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from flow_cache.errors import ArgumentError, DeviceError, check_whole_number
 from flow_cache.methods.base import FlowMethod, Parameters
 from flow_cache.methods.device import check_device, open_device
 from flow_cache.runtime import available_cores
 
-# name -> (module, class). Modules are imported when asked for, so that one estimator's libraries burden no other.
+if TYPE_CHECKING:
+    from flow_cache.methods.cuda.backend import Backend
+
+# name -> (module, class). A module is imported when its estimator is asked for, so that the others do not need its
+# libraries.
 _METHODS = {
     "tvl1": ("flow_cache.methods.tvl1.estimator", "TVL1"),
     "farneback": ("flow_cache.methods.farneback", "Farneback"),
     "raft": ("flow_cache.methods.raft", "Raft"),
 }
 
-# the ones that have kernels of ours, on CUDA
+# the estimators with CUDA kernels in this package
 _ON_CUDA = {
     "tvl1": ("flow_cache.methods.cuda.tvl1", "TVL1"),
     "farneback": ("flow_cache.methods.cuda.farneback", "Farneback"),
@@ -27,12 +32,30 @@ __all__ = ["FlowMethod", "Parameters", "get_method", "method_names", "preset_nam
 
 
 def method_names() -> tuple[str, ...]:
-    """List the estimators that `get_method` knows."""
+    """List the estimators that `get_method` knows.
+
+    Example:
+        >>> from flow_cache import method_names
+        >>> method_names()
+        ('tvl1', 'farneback', 'raft')
+    """
     return tuple(_METHODS)
 
 
 def preset_names(name: str) -> tuple[str, ...]:
-    """List the presets of an estimator, the default one first."""
+    """List the presets of an estimator, the default one first.
+
+    Args:
+        name: the estimator.
+
+    Raises:
+        ArgumentError: an unknown name.
+
+    Example:
+        >>> from flow_cache import preset_names
+        >>> preset_names("farneback")
+        ('default', 'opencv')
+    """
     presets = _load(name).parameters_type.presets
     return tuple(presets)
 
@@ -40,19 +63,45 @@ def preset_names(name: str) -> tuple[str, ...]:
 def get_method(name: str, device: str = "cpu", *, threads: int = 1, **parameters: Any) -> FlowMethod:
     """Return an estimator: a callable from grey frames (T, H, W) to flow (T - step, 2, H, W) float32.
 
-    device: cpu, cuda, cuda:N, or auto (a GPU where there is a usable one, else the CPU). On a GPU, frames may also be
-    arrays that are there already (torch, CuPy), and so is then the flow; see `flow_cache.methods.cuda.engine.CudaMethod`.
-    threads: cores that work at the same time; 0 = as many as this process may use. The result is the same.
-    parameters: `preset` and any of the estimator's own, which replace the preset's. Raises ArgumentError for
-    an unknown name, device, preset or parameter, and for values outside their range; DeviceError where a GPU is asked
-    for that cannot be used.
+    Args:
+        name: one of `method_names()`.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto` (a GPU if one can be used, else the CPU). An estimator on a GPU also
+            takes frames that are there already (arrays of torch or CuPy), and then returns flow on the GPU; see
+            `flow_cache.methods.cuda.engine.CudaMethod`.
+        threads: processor cores that work at the same time; 0 = as many as this process may use. They do not change
+            the result.
+        **parameters: `preset`, and parameters of the estimator that replace the preset's.
+
+    Raises:
+        ArgumentError: an unknown name, device, preset or parameter, or a value outside its range.
+        DeviceError: the GPU cannot be used.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import get_method
+        >>> method = get_method("farneback", preset="opencv", winsize=21)
+        >>> frames = np.random.default_rng(0).integers(0, 256, (3, 32, 40), np.uint8)
+        >>> flow = method(frames)
+        >>> flow.shape, flow.dtype
+        ((2, 2, 32, 40), dtype('float32'))
     """
+    return build_method(name, device, threads, parameters)
+
+
+def build_method(
+    name: str,
+    device: str,
+    threads: int,
+    parameters: dict[str, Any],
+    open_gpu: Callable[[str], Backend | None] = open_device,
+) -> FlowMethod:
+    """Do what `get_method` does; `open_gpu` returns the GPU that a device's name stands for, None for the CPU."""
     method = _load(name)
     check_device(device)
     check_whole_number("threads", threads, 0)
     try:
         values = method.parameters_type.build(**parameters)
-        gpu = open_device(device) if name in _ON_CUDA else None
+        gpu = open_gpu(device) if name in _ON_CUDA else None
         estimator: FlowMethod = method(values, device) if gpu is None else _load(name, _ON_CUDA)(values, gpu)
     except DeviceError:
         raise
@@ -62,8 +111,9 @@ def get_method(name: str, device: str = "cpu", *, threads: int = 1, **parameters
     return estimator
 
 
-def _load(name: str, homes: dict[str, tuple[str, str]] = _METHODS) -> Any:
-    if name not in homes:
-        raise ArgumentError(f"unknown method {name!r}; choose one of {', '.join(homes)}")
-    module, attribute = homes[name]
+def _load(name: str, classes: dict[str, tuple[str, str]] = _METHODS) -> Any:
+    """Import the class of an estimator."""
+    if name not in classes:
+        raise ArgumentError(f"unknown method {name!r}; choose one of {', '.join(classes)}")
+    module, attribute = classes[name]
     return getattr(importlib.import_module(module), attribute)

@@ -1,1 +1,1 @@
-"""Videos: which there are, their frames, and the file that they come from."""
+"""Videos: how they are found, decoded to frames, copied from remote storage and hashed."""

@@ -1,4 +1,4 @@
-"""What counts as a video: files by their suffix, and folders of images; found below a folder, local or remote."""
+"""Find the videos below a folder, local or remote: files with a video suffix, and folders of images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,29 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 
 
 def find_videos(root: AnyPath) -> list[AnyPath]:
-    """List the videos below a folder, sorted: video files, and innermost folders that hold images instead.
+    """List the videos below a folder: video files, and folders of images.
 
-    A file, or a folder of images, is a list of itself. Hidden files and folders are passed over; links to
-    folders are followed once. Raises ArgumentError if `root` does not exist, OSError if a remote one cannot be read.
+    A folder of images holds images, but no videos and no visible folders. Hidden files and folders are skipped. Links
+    to folders are followed once.
+
+    Args:
+        root: folder, local or remote. A video file or a folder of images is listed alone.
+
+    Returns:
+        Paths, sorted.
+
+    Raises:
+        ArgumentError: `root` does not exist.
+        OSError: a remote `root` cannot be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from flow_cache import find_videos
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.mp4", "a.avi", "notes.txt"):
+        ...         pathlib.Path(folder, name).touch()
+        ...     [path.name for path in find_videos(folder)]
+        ['a.avi', 'b.mp4']
     """
     root = as_path(root)
     if not is_local(root):
@@ -53,7 +72,7 @@ def find_videos(root: AnyPath) -> list[AnyPath]:
 
 
 def _find_remote_videos(root: AnyPath) -> list[AnyPath]:
-    """Do the same from one listing, which is what remote storages are quick at."""
+    """Find the videos below a remote folder by one listing: a request for each folder would be slow."""
     names = [PurePosixPath(name) for name in list_files(root)]
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not names:
@@ -68,7 +87,7 @@ def _find_remote_videos(root: AnyPath) -> list[AnyPath]:
 
 
 def is_image_folder(path: AnyPath) -> bool:
-    """Tell whether a folder is one video: it holds images, but neither videos nor visible folders."""
+    """Return whether a folder is one video: it holds images, but no videos and no visible folders."""
     if not is_local(path):
         return not path.is_file() and find_videos(path) == [path]
     if not path.is_dir():
@@ -95,7 +114,7 @@ def is_video(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Tell whether a file counts as an image of a folder: by its suffix, and hidden ones do not."""
+    """Return whether a file name has an image suffix and is not hidden."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
@@ -106,5 +125,6 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Split a name into numbers and text, so that numbers compare by value."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

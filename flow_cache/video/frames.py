@@ -1,9 +1,9 @@
-"""Frames: iterate the grey (and RGB) frames of a video file or an image folder, in order.
+"""Frames: iterate the grey (and RGB) frames of a video file or image folder, in order.
 
-The frame count in a header is never used: a video has as many frames as can be decoded. FFmpeg (through
-OpenCV) does not say whether a stream ended because it was complete or because the file was cut, so a
-truncated file reads as a shorter video; damage that *is* signalled (an unreadable image in a folder, a change
-of frame size, a decoder exception) raises VideoError with the frame's index.
+The frame count in a header is never used: a video has as many frames as can be decoded. FFmpeg (through OpenCV) does
+not say whether a stream ended because it was complete or because the file was cut, so a truncated file reads as a
+shorter video. Damage that the decoder does report (an unreadable image in a folder, a change of frame size, a decoder
+exception) raises VideoError with the frame's index.
 """
 
 from __future__ import annotations
@@ -26,7 +26,20 @@ MAX_SIDE = 32767  # u over v is stored as one image of height 2 H, and JPEG imag
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded frame: `grey` (H, W) uint8 and, where asked for, `rgb` (H, W, 3) uint8."""
+    """One decoded frame.
+
+    Attributes:
+        index: position in the video, from 0.
+        grey: (H, W) uint8 grey levels.
+        rgb: (H, W, 3) uint8, or None if it was not asked for.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import Frame
+        >>> frame = Frame(0, np.zeros((48, 64), np.uint8))
+        >>> frame.grey.shape, frame.rgb is None
+        ((48, 64), True)
+    """
 
     index: int
     grey: NDArray[np.uint8]
@@ -36,11 +49,14 @@ class Frame:
 def output_size(
     width: int, height: int, *, short_side: int | None = None, size: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """Return the (W, H) that a frame of `width` x `height` is resized to.
+    """Return the (W, H) that a frame of `width` x `height` pixels is resized to.
 
-    `short_side` keeps the aspect ratio: the shorter side becomes `short_side`, the longer one is rounded to
-    the nearest even number; a frame whose shorter side fits already is left as it is. `size` (W, H) is taken
-    literally.
+    Args:
+        width: of the frame.
+        height: of the frame.
+        short_side: length of the shorter side after resizing. The aspect ratio is kept: the longer side is rounded to
+            the nearest even number. A frame whose shorter side has this length already is not resized.
+        size: the (W, H) itself. None for both: the frame is not resized.
     """
     if size is not None:
         return size
@@ -55,7 +71,7 @@ def output_size(
 
 
 def check_resize(short_side: int | None, size: tuple[int, int] | None) -> None:
-    """Raise ArgumentError unless at most one of them is given, with sides that can be stored."""
+    """Raise ArgumentError unless at most one of the two is given, with sides that can be stored."""
     if short_side is not None and size is not None:
         raise ArgumentError(f"give short_side or size, not both (got {short_side} and {size})")
     if size is not None and (not isinstance(size, tuple) or len(size) != 2):
@@ -72,41 +88,81 @@ def read_frames(
     rgb: bool = False,
     threads: int | None = None,
 ) -> Iterator[Frame]:
-    """Iterate the frames of a video file or image folder, resized as `output_size` says.
+    """Iterate the frames of a video file or image folder.
 
-    Area interpolation where the frame shrinks, linear where it grows. Grey is converted before it is resized,
-    so it does not depend on `rgb`. threads: decoder threads, None leaves it to FFmpeg. Raises ArgumentError
-    for an unusable size at once, VideoError when the file is missing, has no frame that can be decoded, or
-    breaks half-way.
+    A frame that shrinks is resized by area interpolation, one that grows by linear interpolation. Grey is converted
+    before it is resized, so it does not depend on `rgb`.
+
+    Args:
+        path: local video file, or folder of images.
+        short_side: length of the shorter side after resizing, in pixels; the aspect ratio is kept.
+        size: (width, height) after resizing. None for both: frames are not resized.
+        rgb: decode colours too.
+        threads: threads of the decoder; None = FFmpeg decides.
+
+    Returns:
+        Iterator of frames. A file is opened when the first frame is asked for.
+
+    Raises:
+        ArgumentError: an unusable size, at once.
+        VideoError: while iterating: the file is missing, has no frame that can be decoded, or is damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from flow_cache import read_frames
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("0.pgm", "1.pgm"):
+        ...         _ = pathlib.Path(folder, name).write_bytes(b"P5 3 2 255 " + bytes(range(6)))
+        ...     [(frame.index, frame.grey.tolist()) for frame in read_frames(folder)]
+        [(0, [[0, 1, 2], [3, 4, 5]]), (1, [[0, 1, 2], [3, 4, 5]])]
     """
     check_resize(short_side, size)
     return _frames(Path(path), short_side, size, rgb, threads)
 
 
 def probe_fps(path: str | os.PathLike[str]) -> float:
-    """Return the frames per second that the container states; 0.0 where unknown, as for image folders."""
+    """Return the frame rate that a video file states, without decoding it.
+
+    Args:
+        path: local video file, or folder of images.
+
+    Returns:
+        Frames per second; 0.0 if unknown, as for image folders.
+
+    Raises:
+        VideoError: the file cannot be opened.
+
+    Example:
+        >>> import tempfile
+        >>> from flow_cache import probe_fps
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     probe_fps(folder)
+        0.0
+    """
     path = Path(path)
     if path.is_dir():
         return 0.0
-    capture = _open_capture(path, None)
-    try:
-        fps = float(capture.get(opencv().CAP_PROP_FPS))
-    finally:
-        capture.release()
+    fps = _property(path, opencv().CAP_PROP_FPS)
     return round(fps, 6) if 0.0 < fps < 1e5 else 0.0
 
 
 def probe_frames(path: str | os.PathLike[str]) -> int:
-    """Return the number of frames that the container announces, often wrongly; of an image folder, its images.
+    """Return the number of frames that a video file states, which is often wrong; of an image folder, its images.
 
-    Raises VideoError if it cannot be opened.
+    Raises:
+        VideoError: the file cannot be opened.
     """
     path = Path(path)
     if path.is_dir():
         return len(image_files(path))
+    return int(max(_property(path, opencv().CAP_PROP_FRAME_COUNT), 0))
+
+
+def _property(path: Path, name: int) -> float:
+    """Return one of OpenCV's properties of a video file."""
     capture = _open_capture(path, None)
     try:
-        return int(max(capture.get(opencv().CAP_PROP_FRAME_COUNT), 0))
+        return float(capture.get(name))
     finally:
         capture.release()
 
@@ -114,6 +170,7 @@ def probe_frames(path: str | os.PathLike[str]) -> int:
 def _frames(
     path: Path, short_side: int | None, size: tuple[int, int] | None, rgb: bool, threads: int | None
 ) -> Iterator[Frame]:
+    """Iterate the frames of `read_frames`, whose arguments have been checked."""
     cv2 = opencv()
     images = _folder_images(path) if path.is_dir() else _file_images(path, threads)
     first: tuple[int, int] | None = None
@@ -135,6 +192,7 @@ def _frames(
 
 
 def _resized(image: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize an image to (W, H)."""
     height, width = image.shape[:2]
     if (width, height) == target:
         return image
@@ -174,6 +232,7 @@ def _file_images(path: Path, threads: int | None) -> Iterator[NDArray[np.uint8]]
 
 
 def _open_capture(path: Path, threads: int | None) -> Any:
+    """Open a video file with OpenCV, or raise VideoError."""
     cv2 = opencv()
     if not path.exists():
         raise VideoError(path, "no such file")
@@ -181,12 +240,12 @@ def _open_capture(path: Path, threads: int | None) -> Any:
         raise VideoError(path, "not a regular file")
     if path.stat().st_size == 0:
         raise VideoError(path, "the file is empty")
-    # Only FFmpeg: OpenCV's other backends would take a name like `clip_001.avi` for an image sequence.
+    # Only FFmpeg: other backends of OpenCV read a name like `clip_001.avi` as a sequence of images.
     has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
     backend = cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY
     options = [] if threads is None else [cv2.CAP_PROP_N_THREADS, threads]
     try:
-        # Absolute, or FFmpeg would read a relative name with a colon as a protocol.
+        # An absolute path, since FFmpeg takes a relative name with a colon for a protocol.
         capture = cv2.VideoCapture(str(path.absolute()), backend, options)
     except cv2.error as error:
         raise VideoError(path, f"cannot be opened as a video ({one_line(error)})") from error
@@ -216,5 +275,6 @@ def _folder_images(folder: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def _fourcc(code: int) -> str:
+    """Return a codec's four letters."""
     text = "".join(chr((code >> shift) & 0xFF) for shift in (0, 8, 16, 24))
     return text if text.isprintable() and text.strip() else "unknown"

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def local_copy(source: AnyPath) -> Iterator[Path]:
-    """Give a local path of a video, of a remote one that of a copy; VideoErrors name the original."""
+    """Yield a local path of a video: its own, or that of a temporary copy if it is remote.
+
+    Args:
+        source: the video, local or remote.
+
+    Yields:
+        The local path, valid inside the `with` block.
+
+    Raises:
+        VideoError: the video cannot be read; the error names `source`, not the copy.
+        CacheWriteError: no space is left for the copy.
+    """
     if is_local(source):
         yield source
         return
@@ -38,7 +49,7 @@ def local_copy(source: AnyPath) -> Iterator[Path]:
 
 
 def source_bytes(path: AnyPath) -> int:
-    """Return the size of a video file, or of all images of a folder; 0 if it cannot be had."""
+    """Return the bytes of a video file, or of all images of a folder; 0 if they cannot be read."""
     try:
         if is_local(path) and path.is_dir():
             return sum(image.stat().st_size for image in image_files(path))
@@ -47,11 +58,21 @@ def source_bytes(path: AnyPath) -> int:
         files = {} if is_local(path) else list_files(path)  # a remote folder
         return sum(status.size for name, status in files.items() if "/" not in name and is_image(name))
     except OSError:
-        return 0  # reading it will say what is wrong
+        return 0  # the error will be reported when the video is read
 
 
 def hash_source(path: Path) -> str:
-    """Return the SHA-256 of a video file, or of the names and bytes of a folder's images."""
+    """Return the SHA-256 of a video file, or of the names and bytes of a folder's images.
+
+    Args:
+        path: local file or folder.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        VideoError: a file cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         for file in image_files(path) if path.is_dir() else [path]:

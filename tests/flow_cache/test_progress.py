@@ -15,14 +15,12 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("flow_cache.progress.time.monotonic", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def test_line_counts_rates_and_estimates(clock: Clock) -> None:
-    with ProgressLine(10, 1000, kept=4, enabled=False) as line:
+    with ProgressLine(10, 1000, kept=4, enabled=False, clock=clock) as line:
         assert line.describe(clock.now) == "4/10 videos, 0.0 pairs/s, 0 failed"
         clock.now += 10
         line.advance(FieldsDone(50, {}))
@@ -33,7 +31,7 @@ def test_line_counts_rates_and_estimates(clock: Clock) -> None:
 
 
 def test_line_says_how_busy_the_stages_are(clock: Clock) -> None:
-    with ProgressLine(10, 0, kept=0, enabled=False) as line:
+    with ProgressLine(10, 0, kept=0, enabled=False, clock=clock) as line:
         line.set_workers(2, 0)
         clock.now += 10
         line.advance(FieldsDone(20, {"decode": 1.0, "flow": 12.0}))
@@ -45,7 +43,7 @@ def test_line_says_how_busy_the_stages_are(clock: Clock) -> None:
 
 
 def test_rate_is_that_of_the_last_half_minute(clock: Clock) -> None:
-    line = ProgressLine(10, 1000, kept=0, enabled=False)
+    line = ProgressLine(10, 1000, kept=0, enabled=False, clock=clock)
     for _ in range(100):
         clock.now += 1
         line.advance(FieldsDone(2, {}))
@@ -58,7 +56,7 @@ def test_rate_is_that_of_the_last_half_minute(clock: Clock) -> None:
 
 
 def test_plain_lines_come_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with ProgressLine(2, 10, kept=0) as line:
+    with ProgressLine(2, 10, kept=0, clock=clock) as line:
         line.advance(FieldsDone(1, {}))
         assert capsys.readouterr().err == ""
         clock.now += 31
@@ -70,7 +68,7 @@ def test_plain_lines_come_now_and_then(clock: Clock, capsys: pytest.CaptureFixtu
 def test_nothing_is_shown_when_there_is_nothing_to_do(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with ProgressLine(3, 0, kept=3) as line:
+    with ProgressLine(3, 0, kept=3, clock=clock) as line:
         clock.now += 100
         line.advance(FieldsDone(1, {}))
     assert capsys.readouterr().err == ""
@@ -85,7 +83,7 @@ def test_live_line_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with ProgressLine(2, 10, kept=1) as line:
+    with ProgressLine(2, 10, kept=1, clock=clock) as line:
         line.advance(FieldsDone(7, {}))
         line.finished(10, failed=True)
     assert "2/2 videos" in terminal.getvalue()

@@ -36,6 +36,7 @@ import cv2
 import lightning
 import numpy as np
 import torch
+from twostream.predict import Predictor
 
 from flow_cache import CacheReader, read_index
 from flow_cache.cli import main as flow_cache_main
@@ -43,7 +44,6 @@ from twostream.checkpoints import load_checkpoint
 from twostream.cli.train import main as train_main
 from twostream.data.module import ActionDataModule
 from twostream.evaluation import evaluate, predict_clips
-from twostream.predict import Predictor
 
 RECIPES = {
     "tvl1-jpegls": "precompute sources/whole --method tvl1 --preset fast --rgb",

@@ -1,4 +1,4 @@
-"""The flow engine on CUDA: estimators that drive the kernels of `kernels` through one narrow seam.
+"""The flow engine on CUDA: estimators that launch the kernels of `kernels` through one narrow interface (`backend`).
 
-Nothing here imports CuPy before a device is asked for, nor OpenCV at any time.
+CuPy is imported only when a device is asked for, OpenCV never.
 """

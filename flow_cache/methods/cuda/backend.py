@@ -1,8 +1,8 @@
-"""The seam between the estimators and a device: allocation, copies and launches, and nothing else.
+"""The interface between the estimators and a device: allocation, copies and launches, and nothing else.
 
-An estimator sees arrays that have shape, dtype and contiguous slices, and modules whose kernels it launches by name.
-CuPy implements this on a GPU (`cupy_backend`); the tests implement it on NumPy arrays, with the kernels built by a C++
-compiler, so that the same Python and the same CUDA text run without a GPU.
+An estimator sees arrays with a shape, a dtype and contiguous slices, and modules whose kernels it launches by name.
+CuPy implements the interface on a GPU (`cupy_backend`). The tests implement it on NumPy arrays, with the kernels built
+by a C++ compiler, so that the same Python and CUDA code runs without a GPU.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from numpy.typing import DTypeLike, NDArray
 from flow_cache.errors import DeviceError
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
+# Division and square root to 2 ulp, and no denormal numbers: three instructions instead of thirty in the inner loops.
 COMPILE_OPTIONS = ("-std=c++17", "--ftz=true", "--prec-div=false", "--prec-sqrt=false")
-"""Division and square root to 2 ulp and no denormal numbers: three instructions instead of thirty in the hot loops."""
 
-DeviceArray = Any  # cupy.ndarray or, emulated, numpy.ndarray; always contiguous
-Size = tuple[int, int, int]
+DeviceArray = Any  # cupy.ndarray, or numpy.ndarray under emulation; always contiguous
+Size = tuple[int, int, int]  # x, y, z
 
 
 class DeviceMemoryError(DeviceError):
-    """The device has not the memory that was asked for."""
+    """The device has too little free memory for an allocation."""
 
 
 class Module(Protocol):
@@ -38,16 +38,25 @@ class Module(Protocol):
     def launch(self, name: str, grid: Size, block: Size, arguments: Sequence[Any], shared: int = 0) -> None:
         """Queue a kernel on the current stream.
 
-        arguments: device arrays (passed as pointers, None as a null one), int (int32), float (float32), or NumPy
-        scalars of other types. shared: bytes of dynamic shared memory.
+        Args:
+            name: of the kernel.
+            grid: blocks along x, y, z.
+            block: threads of a block along x, y, z.
+            arguments: device arrays (passed as pointers; None is a null pointer), int (passed as int32), float
+                (float32), or NumPy scalars of other types.
+            shared: bytes of dynamic shared memory.
         """
         ...
 
 
 class Backend(ABC):
-    """A device: memory, copies, kernels. All work is queued on the caller's current stream."""
+    """A device: memory, copies, kernels. All work is queued on the caller's current stream.
 
-    processors: int  # multiprocessors of the device: how many blocks there is a place for
+    Attributes:
+        processors: multiprocessors of the device; together they determine how many blocks run at a time.
+    """
+
+    processors: int
 
     @abstractmethod
     def active(self) -> AbstractContextManager[object]:
@@ -55,11 +64,15 @@ class Backend(ABC):
 
     @abstractmethod
     def module(self, source: str, **macros: int) -> Module:
-        """Compile a file of `methods/cuda/kernels` with macros defined, once for each set of macros."""
+        """Compile a file of `methods/cuda/kernels` with these macros; once for each set of macros."""
 
     @abstractmethod
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
-        """Allocate an array that holds nothing yet. Raises DeviceMemoryError."""
+        """Allocate an array with undefined values.
+
+        Raises:
+            DeviceMemoryError: too little memory is free.
+        """
 
     @abstractmethod
     def clear(self, array: DeviceArray) -> None:
@@ -71,49 +84,54 @@ class Backend(ABC):
 
     @abstractmethod
     def download(self, array: DeviceArray) -> NDArray[Any]:
-        """Copy a device array to the host, once all that is queued has been done."""
+        """Wait until all queued work is done, then copy a device array to the host."""
 
     @abstractmethod
     def adopt(self, array: Any) -> DeviceArray | None:
-        """Return a contiguous device array over a caller's array without a copy through the host.
+        """Return a caller's array as a contiguous device array, without a copy through the host.
 
-        Takes what has __cuda_array_interface__ or __dlpack__ on this device. None: the array is the host's.
+        Args:
+            array: any array; one on this device has __cuda_array_interface__ or __dlpack__.
+
+        Returns:
+            The device array; None if `array` is on the host.
         """
 
     @abstractmethod
     def free_memory(self) -> int:
-        """Return the bytes that can still be allocated."""
+        """Return how many bytes can still be allocated."""
 
     @abstractmethod
     def mark(self) -> Any:
-        """Return a mark of what has been queued on the current stream up to now."""
+        """Return a mark (an event) that is reached when all work queued so far on the current stream is done."""
 
     @abstractmethod
     def wait(self, mark: Any) -> None:
-        """Let what is queued on the current stream from now on wait for a mark (None = for nothing)."""
+        """Let all work queued from now on, on the current stream, wait for a mark (None = do not wait)."""
 
     @abstractmethod
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return a function that does what `work` does: queue the same launches on the same arrays.
+        """Return a function that queues the same launches, on the same arrays, as `work` does.
 
-        `work` is called at least once. Launches may be recorded in a graph, which costs the host next to nothing.
+        `work` is called at least once. Its launches may be recorded in a graph, which the host can launch at almost no
+        cost.
         """
 
 
 @functools.cache
 def kernel_source(name: str) -> str:
-    """Return the text of a kernel file with the files that it includes in place."""
+    """Return the text of a kernel file, with each `#include` replaced by the text of that file."""
     text = (KERNELS / name).read_text(encoding="utf-8")
     return re.sub(r'^#include "([\w.]+)"$', lambda match: kernel_source(match[1]), text, flags=re.MULTILINE)
 
 
 def macro_options(macros: dict[str, int]) -> tuple[str, ...]:
-    """Return the compiler's options that define macros, in one order."""
+    """Return the compiler options that define macros, sorted by name."""
     return tuple(f"-D{name}={value}" for name, value in sorted(macros.items()))
 
 
 def kernel_argument(value: Any) -> Any:
-    """Give a plain number the type that kernels take: int32 or float32."""
+    """Convert a Python number to the type that kernels take: int32 or float32."""
     if isinstance(value, np.generic):
         return value
     if isinstance(value, int):
@@ -124,5 +142,5 @@ def kernel_argument(value: Any) -> Any:
 
 
 def blocks_for(count: int, block: int) -> int:
-    """Return how many blocks of `block` threads it takes for `count` of them."""
+    """Return how many blocks of `block` threads are needed for `count` threads."""
     return -(-count // block)

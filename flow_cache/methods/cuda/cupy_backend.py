@@ -1,4 +1,4 @@
-"""The seam on a GPU, by CuPy. Kernels are compiled at first use for the device's architecture and kept by CuPy."""
+"""The backend on a GPU, by CuPy, which compiles kernels for the GPU at first use and keeps them on disk."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from flow_cache.methods.cuda.backend import (
     macro_options,
 )
 
-_DLPACK_CUDA = (2, 13)  # memory of a device, and managed memory
-DEFAULT_SHARED = 48 * 1024  # more dynamic shared memory than this has to be asked for
+_DLPACK_CUDA = (2, 13)  # DLPack's codes for device memory and managed memory
+DEFAULT_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may use without a special request
 
 
 class CupyModule:
-    """A file's kernels on one device."""
+    """The kernels of one source file on one device."""
 
     def __init__(self, cupy: Any, source: str, macros: dict[str, int]) -> None:
         self._cupy = cupy
@@ -46,7 +46,7 @@ class CupyModule:
                 raise DeviceError(
                     f"the kernels do not compile for this GPU ({first_line(error)}); install a CuPy for a newer CUDA"
                 ) from error
-            except RuntimeError as error:  # CUDA's headers are missing, say
+            except RuntimeError as error:  # e.g. CUDA's headers are missing
                 raise DeviceError(
                     f"the kernels cannot be made ({first_line(error)}); where CUDA's headers are missing, "
                     "pip install 'cupy-cuda13x[ctk]'"
@@ -58,7 +58,12 @@ class CupyModule:
 
 
 class CupyBackend(Backend):
-    """One GPU; cupy is the module, so that this one can be imported where there is none."""
+    """One GPU.
+
+    Args:
+        cupy: the module CuPy, passed in so that this module can be imported without it.
+        index: CUDA's number of the device.
+    """
 
     def __init__(self, cupy: Any, index: int) -> None:
         self._cupy = cupy
@@ -71,6 +76,7 @@ class CupyBackend(Backend):
         return self._cupy.cuda.Device(self.index)  # type: ignore[no-any-return]
 
     def _module(self, source: str, **macros: int) -> Module:
+        """Compile a file of kernels."""
         with self.active():
             return CupyModule(self._cupy, source, macros)
 
@@ -101,18 +107,19 @@ class CupyBackend(Backend):
     def adopt(self, array: Any) -> DeviceArray | None:
         if isinstance(array, np.ndarray):
             return None
-        # DLPack first: with it the producer's stream and ours are put in order without a wait on the host
+        # DLPack first: it orders the caller's stream and the current one, and the host need not wait
         if hasattr(array, "__dlpack_device__") and array.__dlpack_device__()[0] in _DLPACK_CUDA:
-            own = self._cupy.from_dlpack(array)
+            adopted = self._cupy.from_dlpack(array)
         elif hasattr(array, "__cuda_array_interface__"):
-            own = self._cupy.asarray(array)
+            adopted = self._cupy.asarray(array)
         else:
             return None
-        if own.device.id != self.index:
+        index = adopted.device.id
+        if index != self.index:
             raise ArgumentError(
-                f"frames are on cuda:{own.device.id} but the method runs on cuda:{self.index}; move one to the other"
+                f"frames are on cuda:{index} but the method runs on cuda:{self.index}; move one to the other"
             )
-        return self._cupy.ascontiguousarray(own)
+        return self._cupy.ascontiguousarray(adopted)
 
     def free_memory(self) -> int:
         free, _ = self._device.mem_info
@@ -132,7 +139,7 @@ class CupyBackend(Backend):
 
 
 class _Recorded:
-    """Work that is queued directly the first time, when kernels may still have to be loaded, then by a graph."""
+    """Work that is queued directly the first time, since kernels may have to be loaded then, later by a graph."""
 
     def __init__(self, cupy: Any, work: Callable[[], None]) -> None:
         self._cupy = cupy
@@ -152,6 +159,8 @@ class _Recorded:
                 try:
                     self._work()
                 finally:
-                    graph = stream.end_capture()  # also after an error, or the stream would go on recording
+                    graph = (
+                        stream.end_capture()
+                    )  # also after an error, else the stream would stay in capture mode
             self._graph = graph
         self._graph.launch(self._cupy.cuda.get_current_stream())

@@ -1,7 +1,7 @@
-"""What the estimators on CUDA share: frames in batches to the device, flow out of it, a memory budget, clear errors.
+"""Base of the estimators on CUDA: frames in batches to the device, flow back, a memory budget, clear errors.
 
-A batch is what one `Workspace` holds. A frame of a stack is uploaded once and prepared once, also where its two pairs
-fall into different batches: it keeps its slot until both have been solved.
+A batch is as many pairs as one `Workspace` holds. Each frame of a stack is uploaded and prepared once, even if its two
+pairs are in different batches: it keeps its slot until both have been solved.
 """
 
 from __future__ import annotations
@@ -14,20 +14,37 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flow_cache.errors import ArgumentError, DeviceError
-from flow_cache.methods.base import FlowMethod, check_count, check_frames, check_layout, check_scale
+from flow_cache.methods.base import (
+    FlowMethod,
+    check_count,
+    check_frames,
+    check_layout,
+    check_pairs,
+    check_scale,
+)
 from flow_cache.methods.cuda.backend import Backend, DeviceArray, DeviceMemoryError, blocks_for
-from flow_cache.quantization import check_bound, quantize_scale
+from flow_cache.quantization import check_bound, nan_error, quantize_scale
 
-BATCH_PIXELS = 24_000_000  # a batch of this many keeps the largest GPU busy; more only takes memory
-MOST_PAIRS = 1024  # the kernels look for work among as many
-KEPT_WORKSPACES = 4
+BATCH_PIXELS = 24_000_000  # pixels of a batch; they keep the largest GPU busy, more would only take memory
+MOST_PAIRS = 1024  # pairs of a batch that the kernels can handle
+KEPT_WORKSPACES = 4  # for different frame sizes
 
 
 class Workspace(ABC):
-    """Arrays for pairs of frames of one size, and the work on them. Kept between calls, so that it can be recorded.
+    """Arrays for pairs of frames of one size, and the work on them. It is kept between calls, so work can be recorded.
 
-    slots: int32, where each staged frame goes; first, second: int32, the slots of each pair; -1 = none.
-    flow: (pairs, 2, height, width) float32, the result.
+    Args:
+        backend: the device.
+        height: of the frames, pixels.
+        width: of the frames, pixels.
+        frames: number of slots, each for one prepared frame.
+        pairs: largest number of pairs.
+
+    Attributes:
+        slots: (frames,) int32, the slot of each staged frame; -1 = none.
+        first: (pairs,) int32, the slot of each pair's first frame; -1 = no such pair.
+        second: (pairs,) int32, the slot of its second frame.
+        flow: (pairs, 2, height, width) float32, the result, pixels.
     """
 
     def __init__(self, backend: Backend, height: int, width: int, frames: int, pairs: int) -> None:
@@ -45,7 +62,14 @@ class Workspace(ABC):
         """Queue all launches: prepare the staged frames (frames, height, width), then solve the pairs."""
 
     def run(self, frames: list[Any], slots: list[int], first: list[int], second: list[int]) -> None:
-        """Stage stacks of frames (one after the other), place them into slots, and solve the pairs."""
+        """Queue the upload of frames and the work on pairs.
+
+        Args:
+            frames: stacks (T, H, W) of one dtype, uint8 or float32, that are joined.
+            slots: slot for each of their frames.
+            first: slot of each pair's first frame, -1 = skip the pair.
+            second: slot of each pair's second frame.
+        """
         dtype = np.dtype(frames[0].dtype)
         if dtype not in self._staged:
             staged = self.backend.empty((self.frames, self.height, self.width), dtype)
@@ -62,15 +86,20 @@ class Workspace(ABC):
         self._recorded[dtype]()
 
     def release(self) -> None:
-        """Let go of what was recorded, which knows this workspace, so that its memory is free as soon as it is."""
+        """Drop recorded work: it refers to this workspace, which could not free its memory otherwise."""
         self._recorded.clear()
 
 
 class CudaMethod(FlowMethod):
-    """An estimator on one GPU.
+    """An estimator on one GPU. Two threads must not use it at the same time.
 
-    memory_fraction: share of the free device memory that a batch may take. batch: pairs worked on at the same time,
-    None = chosen by that. Neither changes the result. Not to be used by two threads at the same time.
+    Args:
+        backend: the device.
+
+    Attributes:
+        memory_fraction: share of the free device memory that a batch may take; it does not change the result.
+        batch: pairs worked on at the same time, None = as many as this share allows; it does not change the result.
+        device: the backend.
     """
 
     memory_fraction: float = 0.5
@@ -81,7 +110,7 @@ class CudaMethod(FlowMethod):
     def __init__(self, backend: Backend) -> None:
         self.device = backend
         self._workspaces: dict[tuple[int, int, int, int], Workspace] = {}
-        self._most = BATCH_PIXELS  # pairs of a batch, once more of them did not fit
+        self._most = BATCH_PIXELS  # largest batch, in pairs; halved when a batch does not fit
         self._last_use: Any = None
 
     @abstractmethod
@@ -93,12 +122,22 @@ class CudaMethod(FlowMethod):
         """Return the bytes that a frame and that a pair take in a workspace."""
 
     def __call__(self, frames: Any, step: int = 1) -> Any:
-        """Estimate the flow that carries frame t to frame t + step.
+        """Estimate the flow from frame t to frame t + step, for every t.
 
-        frames: (T, H, W) grey levels from 0 to 255, uint8 or float32: a NumPy array, or any array on this device with
-        DLPack or __cuda_array_interface__ (torch, CuPy). Returns (T - step, 2, H, W) float32, pixels per step, where
-        the frames were: a NumPy array, or a CuPy array. Work is queued on the current stream. Raises ArgumentError as
-        the CPU estimators do, DeviceError where the device's memory does not suffice.
+        Work is queued on the current stream.
+
+        Args:
+            frames: (T, H, W) uint8 or float32, grey levels from 0 to 255: a NumPy array, or an array on this device
+                with DLPack or __cuda_array_interface__ (of torch or CuPy).
+            step: distance between the two frames of a pair.
+
+        Returns:
+            (T - step, 2, H, W) float32, pixels per step: channel 0 is u (rightwards), 1 is v (downwards). A NumPy array
+            for frames on the host, a CuPy array for frames on the device.
+
+        Raises:
+            ArgumentError: as the CPU estimators do.
+            DeviceError: the device has too little memory for one pair.
         """
         with self.device.active():
             stack, on_device = self._checked(frames)
@@ -108,43 +147,68 @@ class CudaMethod(FlowMethod):
             )
 
     def pairs(self, first: Any, second: Any) -> Any:
-        """Estimate the flow of explicit pairs, first[n] to second[n]: two (N, H, W) stacks of one dtype and place."""
+        """Estimate the flow from first[n] to second[n], for every n.
+
+        Args:
+            first: (N, H, W) as in `__call__`.
+            second: the same shape and dtype, on the same side (device or host).
+
+        Returns:
+            (N, 2, H, W) float32, as in `__call__`.
+
+        Raises:
+            ArgumentError: frames as in `__call__`, or stacks that differ.
+            DeviceError: the device has too little memory for one pair.
+        """
         with self.device.active():
-            (one, on_device), (two, also) = self._checked(first), self._checked(second)
-            if one.shape != two.shape:
-                raise ArgumentError(f"pairs must have one shape, got {one.shape} and {two.shape}")
-            if one.dtype != two.dtype:
-                raise ArgumentError(f"pairs must have one dtype, got {one.dtype} and {two.dtype}")
-            if on_device != also:
+            first, on_device = self._checked(first)
+            second, second_on_device = self._checked(second)
+            check_pairs(first, second)
+            if on_device != second_on_device:
                 raise ArgumentError(
                     "pairs must be in one place, got one stack on the device and one on the host"
                 )
-            return self._solve(one.shape, len(one), on_device, lambda: self._pair_batches(one, two))
+            return self._solve(first.shape, len(first), on_device, lambda: self._pair_batches(first, second))
 
     def quantized(self, frames: Any, bound: float, step: int = 1) -> tuple[Any, int]:
-        """Estimate the flow of a stack and quantise it on the device: bytes as `quantize` makes them, and the clipped.
+        """Estimate the flow of a stack and quantise it on the device.
 
-        Returns (T - step, 2, H, W) uint8 where the frames were, and the count of values beyond +-bound.
+        Args:
+            frames: (T, H, W) as in `__call__`.
+            bound: pixels per step, as in `flow_cache.quantize`.
+            step: distance between the two frames of a pair.
+
+        Returns:
+            (T - step, 2, H, W) uint8, on the same side as the frames, and the number of clipped values.
         """
         ((levels, clipped),) = self.quantized_stacks([frames], bound, step)
         return levels, clipped
 
     def quantized_stacks(self, stacks: Sequence[Any], bound: float, step: int = 1) -> list[tuple[Any, int]]:
-        """Do `quantized` for stacks of one frame size, in common batches; several must be on the host."""
+        """Return `quantized` of each stack; the stacks share batches.
+
+        Args:
+            stacks: as in `quantized`, of one frame size and dtype; if there are several, on the host.
+            bound: as in `quantized`.
+            step: as in `quantized`.
+
+        Raises:
+            ArgumentError: as in `quantized`, or stacks that differ or are several on the device.
+        """
         bound = check_bound(bound)
         with self.device.active():
             checked = [self._checked(frames) for frames in stacks]
             for stack, _ in checked:
                 check_count(len(stack), step)
             stack, on_device = checked[0]
-            if len({(one.shape[1:], one.dtype, there) for one, there in checked}) > 1:
+            if len({(part.shape[1:], part.dtype, there) for part, there in checked}) > 1:
                 raise ArgumentError("stacks must have one frame size and dtype, and be in one place")
             if len(checked) > 1:
                 if on_device:
                     raise ArgumentError("several stacks must be on the host; join them on the device")
-                stack = np.concatenate([one for one, _ in checked])
-            ends = np.cumsum([len(one) for one, _ in checked]).tolist()
-            # the pairs that would go from one stack to the next
+                stack = np.concatenate([part for part, _ in checked])
+            ends = np.cumsum([len(part) for part, _ in checked]).tolist()
+            # pairs that would go from one stack to the next
             seams = {t for end in ends[:-1] for t in range(end - step, end)}
             quantizer = _Quantizer(self.device, bound, len(stack) - step)
             levels = self._solve(
@@ -154,7 +218,7 @@ class CudaMethod(FlowMethod):
                 lambda: self._stack_batches(stack, step, seams),
                 quantizer,
             )
-            spans = [(end - len(one), end - step) for end, (one, _) in zip(ends, checked, strict=True)]
+            spans = [(end - len(part), end - step) for end, (part, _) in zip(ends, checked, strict=True)]
             return [(levels[start:end], quantizer.clipped(start, end)) for start, end in spans]
 
     def _estimate(self, first: Any, second: Any) -> Any:
@@ -162,44 +226,45 @@ class CudaMethod(FlowMethod):
 
     def _checked(self, frames: Any) -> tuple[Any, bool]:
         """Return a checked stack and whether it is on the device."""
-        own = self.device.adopt(frames)
-        if own is None:
+        adopted = self.device.adopt(frames)
+        if adopted is None:
             check_frames(frames)
             return frames, False
-        check_layout(own)
-        if own.dtype == np.float32 and own.size:
-            low, high = check_levels(self.device, own)
+        check_layout(adopted)
+        if adopted.dtype == np.float32 and adopted.size:
+            low, high = value_range(self.device, adopted)
             if not (low >= 0 and high <= 255):
                 raise ArgumentError(
                     f"float frames must be grey levels 0 to 255; they hold {low} to {high} or a NaN"
                 )
             check_scale(high)
-        return own, True
+        return adopted, True
 
     def _stack_batches(
         self, stack: Any, step: int, seams: Collection[int] = ()
     ) -> Iterator[tuple[Workspace, int, int]]:
-        """Solve a stack batch by batch, but for `seams`; yields the workspace and its first pair and count."""
+        """Solve a stack batch by batch; yield the workspace, its first pair and count. `seams`: pairs to skip."""
         count = len(stack) - step
         workspace = self._workspace(stack, count, step)
-        if workspace is None:  # few frames of a batch would serve two of its pairs
+        if workspace is None:  # only few frames of a batch would belong to two of its pairs
             yield from self._pair_batches(stack[:-step], stack[step:])
             return
-        places, most = workspace.frames, workspace.pairs
+        slots, most = workspace.frames, workspace.pairs
         staged = 0
         for start in range(0, count, most):
             n = min(most, count - start)
             end = start + n + step
             workspace.run(
                 [stack[staged:end]],
-                [t % places for t in range(staged, end)],
-                [-1 if t in seams else t % places for t in range(start, start + n)],
-                [(t + step) % places for t in range(start, start + n)],
+                [t % slots for t in range(staged, end)],
+                [-1 if t in seams else t % slots for t in range(start, start + n)],
+                [(t + step) % slots for t in range(start, start + n)],
             )
             staged = end
             yield workspace, start, n
 
     def _pair_batches(self, first: Any, second: Any) -> Iterator[tuple[Workspace, int, int]]:
+        """Solve explicit pairs batch by batch; yield as `_stack_batches` does."""
         workspace = self._workspace(first, len(first), None) if len(first) else None
         if workspace is None:
             return
@@ -218,25 +283,25 @@ class CudaMethod(FlowMethod):
         batches: Callable[[], Iterator[tuple[Workspace, int, int]]],
         quantizer: _Quantizer | None = None,
     ) -> Any:
-        """Gather what the batches make, on the device or on the host; with smaller ones if memory runs out."""
+        """Collect the results of the batches, on the device or the host; retry with smaller ones if memory runs out."""
         whole = (count, 2, *shape[1:])
         dtype = np.uint8 if quantizer else np.float32
         self._most = max(1, count)
-        self.device.wait(self._last_use)  # another stream may still be at work in the workspaces
+        self.device.wait(self._last_use)  # another stream may still be working in the workspaces
         result = self.device.empty(whole, dtype) if on_device else np.empty(whole, dtype)
         while True:
             try:
                 for workspace, start, n in batches():
-                    made = workspace.flow[:n]
+                    part = workspace.flow[:n]
                     if quantizer:
-                        made = quantizer(made, start)
+                        part = quantizer(part, start)
                     if on_device:
-                        self.device.upload(made, result[start : start + n])
+                        self.device.upload(part, result[start : start + n])
                     else:
-                        result[start : start + n] = self.device.download(made)
+                        result[start : start + n] = self.device.download(part)
                 break
             except DeviceMemoryError as error:
-                traceback.clear_frames(error.__traceback__)  # they hold what has been allocated so far
+                traceback.clear_frames(error.__traceback__)  # they refer to what has been allocated so far
                 self._drop(0)
                 if self._most == 1:
                     raise DeviceError(self._too_large(*shape[1:])) from error
@@ -247,9 +312,15 @@ class CudaMethod(FlowMethod):
         return result
 
     def _workspace(self, stack: Any, count: int, step: int | None) -> Workspace | None:
-        """Return a workspace for a batch of up to `count` pairs; step None: of pairs that share no frame.
+        """Return a workspace for a batch of up to `count` pairs.
 
-        None where `step` frames more than the batch's pairs would be the larger part of it.
+        Args:
+            stack: the frames, for their size.
+            count: pairs to solve.
+            step: distance between the two frames of a pair; None = the pairs share no frames.
+
+        Returns:
+            The workspace; None if a batch has fewer pairs than `step`, so that sharing frames is not worth it.
         """
         height, width = stack.shape[1:]
         pairs = self._most = self._batch(height, width, count, step)
@@ -262,7 +333,7 @@ class CudaMethod(FlowMethod):
         return self._workspaces[size]
 
     def _batch(self, height: int, width: int, count: int, step: int | None) -> int:
-        """Choose how many pairs to work on at the same time: a power of two, or what the memory holds."""
+        """Choose how many pairs to work on at the same time: a power of two, or as many as the memory allows."""
         if self.batch is not None:
             return min(self.batch, self._most, MOST_PAIRS)
         wanted = min(MOST_PAIRS, max(4, BATCH_PIXELS // (height * width)))
@@ -276,16 +347,18 @@ class CudaMethod(FlowMethod):
         return max(1, min(pairs, fits))
 
     def _drop(self, most: int) -> None:
-        """Keep the latest workspaces only."""
+        """Drop the oldest workspaces until `most` are left."""
         while len(self._workspaces) > most:
             self._workspaces.pop(next(iter(self._workspaces))).release()
 
     def _used(self, size: tuple[int, int, int, int]) -> int:
+        """Return the bytes of a workspace."""
         height, width, frames, pairs = size
         frame_bytes, pair_bytes = self._bytes(height, width)
         return frames * frame_bytes + pairs * pair_bytes
 
     def _too_large(self, height: int, width: int) -> str:
+        """Return the message for a pair that does not fit."""
         frame_bytes, pair_bytes = self._bytes(height, width)
         needed, free = (pair_bytes + 2 * frame_bytes) / 2**20, self.device.free_memory() / 2**20
         return (
@@ -295,7 +368,7 @@ class CudaMethod(FlowMethod):
 
 
 class _Quantizer:
-    """Quantise batches on the device and count what was clipped there; the rule is `quantize`'s."""
+    """Quantise batches on the device as `quantize` does, and count the clipped values there."""
 
     def __init__(self, device: Backend, bound: float, pairs: int) -> None:
         self._device = device
@@ -304,11 +377,11 @@ class _Quantizer:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was counted."""
+        """Set the counts to 0."""
         self._device.clear(self._counts)
 
     def __call__(self, flow: DeviceArray, start: int) -> DeviceArray:
-        """Quantise the flow (N, 2, H, W) of the pairs from `start` on."""
+        """Quantise the flow (N, 2, H, W) of N pairs, the first of which has index `start`."""
         levels = self._device.empty(flow.shape, np.uint8)
         size = flow[0].size
         scale = np.float32(quantize_scale(self._bound))
@@ -322,24 +395,24 @@ class _Quantizer:
         return levels
 
     def clipped(self, start: int, end: int) -> int:
-        """Return how many values of some pairs were clipped."""
+        """Return how many values of the pairs from `start` to `end` were clipped; raise ArgumentError for NaN."""
         clipped, nans = self._device.download(self._counts[start:end]).sum(axis=0, dtype=np.int64)
         if nans:
-            raise ArgumentError("flow holds NaN; expected numbers (an estimator must not return NaN)")
+            raise nan_error()
         return int(clipped)
 
 
-def check_levels(device: Backend, frames: DeviceArray) -> tuple[float, float]:
-    """Return the least and greatest value of a float array on the device; NaN as the greatest if it holds one."""
+def value_range(device: Backend, array: DeviceArray) -> tuple[float, float]:
+    """Return the smallest and largest value of a float32 array on the device; the largest is NaN if there is a NaN."""
     bits = device.empty(2, np.uint32)
     device.clear(bits)
-    grid = (min(blocks_for(frames.size, 256), 1024), 1, 1)
-    device.module("quantize.cu").launch("extremes", grid, (256, 1, 1), (frames, np.int64(frames.size), bits))
+    grid = (min(blocks_for(array.size, 256), 1024), 1, 1)
+    device.module("quantize.cu").launch("extremes", grid, (256, 1, 1), (array, np.int64(array.size), bits))
     negated_low, high = (_float_of(int(value)) for value in device.download(bits))
     return -negated_low, high
 
 
 def _float_of(ordered: int) -> float:
-    """Undo the order-preserving mapping of floats to unsigned integers that `extremes` uses."""
+    """Invert the order-preserving mapping of floats to unsigned integers that the kernel `extremes` uses."""
     value = ordered ^ 0x80000000 if ordered & 0x80000000 else ordered ^ 0xFFFFFFFF
     return float(np.array([value], np.uint32).view(np.float32)[0])

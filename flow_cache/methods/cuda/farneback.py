@@ -1,4 +1,4 @@
-"""Farneback on a device: which kernels of `farneback.cu` run in what order, on what sizes, in how much memory.
+"""Farneback on CUDA: the launches of `farneback.cu`, their order and sizes, and the memory that they need.
 
 Farneback, "Two-Frame Motion Estimation Based on Polynomial Expansion", SCIA 2003, as OpenCV computes it.
 """
@@ -15,44 +15,49 @@ from flow_cache.methods.cuda.engine import CudaMethod, Workspace
 from flow_cache.methods.farneback import FarnebackParameters
 
 SMALLEST_LEVEL = 32  # pixels: a level with a shorter side is not built
-REGULARISATION = (
-    1e-3  # added to the determinant of a pixel's averaged equations; for grey levels from 0 to 255
-)
+# added to the determinant of a pixel's averaged equations; for grey levels from 0 to 255
+REGULARISATION = 1e-3
 FLOAT_BYTES = 4
-MOMENTS = 4  # floats that `expand` keeps in shared memory for a pixel
-EQUATIONS = 10  # and `sum_equations_along_rows`
+MOMENTS = 4  # floats of shared memory for each pixel, in the kernel `expand`
+EQUATIONS = 10  # floats of shared memory for each pixel, in the kernel `sum_equations_along_rows`
 THREADS = 256  # of a block
-TILE = (32, 8, 1)  # threads of a block where every pixel stands alone
-STRIPS = (32, 4, 1)  # threads of a block that walk down columns
-STRIP = 16  # pixels that such a thread walks
+TILE = (32, 8, 1)  # block of the kernels in which a thread computes one pixel
+STRIPS = (32, 4, 1)  # block of the kernel in which a thread goes down a column
+STRIP = 16  # pixels of the column that such a thread computes
 
 
 @dataclass(frozen=True)
 class Level:
-    """A level of the pyramid."""
+    """A level of the pyramid.
+
+    Attributes:
+        height: pixels.
+        width: pixels.
+        sigma: standard deviation of the Gaussian that smooths the frame before it is sampled, in pixels of the frame.
+    """
 
     height: int
     width: int
     sigma: float
-    """Standard deviation, in pixels of the frame, of the smoothing before it is sampled."""
 
     @property
     def area(self) -> int:
+        """Pixels of the level."""
         return self.height * self.width
 
     @property
     def sheet(self) -> int:
-        """Floats of five values a pixel, as the kernels lay them out."""
+        """Floats of an array with five values for each pixel, as the kernels lay it out."""
         return 5 * padded(self.area)
 
 
 def padded(count: int) -> int:
-    """Round a count of floats up to a whole number of float4."""
+    """Round a number of floats up to whole float4."""
     return 4 * blocks_for(count, 4)
 
 
 def pyramid_levels(height: int, width: int, parameters: FarnebackParameters) -> list[Level]:
-    """Return the levels that are built, the frame's own size first."""
+    """Return the pyramid levels of a frame of height x width pixels, finest first."""
     levels: list[Level] = []
     scale = 1.0
     while not levels or (len(levels) <= parameters.levels and min(height, width) * scale >= SMALLEST_LEVEL):
@@ -62,7 +67,11 @@ def pyramid_levels(height: int, width: int, parameters: FarnebackParameters) -> 
 
 
 def smoothing_taps(sigma: float) -> NDArray[np.float32]:
-    """Return the Gaussian that smooths frames for a level; the frame's own size takes 1 2 1."""
+    """Return the filter, float32 with sum 1, that smooths a frame for a level.
+
+    Args:
+        sigma: standard deviation of the Gaussian, pixels; 0, for the finest level, gives the filter 1 2 1.
+    """
     size = max(round(5 * sigma) | 1, 3)
     x = np.arange(size) - size // 2
     taps = np.exp(-(x**2) / (2 * sigma**2)) if sigma > 0 else np.array([1.0, 2.0, 1.0])
@@ -70,10 +79,15 @@ def smoothing_taps(sigma: float) -> NDArray[np.float32]:
 
 
 def expansion_weights(radius: int, sigma: float) -> NDArray[np.float32]:
-    """Return the weights of the polynomial fit as `expand` reads them: g, g k, g k^2 for k = 0 .. radius, then moments.
+    """Return the weights of the polynomial fit as the kernel `expand` reads them.
 
-    Where so narrow a Gaussian sees one pixel only, no polynomial can be told: all inverse moments are 0, then so is
-    the flow.
+    Args:
+        radius: the neighbourhood reaches this many pixels to every side.
+        sigma: standard deviation of the Gaussian g, pixels.
+
+    Returns:
+        float32: g, g k, g k^2 for k = 0 .. radius, then inverse moments. If the Gaussian is so narrow that it weights
+        only one pixel, no polynomial can be fitted: all inverse moments are 0, and so is the flow.
     """
     if sigma < np.finfo(np.float32).eps:
         sigma = 0.3 * radius
@@ -89,7 +103,14 @@ def expansion_weights(radius: int, sigma: float) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class RowBlocks:
-    """Blocks that filter along rows: each takes `outputs` pixels and `radius` more at both ends into shared memory."""
+    """Blocks of a kernel that filters along rows, in shared memory.
+
+    Attributes:
+        outputs: neighbouring pixels of a row that a block computes; it reads the filter's radius more at both ends.
+        grid: blocks along x and y.
+        block: threads of a block along x, y, z.
+        shared: bytes of shared memory of a block.
+    """
 
     outputs: int
     grid: tuple[int, int]
@@ -98,9 +119,12 @@ class RowBlocks:
 
     @classmethod
     def cover(cls, level: Level, radius: int, floats: int) -> RowBlocks:
-        """Cut rows evenly, so that a block's threads take one pixel each where the radius leaves them enough to do.
+        """Cut the rows of a level into equal parts, so that each thread reads one pixel unless the radius is large.
 
-        floats: of shared memory for a pixel.
+        Args:
+            level: gives the size.
+            radius: of the filter, pixels.
+            floats: floats of shared memory for each pixel.
         """
         segments = blocks_for(level.width, max(THREADS - 2 * radius, THREADS // 2))
         outputs = blocks_for(level.width, segments)
@@ -118,7 +142,12 @@ class RowBlocks:
 class FarnebackWorkspace(Workspace):
     """The arrays and launches of Farneback's flow for pairs of one size.
 
-    A slot keeps a frame's polynomials on every level. `work` allocates nothing and waits for nothing.
+    A slot holds a frame's polynomials on all levels. `work` does not allocate and does not wait.
+
+    Args:
+        backend: the device.
+        parameters: of the algorithm.
+        height, width, frames, pairs: see `Workspace`.
     """
 
     def __init__(
@@ -135,7 +164,7 @@ class FarnebackWorkspace(Workspace):
         self._module = backend.module("farneback.cu")
         self._levels = pyramid_levels(height, width, parameters)
         self._polynomials = [backend.empty(frames * level.sheet, np.float32) for level in self._levels]
-        # first the frames' two passes of smoothing, later the pairs' equations
+        # first for the two passes that smooth the frames, later for the equations of the pairs
         whole = self._levels[0]
         self._scratch = backend.empty(max(2 * frames * whole.area, pairs * whole.sheet), np.float32)
         self._coarser_flow = backend.empty(
@@ -144,7 +173,7 @@ class FarnebackWorkspace(Workspace):
         self._upload_tables()
 
     def _upload_tables(self) -> None:
-        """Send all filters in one copy."""
+        """Upload all filters in one copy."""
         p = self._parameters
         tables = [
             expansion_weights(p.poly_n, p.poly_sigma),
@@ -159,10 +188,10 @@ class FarnebackWorkspace(Workspace):
         )
 
     def work(self, staged: DeviceArray) -> None:
-        """Queue all launches: polynomials of the staged frames, then the pairs' flow, coarse to fine."""
+        """Queue all launches: polynomials of the staged frames, then the flow of the pairs, coarse to fine."""
         for index in range(len(self._levels)):
             self._expand(staged, index)
-        # the levels take turns with two buffers, so that the finest level's is `flow`
+        # the levels alternate between two buffers, so that the finest one writes into `flow`
         flow, previous = self.flow.reshape(-1), self._coarser_flow
         if len(self._levels) % 2 == 0:
             flow, previous = previous, flow
@@ -177,7 +206,7 @@ class FarnebackWorkspace(Workspace):
             flow, previous = previous, flow
 
     def _expand(self, staged: DeviceArray, index: int) -> None:
-        """Fit polynomials to the staged frames on a level and put them into their slots."""
+        """Fit polynomials to the staged frames on one level, and store them in the frames' slots."""
         level, taps = self._levels[index], self._taps[index]
         rows, image = self._scratch, self._scratch[self.frames * self.height * level.width :]
         scale_x, scale_y = np.float64(self.width / level.width), np.float64(self.height / level.height)
@@ -204,7 +233,7 @@ class FarnebackWorkspace(Workspace):
         )
 
     def _enlarge(self, coarse: DeviceArray, coarser: Level, fine: DeviceArray, level: Level) -> None:
-        """Start a level from the flow of the one above."""
+        """Start a level with the resized flow of the next coarser one."""
         scales = np.float64(coarser.width / level.width), np.float64(coarser.height / level.height)
         sizes = (coarser.width, coarser.height, level.width, level.height)
         self._launch(
@@ -214,7 +243,7 @@ class FarnebackWorkspace(Workspace):
         )
 
     def _iterate(self, flow: DeviceArray, index: int) -> None:
-        """Form all equations at the present flow, average them over the window, solve them."""
+        """Set up all equations at the current flow, average them over the window, solve them."""
         level = self._levels[index]
         radius = self._parameters.winsize // 2
         blocks = RowBlocks.cover(level, radius, EQUATIONS)
@@ -227,7 +256,7 @@ class FarnebackWorkspace(Workspace):
             (*frames, flow, self._scratch, *size, radius, blocks.outputs),
             blocks.shared,
         )
-        # the means' determinant takes REGULARISATION; the sums are winsize^2 times as large
+        # REGULARISATION is for means; sums are winsize^2 times as large, their determinant winsize^4 times
         regularisation = REGULARISATION * self._parameters.winsize**4
         self._module.launch(
             "solve_along_columns",
@@ -246,7 +275,11 @@ class FarnebackWorkspace(Workspace):
 class Farneback(CudaMethod):
     """Farneback's flow on one GPU, as OpenCV's calcOpticalFlowFarneback estimates it on the CPU.
 
-    Only where winsize is 1 do they differ: OpenCV then adds the first row and column to every window.
+    They differ only for winsize 1: OpenCV then adds the first row and column to every window.
+
+    Args:
+        parameters: of the algorithm.
+        backend: the device.
     """
 
     name = "farneback"
@@ -261,10 +294,10 @@ class Farneback(CudaMethod):
         return FarnebackWorkspace(self.device, self.parameters, height, width, frames, pairs)
 
     def _bytes(self, height: int, width: int) -> tuple[int, int]:
-        """Return the bytes that a frame and that a pair take in a workspace.
+        """Return the bytes of a frame and those of a pair in a workspace.
 
-        The scratch counts with the pairs: there are at most twice as many frames, and two floats a pixel for each of
-        these are less than a pair's five.
+        The scratch is counted with the pairs, five floats per pixel for each. Frames need less of it: two floats per
+        pixel for each, and there are at most twice as many.
         """
         levels = pyramid_levels(height, width, self.parameters)
         staged = (1 + FLOAT_BYTES) * levels[0].area  # as bytes, as floats, or both in turn

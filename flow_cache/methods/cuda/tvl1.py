@@ -1,7 +1,7 @@
 """TV-L1 on CUDA: the launches of `tvl1_pyramid.cu`, `tvl1_warp.cu`, `tvl1_median.cu` and `tvl1_iterate.cu`.
 
-The results are those of the CPU estimator (`flow_cache.methods.tvl1.estimator`) but for roundings. The host queues the same
-launches for every batch, whatever the frames: a pair that has converged just has no more work in them.
+The results are those of the CPU estimator (`flow_cache.methods.tvl1.estimator`), up to rounding. The host queues the
+same launches for every batch, whatever the frames. Launches do no work for a pair that has converged.
 """
 
 from __future__ import annotations
@@ -14,28 +14,37 @@ from flow_cache.methods.cuda.backend import Backend, DeviceArray, Size, blocks_f
 from flow_cache.methods.cuda.engine import CudaMethod, Workspace
 from flow_cache.methods.tvl1.parameters import BORDER, CPU_CUBIC, CUDA_CUBIC, TVL1Parameters, level_sizes
 
-LANES = 32
+LANES = 32  # threads of a warp
 WARPS = 2  # of a block
-SEGMENT = 64  # rows that a warp makes, about
-SPARE_PASSES = 1  # launches beyond the fewest that an outer iteration takes, so that passes may be shorter
-CONTROL = 8
-BLOCK = (32, 8, 1)
-MEDIAN_TILE = (64, 16)
+SEGMENT = 64  # rows that a warp computes, approximately
+CONTROL = 8  # numbers in the control record of a pair
+BLOCK = (32, 8, 1)  # threads of a block where a thread computes one pixel
+MEDIAN_TILE = (64, 16)  # pixels that a block filters at a time
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the kernel of the iterations is compiled. Results do not depend on it, but for when a pair converges."""
+    """How the kernel of the iterations is compiled and launched.
+
+    Results do not depend on it, except for the iteration after which a pair is seen to have converged: sums are rounded
+    differently.
+
+    Attributes:
+        iterations: iterations in one pass over memory. More need less bandwidth, but more registers and overlap.
+        columns: columns of a lane, 2 or 4; the strip of a warp is 32 times as wide.
+        resident: blocks that fit on a multiprocessor, by their registers.
+        spare_passes: passes of an outer iteration beyond the fewest that can do its iterations, so that some passes may
+            be shorter.
+    """
 
     iterations: int
-    """Iterations in one pass over memory: more take less bandwidth, but more registers and overlap."""
     columns: int
-    """Columns of a lane, 2 or 4: a strip of a warp is 32 times as wide."""
     resident: int
-    """Blocks that find a place on a multiprocessor, by their registers."""
+    spare_passes: int = 1
 
     @property
     def strip(self) -> int:
+        """Columns of a strip."""
         return self.columns * LANES
 
     @property
@@ -44,16 +53,25 @@ class Tuning:
         return blocks_for(self.iterations, self.columns) * self.columns
 
     def macros(self) -> dict[str, int]:
+        """Return the macros of `tvl1_iterate.cu`."""
         return {"ITERATIONS": self.iterations, "COLUMNS": self.columns, "RESIDENT": self.resident}
 
 
-# All of them compile without spills; the first is the default. Which is best is to be measured on each generation.
+# All compile without register spills. The first is the default; the best one differs between GPU generations.
 TUNINGS = (Tuning(6, 2, 6), Tuning(5, 4, 4), Tuning(8, 2, 4), Tuning(4, 4, 4))
 
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """Size of a level, and how the iterations cut it into items: fixed by the size, so that sums are too."""
+    """Size of a level, and how it is cut into items of work for the kernels.
+
+    The cut depends only on the size, so that sums over the items are always rounded in the same way.
+
+    Attributes:
+        height: rows.
+        width: pixels in a row.
+        tuning: gives the width of a strip.
+    """
 
     height: int
     width: int
@@ -61,38 +79,52 @@ class LevelPlan:
 
     @property
     def stride(self) -> int:
+        """Floats from one row to the next, a multiple of 4."""
         return -(-self.width // 4) * 4
 
     @property
     def strips(self) -> int:
+        """Strips of columns; neighbours overlap."""
         strip = self.tuning.strip
         return 1 + max(0, blocks_for(self.stride - strip, strip - 2 * self.tuning.halo))
 
     @property
     def segments(self) -> int:
+        """Segments of rows."""
         return max(1, round(self.height / SEGMENT))
 
     @property
     def rows(self) -> int:
+        """Rows of a segment; the last one may have fewer."""
         return blocks_for(self.height, self.segments)
 
     @property
     def items(self) -> int:
+        """Items of work of the iterations: a strip and a segment each."""
         return self.strips * self.segments
 
     @property
     def median_tiles(self) -> int:
+        """Tiles of the median filter."""
         return blocks_for(self.stride, MEDIAN_TILE[0]) * blocks_for(self.height, MEDIAN_TILE[1])
 
     @property
     def bordered(self) -> tuple[int, int]:
+        """Height and width with the border."""
         return self.height + 2 * BORDER, self.width + 2 * BORDER
 
 
 class TVL1(CudaMethod):
     """TV-L1 flow on one GPU, many pairs at a time.
 
-    The flow of a pair depends on nothing but the pair and the parameters: not on the batch it is in, bit for bit.
+    The flow of a pair depends only on the pair and the parameters, not on its batch, bit for bit.
+
+    Args:
+        parameters: of the algorithm.
+        backend: the device.
+
+    Attributes:
+        tuning: how the kernel of the iterations is compiled and launched.
     """
 
     name = "tvl1"
@@ -117,13 +149,20 @@ class TVL1(CudaMethod):
 
 
 def level_plans(parameters: TVL1Parameters, height: int, width: int, tuning: Tuning) -> list[LevelPlan]:
-    """Return the levels of a frame, finest first."""
+    """Return the plans of the levels of a frame of height x width pixels, finest first."""
     sizes = level_sizes(height, width, parameters.nscales, parameters.scale_step)
     return [LevelPlan(*size, tuning) for size in sizes]
 
 
 class TVL1Workspace(Workspace):
-    """Memory of a batch: pyramids, two states of the unknowns, the data term, control records."""
+    """The arrays of a batch (pyramids, two states of the unknowns, data term, control records), and its launches.
+
+    Args:
+        backend: the device.
+        parameters: of the algorithm.
+        tuning: how the kernel of the iterations is compiled and launched.
+        height, width, frames, pairs: see `Workspace`.
+    """
 
     def __init__(
         self,
@@ -152,7 +191,7 @@ class TVL1Workspace(Workspace):
         self._control = empty((2, pairs, CONTROL), np.int32)
         self._memory = empty((2, pairs, 2), np.float64)
         self._arrived = empty(pairs, np.int32)
-        self._turn = 0  # the copy of the control records that the next launch reads
+        self._turn = 0  # index of the copy of the control records that the next launch reads
         self._pyramid = backend.module("tvl1_pyramid.cu")
         self._warp = backend.module("tvl1_warp.cu")
         self._median = backend.module("tvl1_median.cu")
@@ -184,9 +223,11 @@ class TVL1Workspace(Workspace):
 
     @staticmethod
     def _grid(width: int, height: int, depth: int) -> Size:
+        """Return the grid with one thread for each pixel."""
         return blocks_for(width, BLOCK[0]), blocks_for(height, BLOCK[1]), depth
 
     def _build_pyramids(self, staged: DeviceArray) -> None:
+        """Build the pyramids of the staged frames in their slots."""
         p = self._parameters
         conventions = p.cuda_conventions
         for plan, level, finer in zip(
@@ -197,13 +238,16 @@ class TVL1Workspace(Workspace):
                 name = "grey_from_bytes" if staged.dtype == np.uint8 else "grey_from_floats"
                 self._pyramid.launch(name, grid, BLOCK, (staged, self.slots, level, plan.height, plan.width))
             else:
-                above, source = finer
+                finer_plan, finer_level = finer
                 scale = np.float64(1 / p.scale_step)
                 self._pyramid.launch(
                     "shrink",
                     grid,
                     BLOCK,
-                    (self.slots, source, above.height, above.width, level, plan.height, plan.width, scale, conventions),
+                    (
+                        self.slots, finer_level, finer_plan.height, finer_plan.width,
+                        level, plan.height, plan.width, scale, conventions,
+                    ),
                 )  # fmt: skip
             height, width = plan.bordered
             self._pyramid.launch(
@@ -214,7 +258,7 @@ class TVL1Workspace(Workspace):
             )
 
     def _begin_level(self, level: int) -> None:
-        """Zoom the coarser level's flow, and start from it."""
+        """Start a level with the resized flow of the next coarser one."""
         p, plan = self._parameters, self._plans[level]
         grid = self._grid(plan.stride, plan.height, self.pairs)
         coarsest = level + 1 == len(self._plans)
@@ -247,6 +291,7 @@ class TVL1Workspace(Workspace):
         )
 
     def _solve_warp(self, level: int) -> None:
+        """Warp the second frames of a level, then do the outer iterations."""
         p, plan = self._parameters, self._plans[level]
         self._warp.launch(
             "warp",
@@ -272,21 +317,23 @@ class TVL1Workspace(Workspace):
                 p.inner_iterations,
             ),
         )
-        passes = blocks_for(p.inner_iterations, self._tuning.iterations) + SPARE_PASSES
+        passes = blocks_for(p.inner_iterations, self._tuning.iterations) + self._tuning.spare_passes
         for outer in range(p.outer_iterations):
             if p.median_filtering > 1:
                 self._filter(plan, outer)
             for left in reversed(range(passes)):
                 self._pass(plan, outer, left)
         if p.epsilon > 0:
-            self._pass(plan, p.outer_iterations, 0)  # iterations to be done again
+            self._pass(plan, p.outer_iterations, 0)  # repeats iterations where too many were done
 
     def _take_turn(self) -> tuple[int, int]:
+        """Return which copy of the control records a launch reads, and which it writes."""
         now = self._turn
         self._turn = 1 - now
         return now, self._turn
 
     def _filter(self, plan: LevelPlan, outer: int) -> None:
+        """Launch the median filter before the outer iteration `outer`."""
         blocks = min(2 * plan.median_tiles * self.pairs, 8 * self.backend.processors)
         self._median.launch(
             "median",
@@ -299,7 +346,7 @@ class TVL1Workspace(Workspace):
         )  # fmt: skip
 
     def _pass(self, plan: LevelPlan, outer: int, left: int) -> None:
-        """Launch a pass of iterations; left: how many more will follow in this outer iteration."""
+        """Launch a pass of iterations; `left` more passes follow in this outer iteration."""
         p = self._parameters
         now, after = self._take_turn()
         blocks = min(

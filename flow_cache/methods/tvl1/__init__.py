@@ -1,1 +1,1 @@
-"""TV-L1 on the CPU: parameters (which its CUDA version shares), the estimator, and its compiled kernels."""
+"""TV-L1 on the CPU: the estimator, its compiled kernels, and the parameters, which the CUDA version uses too."""

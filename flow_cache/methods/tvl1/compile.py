@@ -1,14 +1,15 @@
 """How the CPU kernels are compiled: options, row views without reference counts, aligned memory.
 
-A kernel walks rows; what it does to a row is a *row kernel*, a function over contiguous 1-D arrays that is inlined
-into it. Three things make LLVM turn a row kernel into plain vector code at any width: it is inlined (a call would pass
-seven words an array), its rows are views that own nothing (a NumPy slice takes and drops an atomic reference count),
-and the row kernel promises that no row that it writes is reached through another of its arguments.
+A kernel loops over rows. The work on one row is a *row kernel*: a function over contiguous 1-D arrays that is inlined
+into the kernel. LLVM turns a row kernel into plain vector code, at any vector width, if three things hold:
 
-Numba's public options give the first alone. The tuned way gets all three from Numba's internals (`numba_internals`);
-where these are not as that module needs them, the plain way does with the public options: results agree up to
-rounding, and estimation is slower. For debugging, the environment variable FLOW_CACHE_PLAIN_NUMBA=1 takes the plain
-way, too.
+- It is inlined. A call would pass seven words for each array.
+- Its rows are views without a reference count. A NumPy slice would increment and decrement an atomic counter.
+- It promises that no row that it writes overlaps another of its arguments.
+
+Numba's public options give only the first. The tuned way gets all three from Numba's internals (`numba_internals`). If
+a release of Numba has changed them, the plain way uses the public options alone: results agree up to rounding, and
+estimation is slower. For debugging, the environment variable FLOW_CACHE_PLAIN_NUMBA=1 selects the plain way, too.
 """
 
 from __future__ import annotations
@@ -33,21 +34,27 @@ _log = logging.getLogger(__name__)
 
 # Sums may be regrouped and products fused.
 _ARITHMETIC = {"contract", "reassoc", "nsz"}
-# In row kernels, what the processor estimates of 1 / x and 1 / sqrt(x) may stand for it. NaN keeps its meaning there;
-# infinity is not looked for.
+# In row kernels, the processor's estimates of 1 / x and 1 / sqrt(x) may be used. NaN still works there, infinity need
+# not.
 _ROW_ARITHMETIC = _ARITHMETIC | {"arcp", "ninf"}
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to compile kernels: what is added to Numba's public options."""
+    """A way to compile kernels: what is added to Numba's public options.
+
+    Attributes:
+        kernel_options: further options of kernels.
+        row_kernel_options: further options of row kernels.
+        row: compiled function (memory, start, size) that views `size` elements of the flat array `memory` from `start`.
+        suffix: end of a kernel's name on disk. Numba finds stored code by name and ignores the options of its
+            compilation, so each way needs names of its own.
+    """
 
     kernel_options: Mapping[str, Any]
     row_kernel_options: Mapping[str, Any]
     row: Any
-    """Compiled function (memory, start, size): views `size` elements of the flat array `memory` from `start`."""
     suffix: str
-    """Ends a kernel's name on disk: Numba looks for stored code by name, whatever the options that it was made with."""
 
 
 @njit(nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
@@ -59,25 +66,31 @@ PLAIN = Way(kernel_options={}, row_kernel_options={}, row=_slice, suffix=".plain
 
 
 def load_tuned() -> Way:
-    """Return the tuned way; raises any exception where Numba's internals are not as it needs them."""
+    """Return the tuned way; raise any exception if Numba's internals have changed."""
     from flow_cache.methods.tvl1 import numba_internals as internals
 
-    # a check takes a third of a second in every process, also in those that estimate nothing
+    # the check takes a third of a second in every process, also in one that estimates nothing
     if numba.__version__ not in internals.TESTED_VERSIONS:
         internals.check()
     return Way(internals.KERNEL_OPTIONS, internals.ROW_KERNEL_OPTIONS, internals.row, suffix="")
 
 
 def choose(load: Callable[[], Way], environment: MutableMapping[str, str]) -> Way:
-    """Return what `load` returns, or PLAIN, with a warning, where it fails.
+    """Return the way to compile kernels.
 
-    The environment is then changed so that the processes that this one starts take the plain way without a word.
+    Args:
+        load: returns the tuned way, or raises any exception.
+        environment: environment variables. If `load` fails, FLOW_CACHE_PLAIN_NUMBA is set there, so that processes
+            started by this one use the plain way without another warning.
+
+    Returns:
+        What `load` returns. PLAIN if `load` fails, with a logged warning, or if the environment asks for it.
     """
     if environment.get(_PLAIN_VARIABLE, "0") not in ("", "0"):
         return PLAIN
     try:
         return load()
-    except Exception as error:  # there is no telling what a changed library raises
+    except Exception as error:  # a changed library may raise anything
         _log.warning(
             "numba %s does not take the tuning of the TV-L1 kernels, which run slower without it: %s",
             numba.__version__,
@@ -92,24 +105,38 @@ row = _WAY.row
 
 
 def kernel(function: Callable[..., Any], way: Way = _WAY) -> Any:
-    """Compile a kernel that Python calls: without the GIL, kept on disk between processes.
+    """Compile a kernel that Python calls. It runs without the GIL, and its code is kept on disk between processes.
 
-    The compiled code goes beside the source, else to the user's cache folder (NUMBA_CACHE_DIR names another one);
-    where none of them can be written, it is compiled anew in every process.
+    The code is stored beside the source, else in the user's cache folder (or the one that NUMBA_CACHE_DIR names). If
+    neither can be written, every process compiles the kernel again.
+
+    Args:
+        function: the kernel; compiled at its first call for the types of its arguments.
+        way: how to compile.
+
+    Returns:
+        The compiled function.
     """
     function.__qualname__ += way.suffix
     options = {"nogil": True, "error_model": "numpy", "fastmath": _ARITHMETIC, **way.kernel_options}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # numba finds no folder that it may write
+    except RuntimeError:  # Numba finds no folder that it can write to
         return njit(**options)(function)
 
 
 def row_kernel(function: Callable[..., Any], way: Way = _WAY) -> Any:
     """Compile a function over 1-D arrays that kernels of the same module inline.
 
-    An array that it writes must not overlap any other argument. It lives in the module of its callers, since numba
-    renews a stored kernel only when that kernel's own file changes.
+    It must be defined in the same module as its callers: Numba compiles a stored kernel again only if the kernel's own
+    file has changed.
+
+    Args:
+        function: the row kernel; an array that it writes must not overlap any other argument.
+        way: how to compile.
+
+    Returns:
+        The compiled function.
     """
     return njit(
         nogil=True,
@@ -121,12 +148,12 @@ def row_kernel(function: Callable[..., Any], way: Way = _WAY) -> Any:
 
 
 def round_up(size: int) -> int:
-    """Round a row's length up to whole cache lines."""
+    """Round a row's length, in floats, up to whole cache lines."""
     return -(-size // LANES) * LANES
 
 
 def aligned(size: int) -> NDArray[np.float32]:
-    """Allocate `size` float32 zeros that start on a cache line."""
+    """Allocate `size` float32 zeros that start at a cache line."""
     memory = np.zeros(size + LANES, np.float32)
     start = -(memory.ctypes.data // memory.itemsize) % LANES
     return memory[start : start + size]

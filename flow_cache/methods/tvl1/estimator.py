@@ -24,8 +24,12 @@ Pyramid = list[Level]
 class TVL1(FlowMethod):
     """TV-L1 flow by compiled kernels.
 
-    The flow of a pair depends on nothing but the pair and the parameters: not on the stack, the threads, the number of
-    cores or earlier calls.
+    The flow of a pair depends only on the pair and the parameters: not on the stack, the threads, the number of cores
+    or earlier calls.
+
+    Args:
+        parameters: of the algorithm.
+        device: ignored, this is the estimator of the CPU.
     """
 
     name = "tvl1"
@@ -57,9 +61,11 @@ class TVL1(FlowMethod):
         )
 
     def _sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Return the (height, width) of the levels, finest first."""
         return level_sizes(height, width, self.parameters.nscales, self.parameters.scale_step)
 
     def _pyramid(self, frame: Grey) -> Pyramid:
+        """Build the pyramid of a frame (H, W)."""
         p = self.parameters
         return build_pyramid(frame, self._sizes(*frame.shape), p.scale_step, bool(p.cuda_conventions))
 
@@ -70,9 +76,10 @@ class TVL1(FlowMethod):
         take: Callable[[int], tuple[Pyramid, Pyramid]],
         release: Callable[[int], object],
     ) -> Flow:
+        """Estimate the flow of `count` pairs; `take` returns the pyramids of a pair, `release` says it is done."""
         flow = np.empty((count, 2, *size), np.float32)
         height, width = size
-        solvers = threading.local()  # each thread works in its own memory
+        solvers = threading.local()  # each thread works in memory of its own
 
         def solve(n: int) -> None:
             if not hasattr(solvers, "one"):
@@ -86,7 +93,12 @@ class TVL1(FlowMethod):
 
 
 class _Pyramids:
-    """The pyramids of a stack: each built by the thread that needs it first, dropped after its last use."""
+    """Pyramids of a stack: the thread that needs one first builds it; it is dropped after its last use.
+
+    Args:
+        build: builds the pyramid of a frame by its index.
+        uses: number of pairs that each frame belongs to.
+    """
 
     def __init__(self, build: Callable[[int], Pyramid], uses: list[int]) -> None:
         self._build = build
@@ -95,7 +107,7 @@ class _Pyramids:
         self._built: dict[int, Future[Pyramid]] = {}
 
     def take(self, index: int) -> Pyramid:
-        """Return a frame's pyramid, building it or waiting until it is built."""
+        """Return a frame's pyramid; build it, or wait until another thread has built it."""
         with self._lock:
             absent = index not in self._built
             future = self._built.setdefault(index, Future())
@@ -107,7 +119,7 @@ class _Pyramids:
         return future.result()
 
     def release(self, *indices: int) -> None:
-        """Say that taken pyramids have been used."""
+        """Report that one use of each of these pyramids is over."""
         with self._lock:
             for index in indices:
                 self._uses[index] -= 1

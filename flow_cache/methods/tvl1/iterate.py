@@ -5,15 +5,16 @@ With v = u - clamp(rho(u) / |g|^2, -lambda theta, lambda theta) g, g = grad I1(x
     u <- v + theta div p                                        (primal; Zach et al. 2007, equations 11 and 15)
     p <- (p + tau / theta grad u) / (1 + tau / theta |grad u|)  (dual; equation 12, Chambolle 2004)
 
-with forward differences for grad and backward ones for div. The dual step of row y - 1 follows the primal one of row y,
-since it needs no more than u of both rows. So iteration t + 1 may follow iteration t one row behind, in place: a *wave*
-of iterations passes over the state in one go, while their rows are in the cache.
+with forward differences for grad and backward differences for div. The dual step of row y - 1 follows the primal step
+of row y, since it needs only u of both rows. So iteration t + 1 can follow iteration t one row behind, in place: a
+*wave* of several iterations passes over the state once, while the rows that they work on are in the cache.
 
-Both steps are loops over blocks of LANES pixels: a block is a vector at any width that the processor has, and nothing
-is left over at the end of a row. One loop for both steps was no faster, and slower on narrow levels.
+Both steps loop over blocks of LANES pixels. A block is a whole number of vectors on any processor, and no pixels are
+left over at the end of a row. One loop for both steps was no faster, and slower on narrow levels.
 
-Whether to stop is decided after every iteration, as OpenCV does. A wave is not longer than the iterations that are
-foreseeably left; should one inside it prove to be the last, the state is taken back and that many are done again.
+OpenCV decides after every iteration whether to stop, and so does `iterate`. It predicts how many iterations are left
+and makes no wave longer than that. If an iteration inside a wave turns out to be the last, the state is restored and
+only the iterations up to that one are done again.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ import numpy as np
 from flow_cache.methods.tvl1.compile import LANES, kernel, row, row_kernel
 from flow_cache.methods.tvl1.layout import DATA, P11, P12, P21, P22, ROWS, U1, U2, UNKNOWNS
 
-TINY = np.float32(1e-30)  # keeps a root from zero; no square that matters is near it
-LONGEST_WAVE = 12
-FIRST_WAVE = 2  # hardly ever is one iteration enough
-SLOWEST_DECAY = 1.5  # as a power of the iterations' number; lower ones are measured, but do not last
+TINY = np.float32(1e-30)  # added to squares, so that no root is 0; far below any square that matters
+LONGEST_WAVE = 12  # iterations
+FIRST_WAVE = 2  # one iteration is hardly ever enough
+SLOWEST_DECAY = 1.5  # the change falls at least as iteration ** -1.5; slower decay is seen, but does not last
 
 
 @row_kernel
@@ -36,7 +37,7 @@ def _primal_row(
     n, u1, u2, grad_x, grad_y, rho_c, inverse, p11, before11, p12, above12, p21, before21, p22, above22,
     theta, limit, sums,
 ):  # fmt: skip
-    """Do the primal step of a row; returns the sum of squared changes. sums: scratch, one for each lane."""
+    """Do the primal step of a row and return the sum of squared changes; `sums` is scratch, LANES floats."""
     for k in range(LANES):
         sums[k] = 0
     for block in range(n // LANES):
@@ -59,7 +60,7 @@ def _primal_row(
 
 @row_kernel
 def _scaled_root(square, scale):
-    """Return scale * sqrt(square): square times an estimate of 1 / sqrt(square), after a Newton step."""
+    """Return scale * sqrt(square), by an estimate of 1 / sqrt(square) and one Newton step."""
     square += TINY
     estimate = np.float32(1) / np.sqrt(square)
     root = square * estimate
@@ -68,6 +69,7 @@ def _scaled_root(square, scale):
 
 @row_kernel
 def _dual_row(n, u1, right1, below1, u2, right2, below2, p11, p12, p21, p22, taut):
+    """Do the dual step of a row."""
     one = np.float32(1)
     for block in range(n // LANES):
         for k in range(np.uintp(LANES)):
@@ -91,9 +93,21 @@ def _copy_row(n, source, target):
 
 @kernel
 def wave(state, backup, keep, theta, height, width, padded, stride, limit, taut, count, changes):
-    """Do `count` iterations in one pass; changes[t] becomes the sum of squared changes of u in iteration t.
+    """Do `count` iterations in one pass over the state.
 
-    keep: copy the unknowns as they were to `backup` on the way.
+    Args:
+        state: flat float32 array, see `layout`.
+        backup: flat float32 array of `Layout.backup_size`; any array if `keep` is False.
+        keep: copy the unknowns to `backup` before they change.
+        theta: theta for each computed pixel of a row, 0 beyond the width (`Layout.theta_row`).
+        height: rows of the level.
+        width: pixels in a row.
+        padded: pixels that are computed in a row (`Layout.padded`).
+        stride: floats from one of a record's rows to the next (`Layout.stride`).
+        limit: lambda * theta.
+        taut: tau / theta.
+        count: iterations.
+        changes: output, float64: changes[t] is the sum of squared changes of u in iteration t.
     """
     pitch = ROWS * stride
     n = padded
@@ -135,7 +149,7 @@ def wave(state, backup, keep, theta, height, width, padded, stride, limit, taut,
 
 @kernel
 def clear(state, height, width, padded, stride):
-    """Zero the unknowns, the record above them, and all that is computed beyond the width."""
+    """Set the unknowns, the record above them, and all pixels that are computed beyond the width to 0."""
     pitch = ROWS * stride
     state[:pitch] = 0
     for y in range(1, height + 1):
@@ -156,18 +170,26 @@ def repeat_edge(state, height, width, stride):
 
 @kernel
 def restore(state, backup, height, stride):
-    """Take the unknowns back from the copy that `wave` kept."""
+    """Restore the unknowns from the copy that `wave` has kept."""
     size = UNKNOWNS * stride
     for y in range(height):
         _copy_row(size, row(backup, y * size, size), row(state, (y + 1) * ROWS * stride, size))
 
 
 @kernel
-def foreseeable(history, done, threshold):
-    """Say how many more iterations the change will take to come down to the threshold, not too many as a rule.
+def predict_left(history, done, threshold):
+    """Predict how many more iterations the change needs to fall to the threshold; too few rather than too many.
 
-    history: the change of every iteration since the flow was last disturbed. It falls as a power of the iterations'
-    number at first, and faster at last; the power is taken from the last few.
+    At first the change falls as a power of the iteration's number, at the end faster. The power is estimated from the
+    last few iterations.
+
+    Args:
+        history: float64, the change of every iteration since the flow was last modified by a warp or a median filter.
+        done: how many iterations that is.
+        threshold: change to stop at; 0 = never.
+
+    Returns:
+        Iterations, from 1 to LONGEST_WAVE.
     """
     if threshold <= 0:
         return LONGEST_WAVE
@@ -182,21 +204,26 @@ def foreseeable(history, done, threshold):
 
 @kernel
 def iterate(state, backup, theta, height, width, padded, stride, limit, taut, threshold, most):
-    """Iterate until the sum of squared changes is at most `threshold`, `most` times at most.
+    """Iterate until the sum of squared changes is at most `threshold`, as OpenCV's CPU version does.
 
-    Returns the iterations done and the last change, as OpenCV's CPU version would. A threshold of 0 stops nothing, and
-    `backup` is not used then.
+    Args:
+        state, backup, theta, height, width, padded, stride, limit, taut: as in `wave`.
+        threshold: sum of squared changes to stop at; 0 = do all iterations, `backup` is not used then.
+        most: largest number of iterations.
+
+    Returns:
+        The number of iterations done and the last sum of squared changes.
     """
     repeat_edge(state, height, width, stride)
     history = np.empty(most + LONGEST_WAVE, np.float64)
     done = 0
     change = 0.0
     while done < most and (done == 0 or change > threshold or threshold <= 0):
-        count = min(foreseeable(history, done, threshold), most - done)
+        count = min(predict_left(history, done, threshold), most - done)
         keep = count > 1 and threshold > 0
         changes = history[done:]
         wave(state, backup, keep, theta, height, width, padded, stride, limit, taut, count, changes)
-        last = 0 if keep else count - 1  # what was not kept cannot be taken back
+        last = 0 if keep else count - 1  # without a copy, no iteration can be taken back
         while last < count - 1 and changes[last] > threshold:
             last += 1
         if last < count - 1:
@@ -209,10 +236,10 @@ def iterate(state, backup, theta, height, width, padded, stride, limit, taut, th
 
 @kernel
 def iterate_cuda(state, backup, theta, height, width, padded, stride, limit, taut, threshold, most):
-    """Iterate as `iterate` does, but look at the change only when OpenCV's CUDA version does.
+    """Iterate as `iterate` does, but test the change only when OpenCV's CUDA version does.
 
-    That is on every odd iteration once a counter, set to the change that was seen last and lowered by `threshold`
-    on each iteration between, is below the threshold; so a second look comes late.
+    It keeps a counter: the change at the last test, less `threshold` for each iteration since. It tests on an odd
+    iteration, and only if the counter is below the threshold. So a second test comes late.
     """
     repeat_edge(state, height, width, stride)
     changes = np.empty(LONGEST_WAVE, np.float64)
@@ -220,16 +247,16 @@ def iterate_cuda(state, backup, theta, height, width, padded, stride, limit, tau
     counter, change = 0.0, 0.0
     while done < most:
         count = 0
-        look = False
-        while count < min(LONGEST_WAVE, most - done) and not look:
-            look = threshold > 0 and (done + count) % 2 == 1 and counter < threshold
-            if not look:
+        test = False
+        while count < min(LONGEST_WAVE, most - done) and not test:
+            test = threshold > 0 and (done + count) % 2 == 1 and counter < threshold
+            if not test:
                 counter -= threshold
             count += 1
         wave(state, backup, False, theta, height, width, padded, stride, limit, taut, count, changes)
         done += count
         change = changes[count - 1]
-        if look:
+        if test:
             if change <= threshold:
                 break
             counter = change

@@ -1,12 +1,14 @@
-"""Where the planes of the iterations' state lie.
+"""Memory layout of the state that the iterations work on.
 
-The state of a level is one flat float32 array of height + 1 records, one a row. Record y + 1 holds, one after the
-other, ten rows: u1 u2 p11 p12 p21 p22 (the unknowns), then the data term. Each row is `stride` floats, a cache line
-before its first pixel included, so that a whole record streams through the cache together.
+The state of a level is one flat float32 array of height + 1 records. Record y + 1 belongs to row y of the image and
+holds ten rows, one after the other: the unknowns u1 u2 p11 p12 p21 p22, then the data term. So all that belongs to a
+row of the image passes through the cache together. Each row takes `stride` floats, including one cache line before its
+first pixel.
 
-Before the first pixel stands 0 for the dual variables (their divergence reads it), and record 0 is their row above
-the image. After the last pixel of u1 and u2 its value is repeated, so that the forward difference there is 0. Rows
-are computed up to the next whole cache line; there, theta and the data term are 0, so that nothing changes.
+The value before the first pixel of a dual variable is 0, since its divergence reads it; record 0 is the row above the
+image, for the same reason. The last pixel of u1 and u2 is repeated once, so that the forward difference there is 0.
+Rows are computed up to the end of a cache line. Beyond the width theta and the data term are 0, so nothing changes
+there.
 """
 
 from __future__ import annotations
@@ -27,21 +29,27 @@ ROWS = 10
 
 @dataclass(frozen=True)
 class Layout:
-    """Strides of a level's state, in floats."""
+    """Sizes and strides of a level's state, in floats.
+
+    Attributes:
+        height: rows of the level.
+        width: pixels in a row.
+    """
 
     height: int
     width: int
 
     @property
     def padded(self) -> int:
-        """Pixels that a row kernel computes."""
+        """Pixels of a row that a row kernel computes."""
         return round_up(self.width)
 
     @property
     def stride(self) -> int:
         """Floats from one of a record's rows to the next."""
         stride = self.padded + LANES
-        return stride + LANES if stride % 512 == 0 else stride  # else all rows would share a few cache sets
+        # a multiple of 512 would map all rows to the same few sets of the cache
+        return stride + LANES if stride % 512 == 0 else stride
 
     @property
     def pitch(self) -> int:
@@ -55,7 +63,7 @@ class Layout:
 
     @property
     def state_size(self) -> int:
-        """Floats in the state; the last row's right neighbour is in the line after it."""
+        """Floats in the state, with one cache line after the last row for its right neighbour."""
         return (self.height + 1) * self.pitch + LANES
 
     @property
@@ -64,12 +72,12 @@ class Layout:
         return self.height * UNKNOWNS * self.stride
 
     def flow(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """View (2, H, W) of u1 and u2 in a state."""
+        """Return a view (2, H, W) of u1 and u2 in a state."""
         records = state[self.pitch : (self.height + 1) * self.pitch].reshape(self.height, ROWS, self.stride)
         return records[:, :2, LANES : LANES + self.width].transpose(1, 0, 2)
 
     def theta_row(self, theta: float) -> NDArray[np.float32]:
-        """Return theta for each computed pixel: 0 beyond the width."""
+        """Return theta for each computed pixel of a row, 0 beyond the width."""
         thetas = aligned(self.padded)
         thetas[: self.width] = theta
         return thetas

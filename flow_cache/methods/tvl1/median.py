@@ -1,30 +1,33 @@
 """A 3x3 or 5x5 median filter of float rows, in place, with the border repeated.
 
-The 5x5 filter makes two rows at a time. The four rows that both their windows hold are sorted per column (lane x of a
-vector is column x), neighbouring columns are merged, and only the ranks that can still be the median go on. Sorting
-is by compare-and-exchange of whole vectors, so there is no branch; results that no one reads are never computed.
+The 5x5 filter computes two rows at a time. Their windows share four rows. These are sorted in each column (lane x of a
+vector is column x), then neighbouring columns are merged, and only values that can still be the median are kept.
+Sorting compares and exchanges whole vectors, so there are no branches. Values that nothing reads are not computed.
 """
 
 from __future__ import annotations
 
 from flow_cache.methods.tvl1.compile import kernel, round_up, row, row_kernel
 
-RING = 8  # copies of the rows around the ones being made: 6 are read at a time
-MARGIN = 2
+RING = 8  # copied rows kept in scratch, in a ring: 6 of them are read at a time
+MARGIN = 2  # repeated pixels at each end of a copied row
 
 
 @row_kernel
 def _low(a, b):
+    """Return the smaller number."""
     return a if a < b else b
 
 
 @row_kernel
 def _high(a, b):
+    """Return the larger number."""
     return b if a < b else a
 
 
 @row_kernel
 def _sort4(n, a, b, c, d, s0, s1, s2, s3):
+    """Sort the four values in each column of rows a to d into rows s0 (smallest) to s3."""
     for x in range(n):
         p, q = _low(a[x], b[x]), _high(a[x], b[x])
         r, s = _low(c[x], d[x]), _high(c[x], d[x])
@@ -37,7 +40,7 @@ def _sort4(n, a, b, c, d, s0, s1, s2, s3):
 
 @row_kernel
 def _merge4(a0, a1, a2, a3, b0, b1, b2, b3):
-    """Merge two sorted fours (Batcher's odd-even merge)."""
+    """Merge two sorted lists of four (Batcher's odd-even merge)."""
     a0, b0 = _low(a0, b0), _high(a0, b0)
     a2, b2 = _low(a2, b2), _high(a2, b2)
     a2, b0 = _low(a2, b0), _high(a2, b0)  # evens in order: a0 a2 b0 b2
@@ -52,6 +55,7 @@ def _merge4(a0, a1, a2, a3, b0, b1, b2, b3):
 
 @row_kernel
 def _merge_columns(n, c0, c1, c2, c3, d0, d1, d2, d3, p0, p1, p2, p3, p4, p5, p6, p7):
+    """Merge the sorted columns of rows c and d into rows p, eight values in each column."""
     for x in range(n):
         p0[x], p1[x], p2[x], p3[x], p4[x], p5[x], p6[x], p7[x] = _merge4(
             c0[x], c1[x], c2[x], c3[x], d0[x], d1[x], d2[x], d3[x]
@@ -70,7 +74,7 @@ def _median_of_six_and_five(g0, g1, g2, g3, g4, g5, a, b, c, d, e):
     a, c = _low(a, c), _high(a, c)
     b, d = _low(b, d), _high(b, d)
     b, c = _low(b, c), _high(b, c)
-    # the sixth of both lists is the least over i of max(g[i], sorted[5 - i])
+    # the sixth smallest of both lists is the minimum over i of max(g[i], sorted[5 - i])
     left = _low(g5, _high(g4, a))
     middle = _low(_high(g3, b), _high(g2, c))
     right = _low(_high(g1, d), _high(g0, e))
@@ -79,8 +83,8 @@ def _median_of_six_and_five(g0, g1, g2, g3, g4, g5, a, b, c, d, e):
 
 @row_kernel
 def _middle_six(z0, z1, z2, z3, z4, z5, z6, z7, z8, z9, z10, z11, z12, z13, z14, z15, c0, c1, c2, c3):
-    """Return the six middle ones, sorted, of twenty numbers: two sorted eights and a sorted four."""
-    # Batcher's odd-even merge of the eights, of which ranks 3 to 12 are used
+    """Return the middle six, sorted, of twenty numbers: two sorted lists of eight and one of four."""
+    # Batcher's odd-even merge of the lists of eight; only ranks 3 to 12 are used
     z0, z8 = _low(z0, z8), _high(z0, z8)
     z1, z9 = _low(z1, z9), _high(z1, z9)
     z2, z10 = _low(z2, z10), _high(z2, z10)
@@ -104,12 +108,12 @@ def _middle_six(z0, z1, z2, z3, z4, z5, z6, z7, z8, z9, z10, z11, z12, z13, z14,
     z7, z8 = _low(z7, z8), _high(z7, z8)
     z9, z10 = _low(z9, z10), _high(z9, z10)
     z11, z12 = _low(z11, z12), _high(z11, z12)
-    # drop the four least of z3..z6 and c, which leaves a bitonic four; sort it
+    # drop the four smallest of z3..z6 and c; the four that are left are bitonic; sort them
     a, b, c, d = _high(z3, c3), _high(z4, c2), _high(z5, c1), _high(z6, c0)
     a, b, c, d = _sort_bitonic(a, b, c, d)
-    # drop the four greatest of those and z9..z12; what stays are z7, z8 and a bitonic four
+    # drop the four largest of these and z9..z12; z7, z8 and four bitonic values are left
     a, b, c, d = _sort_bitonic(_low(z9, d), _low(z10, c), _low(z11, b), _low(z12, a))
-    # merge z7 <= z8 into the four
+    # merge z7 <= z8 into the sorted four
     a, e = _low(a, z7), _high(a, z7)
     c, e = _low(c, e), _high(c, e)
     b, f = _low(b, z8), _high(b, z8)
@@ -121,6 +125,7 @@ def _middle_six(z0, z1, z2, z3, z4, z5, z6, z7, z8, z9, z10, z11, z12, z13, z14,
 
 @row_kernel
 def _sort_bitonic(a, b, c, d):
+    """Sort four numbers that rise, then fall (or fall, then rise)."""
     a, c = _low(a, c), _high(a, c)
     b, d = _low(b, d), _high(b, d)
     a, b = _low(a, b), _high(a, b)
@@ -138,6 +143,7 @@ def _two_medians(
     b0, b1, b2, b3, b4,
     upper, lower,
 ):  # fmt: skip
+    """Compute the medians of two rows from merged columns p and q, column c, and the rows a and b at the ends."""
     for x in range(n):
         g0, g1, g2, g3, g4, g5 = _middle_six(
             p0[x], p1[x], p2[x], p3[x], p4[x], p5[x], p6[x], p7[x],
@@ -150,7 +156,7 @@ def _two_medians(
 
 @row_kernel
 def _median_of_nine(n, a0, a1, a2, b0, b1, b2, c0, c1, c2, out):
-    """Take the median of three sorted columns (0 least): of the greatest least, the middle, the least greatest."""
+    """Return the median of three sorted columns: that of the largest 0, the median 1 and the smallest 2."""
     for x in range(n):
         low = _high(_high(a0[x], b0[x]), c0[x])
         middle = _high(_low(a1[x], b1[x]), _low(_high(a1[x], b1[x]), c1[x]))
@@ -161,6 +167,7 @@ def _median_of_nine(n, a0, a1, a2, b0, b1, b2, c0, c1, c2, out):
 
 @row_kernel
 def _sort3(n, a, b, c, s0, s1, s2):
+    """Sort the three values in each column of rows a to c into rows s0 (smallest) to s2."""
     for x in range(n):
         p, q = _low(a[x], b[x]), _high(a[x], b[x])
         s0[x] = _low(p, c[x])
@@ -171,22 +178,25 @@ def _sort3(n, a, b, c, s0, s1, s2):
 
 @row_kernel
 def _copy(n, source, out):
+    """Copy a row."""
     for x in range(n):
         out[x] = source[x]
 
 
 def scratch_size(width: int) -> int:
-    """Return the floats that `median_filter` needs besides the plane."""
+    """Return the number of floats that `median_filter` needs as scratch."""
     return (RING + 13) * round_up(width + 2 * MARGIN)
 
 
 @row_kernel
 def _ring_row(y, height, wide):
+    """Return where the copy of row y is in scratch; rows outside the plane are the nearest one inside."""
     return (min(max(y, 0), height - 1) % RING) * wide
 
 
 @row_kernel
 def _filter3(plane, start, stride, height, width, y, scratch, wide):
+    """Filter row y by 3x3 windows."""
     above, here, below = (
         _ring_row(y - 1, height, wide),
         _ring_row(y, height, wide),
@@ -210,7 +220,7 @@ def _filter3(plane, start, stride, height, width, y, scratch, wide):
 
 @row_kernel
 def _filter5(plane, start, stride, height, width, y, scratch, wide):
-    """Make rows y and y + 1 (y alone where it is the last)."""
+    """Filter rows y and y + 1 (only y if it is the last one) by 5x5 windows."""
     a, b = _ring_row(y - 2, height, wide), _ring_row(y + 3, height, wide)
     n = width + 2 * MARGIN
     c = RING * wide
@@ -230,7 +240,7 @@ def _filter5(plane, start, stride, height, width, y, scratch, wide):
         row(scratch, p + 4 * wide, n), row(scratch, p + 5 * wide, n),
         row(scratch, p + 6 * wide, n), row(scratch, p + 7 * wide, n),
     )  # fmt: skip
-    # without a second row its result goes into a row that no one reads
+    # without a second row, its result goes to a row of scratch that nothing reads
     upper = row(plane, start + y * stride, width)
     lower = (
         row(plane, start + (y + 1) * stride, width) if y + 1 < height else row(scratch, p + 8 * wide, width)
@@ -256,11 +266,21 @@ def _filter5(plane, start, stride, height, width, y, scratch, wide):
 
 @kernel
 def median_filter(plane, start, stride, height, width, size, scratch):
-    """Replace a plane (row y at start + y * stride) by its median over windows of size 3 or 5."""
+    """Filter a plane in place by the median over windows of `size` x `size` pixels.
+
+    Args:
+        plane: flat float32 array; row y of the plane begins at start + y * stride.
+        start: index of the plane's first pixel.
+        stride: floats from one row to the next.
+        height: rows of the plane.
+        width: pixels in a row.
+        size: 3 or 5.
+        scratch: flat float32 array of `scratch_size(width)`.
+    """
     wide = (width + 2 * MARGIN + 15) // 16 * 16
     copied = 0
     for y in range(0, height, 2):
-        while copied < min(y + 4, height):  # row y + 3 is the last one that rows y and y + 1 need
+        while copied < min(y + 4, height):  # row y + 3 is the last one in the windows of rows y and y + 1
             copy = (copied % RING) * wide
             _copy(width, row(plane, start + copied * stride, width), row(scratch, copy + MARGIN, width))
             for k in range(MARGIN):

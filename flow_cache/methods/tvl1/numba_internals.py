@@ -1,7 +1,7 @@
-"""All that relies on Numba's internals: a compiler pipeline that gives LLVM attributes, rows without reference counts.
+"""All code that relies on Numba's internals: a compiler pipeline that sets LLVM attributes, and rows without counters.
 
-None of it changes what a kernel computes beyond rounding; it makes kernels faster. A release of Numba may change what
-this module imports and overrides, so `_compile` alone imports it, and does without it where it does not work.
+It makes kernels faster and changes their results by no more than rounding. A release of Numba may change what this
+module imports and overrides. So only `compile` imports it, and works without it if that fails.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from numba.np.arrayobj import make_array, populate_array
 
 TESTED_VERSIONS = {"0.68.0", "0.68.1"}  # of Numba; under another one, `check` must pass first
 
-# LLVM takes vectors of 256 bits on many processors that have wider ones, for the sake of other programs' clock rates.
-# An estimate of 1 / x is refined until single precision is had. One of 1 / sqrt(x) comes unrefined on x86, where it has
-# 11 bits or more, and refined once elsewhere, so that it has them, too; who takes one adds a Newton step.
+# On many processors with wider vectors LLVM uses only 256 bits, to keep the clock rate up; here it shall use 512.
+# LLVM refines an estimate of 1 / x to single precision. An estimate of 1 / sqrt(x) must have 11 bits or more: on x86 it
+# has them without refinement, elsewhere after one. Code that uses it adds a Newton step (see `_scaled_root`).
 _REFINEMENTS = 0 if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686") else 1
 _ATTRIBUTES = (
     '"prefer-vector-width"="512"',
@@ -31,16 +31,19 @@ _ATTRIBUTES = (
 
 
 class _Lower(Lower):
-    """Lower a function with attributes for LLVM; processors that lack what they name ignore them."""
+    """Lower a function with attributes for LLVM; they have no effect on processors without such vectors."""
 
     def setup_function(self, description: Any) -> None:
         super().setup_function(description)
         for attribute in _ATTRIBUTES:
-            set.add(self.function.attributes, attribute)  # its own `add` refuses attributes of a target
+            # not its own method `add`: that refuses attributes which depend on the processor
+            set.add(self.function.attributes, attribute)
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _Lowering(NativeLowering):
+    """The compiler pass that lowers functions by `_Lower`."""
+
     _name = "flow_cache_lowering"
 
     @property
@@ -49,6 +52,8 @@ class _Lowering(NativeLowering):
 
 
 class _Compiler(Compiler):
+    """Numba's compiler with `_Lowering` in place of its own pass."""
+
     def define_pipelines(self) -> Any:
         pipelines = super().define_pipelines()
         for pipeline in pipelines:
@@ -60,7 +65,7 @@ class _Compiler(Compiler):
 
 
 class _NoAliasCompiler(_Compiler):
-    """Compile a function whose array arguments are promised not to overlap, as C's `restrict` does."""
+    """Compile a function whose array arguments must not overlap, like C's `restrict`."""
 
     def define_pipelines(self) -> Any:
         if hasattr(self.state.flags, "noalias"):
@@ -68,7 +73,7 @@ class _NoAliasCompiler(_Compiler):
         return super().define_pipelines()
 
 
-# Options of `njit` that its documentation does not name.
+# Options of `njit`; its documentation does not list them.
 KERNEL_OPTIONS: dict[str, Any] = {"pipeline_class": _Compiler}
 ROW_KERNEL_OPTIONS: dict[str, Any] = {
     "pipeline_class": _NoAliasCompiler,
@@ -101,10 +106,10 @@ def row(typing_context: Any, memory: Any, start: Any, size: Any) -> Any:
 
 
 def check() -> None:
-    """Compile and run a small kernel that uses all of the above.
+    """Compile and run a small kernel that uses all of this module.
 
     Raises:
-        Exception: whatever went wrong, as Numba raised it.
+        Exception: Numba's error, if it cannot compile the kernel.
         RuntimeError: the kernel ran, but its result is wrong.
     """
 

@@ -1,4 +1,4 @@
-"""TV-L1's parameters, and what of the algorithm its CPU and CUDA versions share: level sizes and constants.
+"""TV-L1's parameters, and what its CPU and CUDA versions share: level sizes and constants.
 
 Zach, Pock, Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow", DAGM 2007; the scheme of warps,
 medians and scales follows Sanchez, Meinhardt-Llopis, Facciolo, "TV-L1 Optical Flow Estimation", IPOL 2013, as
@@ -14,40 +14,45 @@ import numpy as np
 
 from flow_cache.methods.base import Parameters
 
-BORDER = 5  # what bicubic taps reach from a cell that lies just outside the image, and one more
-MIN_LEVEL = 16  # OpenCV makes no level narrower than this
+BORDER = 5  # pixels around a level: the reach of bicubic sampling just outside the image, and one more
+MIN_LEVEL = 16  # pixels: OpenCV builds no level with a shorter side
 CPU_CUBIC = np.float32(-0.75)  # slope of the cubic in OpenCV's remap
-CUDA_CUBIC = np.float32(-0.5)  # and in its CUDA version; its weights are divided by their sum, which is 1
+CUDA_CUBIC = np.float32(-0.5)  # slope in OpenCV's CUDA version, which divides weights by their sum, here 1
 
 
 @dataclass(frozen=True)
 class TVL1Parameters(Parameters):
-    """OpenCV's parameters of DualTVL1OpticalFlow, under its names; the defaults are OpenCV 5's."""
+    """Parameters of OpenCV's DualTVL1OpticalFlow, under its names; the defaults are OpenCV 5's.
+
+    Attributes:
+        tau: time step of the dual iteration; it converges up to 0.25.
+        lambda_: weight of the data term; smaller gives smoother flow.
+        theta: tightness of the coupling between the data term and the smoothness term.
+        nscales: pyramid levels; fewer are used where a side would be shorter than 16 pixels.
+        warps: warps of the second frame on each level.
+        epsilon: stop when the root mean squared change of the flow is below this; 0 = always do all iterations.
+        inner_iterations: iterations between two median filters.
+        outer_iterations: median filters in a warp, each followed by the inner iterations.
+        scale_step: size of a level relative to the next finer one.
+        gamma: weight of the illumination change, which OpenCV can estimate besides the flow; only 0 (none) is
+            supported.
+        median_filtering: width of the median filter, pixels: 1 (no filter), 3 or 5.
+        cuda_conventions: 1 = sample, resize and test for convergence as OpenCV's CUDA version does; 0 = as its CPU
+            version does.
+    """
 
     tau: float = 0.25
-    """Time step of the dual iteration; it converges up to 0.25."""
     lambda_: float = 0.15
-    """Weight of the data term: smaller gives smoother flow."""
     theta: float = 0.3
-    """Tightness of the coupling between the two halves of the split problem."""
     nscales: int = 5
-    """Levels of the pyramid; fewer are used where a side would be shorter than 16 pixels."""
     warps: int = 5
-    """Warps of the second frame on each level."""
     epsilon: float = 0.01
-    """Stop once the root mean squared change of the flow is below this; 0 always runs all iterations."""
     inner_iterations: int = 30
-    """Iterations between two median filters."""
     outer_iterations: int = 10
-    """Median filters, each followed by the inner iterations, in a warp."""
     scale_step: float = 0.8
-    """Size of a level relative to the finer one."""
     gamma: float = 0.0
-    """Weight of the illumination change that OpenCV can estimate besides the flow; only 0, none, is supported."""
     median_filtering: int = 5
-    """Width of the median filter: 1 (none), 3 or 5."""
     cuda_conventions: int = 0
-    """1: sample, resize and test for convergence as OpenCV's CUDA version does; 0: as its CPU version does."""
 
     presets: ClassVar[dict[str, TVL1Parameters]] = {}
 
@@ -70,15 +75,25 @@ TVL1Parameters.presets["opencv"] = TVL1Parameters()
 TVL1Parameters.presets["opencv-cuda"] = TVL1Parameters(
     inner_iterations=300, outer_iterations=1, median_filtering=1, cuda_conventions=1
 )
-# Measured on real 340x256 frames: 4.2 times as fast as `opencv`, from which its flow differs by 0.19 px on average over
-# 100 pairs (median 0.09); on Middlebury's RubberWhale it is off by 0.180 px instead of 0.156.
+# Measured on 100 pairs of real 340x256 frames: 4.2 times as fast as `opencv`; the flow differs by 0.19 px on average
+# (median 0.09). On Middlebury's RubberWhale its error is 0.180 px, that of `opencv` 0.156 px.
 TVL1Parameters.presets["fast"] = TVL1Parameters(
     nscales=4, scale_step=0.65, warps=2, epsilon=0.02, outer_iterations=1
 )
 
 
 def level_sizes(height: int, width: int, nscales: int, scale_step: float) -> list[tuple[int, int]]:
-    """List the (height, width) of the levels, finest first; none but the first has a side below 16."""
+    """List the (height, width) of the pyramid levels of a frame, finest first.
+
+    Args:
+        height: of the frame, pixels.
+        width: of the frame, pixels.
+        nscales: largest number of levels.
+        scale_step: size of a level relative to the next finer one.
+
+    Returns:
+        The sizes. No level but the first has a side below 16 pixels.
+    """
     sizes = [(height, width)]
     while len(sizes) < nscales:
         height, width = round(height * scale_step), round(width * scale_step)

@@ -1,7 +1,8 @@
-"""The levels of a frame that TV-L1 works on: grey levels and their gradient, with a border, coarser and coarser.
+"""The pyramid of a frame: on each level, grey values and their gradient, with a border.
 
-Two conventions. OpenCV's CPU version resizes between pixel centres ("half-pixel") and takes 0 outside the image;
-its CUDA version resizes from the top left corner and repeats the border. Both filter linearly, without smoothing.
+There are two conventions. OpenCV's CPU version aligns pixel centres when it resizes ("half-pixel") and reads 0 outside
+the image. Its CUDA version (`corner`) aligns the top left corners and repeats the border. Both interpolate linearly,
+without smoothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from numpy.typing import NDArray
 from flow_cache.methods.tvl1.compile import kernel, row, row_kernel
 from flow_cache.methods.tvl1.parameters import BORDER
 
-PLANES = 3  # grey, its derivative along x, along y
+PLANES = 3  # grey values, their derivative along x, along y
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a frame: grey levels and gradient, each `height` rows of `width` floats in a border of 5."""
+    """One pyramid level of a frame.
+
+    Attributes:
+        height: rows.
+        width: pixels in a row.
+        memory: flat float32 array of three planes: grey values from 0 to 255, d/dx, d/dy. A plane is `height` rows of
+            `width` floats with a border of 5 floats on all sides.
+    """
 
     height: int
     width: int
@@ -32,7 +40,17 @@ def build_pyramid(
     scale_step: float,
     cuda_conventions: bool,
 ) -> list[Level]:
-    """Build the levels of a frame (H, W), uint8 or float32 grey levels 0 to 255."""
+    """Build the levels of a frame.
+
+    Args:
+        frame: (H, W) uint8 or float32, grey levels from 0 to 255.
+        sizes: (height, width) of the levels, finest first; the first is the frame's.
+        scale_step: size of a level relative to the next finer one.
+        cuda_conventions: resize and fill the border as OpenCV's CUDA version does.
+
+    Returns:
+        The levels, finest first.
+    """
     levels: list[Level] = []
     for height, width in sizes:
         memory = np.zeros(PLANES * (height + 2 * BORDER) * (width + 2 * BORDER), np.float32)
@@ -51,12 +69,14 @@ def build_pyramid(
 
 @row_kernel
 def _blend_rows(n, upper, lower, weight, out):
+    """Interpolate between two rows."""
     for x in range(n):
         out[x] = upper[x] + (lower[x] - upper[x]) * weight
 
 
 @row_kernel
 def _blend_columns(n, source, left, weights, last, factor, out):
+    """Interpolate within a row, times `factor`."""
     for x in range(n):
         here = left[x]
         next_one = here + 1 if here < last else here
@@ -65,6 +85,7 @@ def _blend_columns(n, source, left, weights, last, factor, out):
 
 @row_kernel
 def _halved_difference(n, before, after, out):
+    """Compute half the difference of two rows."""
     half = np.float32(0.5)
     for x in range(n):
         out[x] = (after[x] - before[x]) * half
@@ -72,15 +93,26 @@ def _halved_difference(n, before, after, out):
 
 @row_kernel
 def _copy(n, source, out):
+    """Copy a row."""
     for x in range(n):
         out[x] = source[x]
 
 
 @kernel
 def position(index, scale, size, corner):
-    """Return the source cell of a target pixel and the weight of the cell after it, both inside `size`.
+    """Return where a pixel of a resized axis lies in the source.
 
-    OpenCV reckons in double precision, its CUDA version in single: a rounding of the place is magnified by warps.
+    OpenCV computes this in double precision, its CUDA version in single. The difference matters: warps magnify a
+    rounding of the position.
+
+    Args:
+        index: of the target pixel.
+        scale: source pixels per target pixel.
+        size: pixels of the source.
+        corner: align the corners, as OpenCV's CUDA version does; else the pixel centres.
+
+    Returns:
+        Index of the source pixel before the position, and the weight (float32, 0 to 1) of the one after it.
     """
     centre = np.float64(np.float32(index) * np.float32(scale)) if corner else (index + 0.5) * scale - 0.5
     cell = int(np.floor(centre))
@@ -98,7 +130,16 @@ def resize(
     target, target_start, target_stride, height, width,
     scale_y, scale_x, corner, factor,
 ):  # fmt: skip
-    """Resize a plane linearly into another, times `factor`; scale = source pixels per target pixel."""
+    """Resize a plane linearly into another, times `factor`.
+
+    Args:
+        source: flat float32 array; row y of the plane begins at source_start + y * source_stride.
+        source_start, source_stride, source_height, source_width: the plane in it.
+        target, target_start, target_stride, height, width: the same of the result.
+        scale_y, scale_x: source pixels per target pixel.
+        corner: as in `position`.
+        factor: float32, multiplies every value.
+    """
     left = np.empty(width, np.int32)
     weights = np.empty(width, np.float32)
     blended = np.empty(source_width, np.float32)
@@ -120,7 +161,7 @@ def resize(
 
 @kernel
 def shrink(source, source_height, source_width, target, height, width, scale_step, corner):
-    """Resize the grey plane of a level into that of the next coarser level."""
+    """Resize the grey plane of a level into that of the next coarser level (`target`); memory as in `Level`."""
     scale = 1.0 / scale_step
     resize(
         source, BORDER * (source_width + 2 * BORDER) + BORDER, source_width + 2 * BORDER, source_height, source_width,
@@ -131,9 +172,13 @@ def shrink(source, source_height, source_width, target, height, width, scale_ste
 
 @kernel
 def differentiate(memory, height, width, repeat_border):
-    """Fill the gradient planes of a level by central differences (halved one-sided ones at its edges).
+    """Fill the gradient planes of a level by central differences, at the edges by half the one-sided ones.
 
-    repeat_border: continue all planes into the border by their edge values; otherwise it is left 0.
+    Args:
+        memory: of the level, see `Level`.
+        height: rows of the level.
+        width: pixels in a row.
+        repeat_border: fill the border of all planes with the values at the edge; otherwise it stays 0.
     """
     stride = width + 2 * BORDER
     plane = (height + 2 * BORDER) * stride

@@ -1,4 +1,4 @@
-"""One pair of frames, coarse to fine: warp, median filter, iterate, zoom."""
+"""The flow of one pair of frames, from coarse to fine levels: warp, median filter, iterate, zoom."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 
 
 class Solver:
-    """Memory and settings for pairs of frames of one size; used by one thread at a time.
+    """Memory and settings for pairs of frames of one size. One thread at a time may use it.
 
-    sizes: (height, width) of the levels, finest first. Nothing of a pair influences the next.
+    A pair's flow does not depend on the pairs before.
+
+    Args:
+        parameters: of the algorithm.
+        sizes: (height, width) of the levels, finest first.
+
+    Attributes:
+        iterate: does the inner iterations, `iterate.iterate` or `iterate.iterate_cuda`.
     """
 
     def __init__(self, parameters: TVL1Parameters, sizes: list[tuple[int, int]]) -> None:
@@ -28,28 +35,34 @@ class Solver:
         self._layouts = [Layout(height, width) for height, width in sizes]
         self._cuda = bool(p.cuda_conventions)
         self._cubic = CUDA_CUBIC if self._cuda else CPU_CUBIC
-        self._iterate = iterate.iterate_cuda if self._cuda else iterate.iterate
+        self.iterate = iterate.iterate_cuda if self._cuda else iterate.iterate
         self._limit = np.float32(p.lambda_ * p.theta)
         self._taut = np.float32(p.tau / p.theta)
         height, width = sizes[0]
         self._state = aligned(max(layout.state_size for layout in self._layouts))
-        # only a test for convergence can take iterations back
-        keeps = p.epsilon > 0 and not self._cuda
-        self._backup = aligned(max(layout.backup_size for layout in self._layouts) if keeps else 1)
+        # iterations are taken back only after OpenCV's test for convergence on the CPU
+        needs_backup = p.epsilon > 0 and not self._cuda
+        self._backup = aligned(max(layout.backup_size for layout in self._layouts) if needs_backup else 1)
         self._median = aligned(median.scratch_size(width))
         self._warp = aligned(2 * width)
         self._cells = np.zeros(4 * width, np.int32)
         self._coarser = aligned(2 * height * width)
 
     def solve(self, first: list[Level], second: list[Level], flow: NDArray[np.float32]) -> None:
-        """Estimate the flow from one frame's pyramid to another's into `flow` (2, H, W)."""
+        """Estimate the flow of a pair.
+
+        Args:
+            first: pyramid of the first frame.
+            second: pyramid of the second frame.
+            flow: output, (2, H, W) float32, pixels.
+        """
         for level in reversed(range(len(self._layouts))):
             self._prepare(level)
             self._solve_level(first[level], second[level], self._layouts[level])
         flow[:] = self._layouts[0].flow(self._state)
 
     def _prepare(self, level: int) -> None:
-        """Zero the state for a level, then zoom the coarser level's flow into it."""
+        """Clear the state for a level, then resize the coarser level's flow into it."""
         layout = self._layouts[level]
         coarsest = level + 1 == len(self._layouts)
         if not coarsest:
@@ -70,6 +83,7 @@ class Solver:
             )  # fmt: skip
 
     def _solve_level(self, first: Level, second: Level, layout: Layout) -> None:
+        """Refine the flow in the state on one level."""
         p = self._parameters
         height, width, stride = layout.height, layout.width, layout.stride
         theta = layout.theta_row(p.theta)
@@ -86,7 +100,7 @@ class Solver:
                         median.median_filter(
                             self._state, start, layout.pitch, height, width, p.median_filtering, self._median
                         )
-                _, change = self._iterate(
+                _, change = self.iterate(
                     self._state, self._backup, theta, height, width, layout.padded, stride,
                     self._limit, self._taut, threshold, p.inner_iterations,
                 )  # fmt: skip

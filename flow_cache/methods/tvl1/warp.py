@@ -1,11 +1,12 @@
-"""Bicubic warping of the second frame and its gradient, and the data term that it leaves for the iterations.
+"""Bicubic warping of the second frame and its gradient, and the data term for the iterations.
 
 rho(u) = I1(x + u0) + <grad I1(x + u0), u - u0> - I0 is linear in u (Zach et al. 2007, equation 13; Sanchez et al.
 2013, equation 8): a warp stores its constant part, grad I1(x + u0) and 1 / |grad I1(x + u0)|^2.
 
-The flow is smooth, so most neighbouring pixels look at neighbouring cells of the second frame. A row is cut into
-runs whose displacements, in whole pixels, take two neighbouring values at most per axis; there the 4x4 weights are
-put into a 5x5 window at one common displacement, and all loads are contiguous. Other pixels are done one by one.
+The flow is smooth, so most neighbouring pixels sample neighbouring pixels of the second frame. A row is cut into runs.
+Within a run the displacements, in whole pixels, take at most two neighbouring values along each axis. There the 4x4
+weights of each pixel are placed in a 5x5 window at one common displacement, and all loads are contiguous. Other pixels
+are sampled one by one.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from flow_cache.methods.tvl1.compile import kernel, row, row_kernel
 from flow_cache.methods.tvl1.layout import DATA, U1, U2
 from flow_cache.methods.tvl1.parameters import BORDER
 
-BLOCK = 16  # pixels that enter a run together
-TINY_GRADIENT = np.finfo(
-    np.float32
-).eps  # |grad|^2 below it counts as it: no step is then longer than 0.05 px
+BLOCK = 16  # pixels that are added to a run together
+# smallest |grad|^2 to divide by; smaller ones count as this, so that no step is longer than 0.05 px
+TINY_GRADIENT = np.finfo(np.float32).eps
 
 
 @row_kernel
 def _cells(n, first, step, last, u, cells, fractions, displacements):
-    """Split positions first + x * step + u into cell and fraction. Positions far outside see the border only."""
+    """Split positions first + x * step + u into cell and fraction; far outside, only the border is sampled."""
     for x in range(np.int32(n)):
-        place = np.float32(np.int32(x) * step + first) + u[x]
-        near = place if place > np.float32(-3) else np.float32(-3)
+        position = np.float32(np.int32(x) * step + first) + u[x]
+        near = position if position > np.float32(-3) else np.float32(-3)
         near = near if near < last else last
         floor = np.floor(near)
         fractions[x] = near - floor
@@ -37,7 +37,7 @@ def _cells(n, first, step, last, u, cells, fractions, displacements):
 
 @row_kernel
 def _weights(t, a):
-    """Return Keys' cubic weights of the cells -1, 0, 1, 2 at the fraction t; they sum to one."""
+    """Return the weights of Keys' cubic with slope a for the cells -1, 0, 1, 2 at fraction t; their sum is 1."""
     one, two, three = np.float32(1), np.float32(2), np.float32(3)
     r = one - t
     w0 = a * t * r * r
@@ -49,6 +49,7 @@ def _weights(t, a):
 
 @row_kernel
 def _window_row(k0, k1, k2, k3, k4, x, pixels):
+    """Return the weighted sum of five pixels from x on."""
     return k0 * pixels[x] + k1 * pixels[x + 1] + k2 * pixels[x + 2] + k3 * pixels[x + 3] + k4 * pixels[x + 4]
 
 
@@ -58,6 +59,7 @@ def _warp_run(
     i0, i1, i2, i3, i4, x0, x1, x2, x3, x4, y0, y1, y2, y3, y4,
     u1, u2, before, grad_x, grad_y, rho_c, inverse,
 ):  # fmt: skip
+    """Compute the data term of a run; i, x and y are five rows each of the grey, d/dx and d/dy planes."""
     zero = np.float32(0)
     for x in range(n):
         w0, w1, w2, w3 = _weights(tx[x], a)
@@ -105,6 +107,7 @@ def _warp_run(
 
 @row_kernel
 def _sample(memory, p, stride, w0, w1, w2, w3, v0, v1, v2, v3):
+    """Return the weighted sum of 4x4 pixels, the upper left one at index p."""
     q, r, s = p + stride, p + 2 * stride, p + 3 * stride
     first = (w0 * memory[p] + w1 * memory[p + 1]) + (w2 * memory[p + 2] + w3 * memory[p + 3])
     second = (w0 * memory[q] + w1 * memory[q + 1]) + (w2 * memory[q + 2] + w3 * memory[q + 3])
@@ -115,6 +118,7 @@ def _sample(memory, p, stride, w0, w1, w2, w3, v0, v1, v2, v3):
 
 @row_kernel
 def _range(n, values):
+    """Return the smallest and the largest value."""
     low, high = values[0], values[0]
     for k in range(n):
         value = values[k]
@@ -125,6 +129,7 @@ def _range(n, values):
 
 @row_kernel
 def _warp_pixel(memory, corner, stride, plane, tx, ty, a):
+    """Sample the three planes of a level for one pixel."""
     w0, w1, w2, w3 = _weights(tx, a)
     v0, v1, v2, v3 = _weights(ty, a)
     grey = _sample(memory, corner, stride, w0, w1, w2, w3, v0, v1, v2, v3)
@@ -135,10 +140,18 @@ def _warp_pixel(memory, corner, stride, plane, tx, ty, a):
 
 @kernel
 def warp(first, second, state, start, pitch, stride, height, width, a, floats, ints):
-    """Warp the planes of `second` by the flow in `state` and store the data term against `first` there.
+    """Warp the planes of `second` by the flow in `state`, and store the data term in `state`.
 
-    first, second: memory of two levels; row y of plane i of the state is at start + y * pitch + i * stride.
-    a: the slope of the cubic. floats, ints: scratch of 2 and 4 times the width.
+    Args:
+        first: memory of the first frame's level, see `pyramid.Level`.
+        second: memory of the second frame's level.
+        state: flat float32 array; row y of its plane i begins at start + y * pitch + i * stride, see `layout`.
+        start, pitch, stride: see `layout.Layout`.
+        height: rows of the level.
+        width: pixels in a row.
+        a: slope of the cubic, float32.
+        floats: scratch, float32, twice the width.
+        ints: scratch, int32, four times the width.
     """
     wide = width + 2 * BORDER
     plane = (height + 2 * BORDER) * wide
@@ -152,7 +165,7 @@ def warp(first, second, state, start, pitch, stride, height, width, a, floats, i
         _cells(width, np.int32(y), np.int32(0), np.float32(height + 1), u2, cy, ty, dy)
         x = 0
         while x < width:
-            # extend the run by blocks as long as its displacements span two neighbours at most
+            # add blocks to the run while its displacements take at most two neighbouring values
             end = x
             low_x, high_x, low_y, high_y = dx[x], dx[x], dy[x], dy[x]
             while end < width:
@@ -168,7 +181,7 @@ def warp(first, second, state, start, pitch, stride, height, width, a, floats, i
             data = base + DATA * stride
             if end > x:
                 n = end - x
-                # the upper left cell of the window; a single displacement at the far border has no neighbour
+                # upper left pixel of the window; its last row and column have weight 0 if all displacements are equal
                 corner = (BORDER - 1 + low_y) * wide + BORDER - 1 + x + low_x
                 m = n + 4
                 _warp_run(

@@ -1,9 +1,11 @@
-"""Generated frames whose motion is known, and a plain reference of TV-L1."""
+"""Generated frames whose motion is known, a real pair, and a plain reference of TV-L1."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -35,12 +37,12 @@ def sample(plane: Plane, x: Plane, y: Plane) -> Plane:
 
 
 def resize(plane: Plane, shape: tuple[int, int], scale: tuple[float, float]) -> Plane:
-    """Resize linearly from the top left corner: target pixel i lies at source place i * scale."""
+    """Resize linearly from the top left corner: target pixel i lies at source position i * scale."""
     for axis in (0, 1):
-        place = np.arange(shape[axis]) * scale[axis]
-        low = np.minimum(np.floor(place).astype(int), plane.shape[axis] - 1)
+        position = np.arange(shape[axis]) * scale[axis]
+        low = np.minimum(np.floor(position).astype(int), plane.shape[axis] - 1)
         high = np.minimum(low + 1, plane.shape[axis] - 1)
-        t = (place - low).reshape((-1, 1) if axis == 0 else (1, -1))
+        t = (position - low).reshape((-1, 1) if axis == 0 else (1, -1))
         plane = np.take(plane, low, axis) * (1 - t) + np.take(plane, high, axis) * t
     return plane
 
@@ -86,10 +88,10 @@ def tvl1_cuda(
         after_x, after_y = gradient(after)
         p = np.zeros((2, 2, *before.shape))
         for _ in range(warps):
-            place = (x + flow[0], y + flow[1])
-            g = np.stack([sample(after_x, *place), sample(after_y, *place)])
+            position = (x + flow[0], y + flow[1])
+            g = np.stack([sample(after_x, *position), sample(after_y, *position)])
             square = (g**2).sum(axis=0)
-            rho_c = sample(after, *place) - (g * flow).sum(axis=0) - before
+            rho_c = sample(after, *position) - (g * flow).sum(axis=0) - before
             for _ in range(iterations):
                 rho = rho_c + (g * flow).sum(axis=0)
                 fitting = -rho / np.where(square > np.finfo(np.float32).eps, square, np.inf)
@@ -112,12 +114,12 @@ def tvl1_cuda(
 
 @pytest.fixture
 def tvl1_cuda_reference() -> Callable[..., Plane]:
-    """TV-L1 in plain NumPy float64 under the conventions of OpenCV's CUDA version; no code of the package's."""
+    """TV-L1 in plain NumPy float64 with the conventions of OpenCV's CUDA version; it uses no code of the package."""
     return tvl1_cuda
 
 
 class Texture:
-    """A smooth random picture that can be looked at anywhere: a sum of waves, from its equation."""
+    """A smooth random picture, a sum of waves, that can be sampled exactly at any position."""
 
     def __init__(self, seed: int = 0, waves: int = 40, shortest: float = 6.0) -> None:
         rng = np.random.default_rng(seed)
@@ -127,7 +129,7 @@ class Texture:
         self._phases = rng.uniform(0, 2 * np.pi, waves)
 
     def at(self, x: Plane, y: Plane) -> NDArray[np.float32]:
-        """Return grey levels from 0 to 255 at the places."""
+        """Return grey levels from 0 to 255 at the positions."""
         total = sum(
             np.cos(kx * x + ky * y + phase)
             for kx, ky, phase in zip(self._kx, self._ky, self._phases, strict=True)
@@ -139,8 +141,7 @@ class Texture:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], Plane]:
         """Return two frames and the flow (2, H, W) from the first to the second.
 
-        motion: the places (x, y), about the centre, of the first frame to those in the second, a linear map and a
-        shift.
+        motion: a linear map and a shift, from positions (x, y) about the centre in the first frame to the second.
         """
         matrix, shift = motion
         y, x = np.mgrid[:height, :width] - np.array([height - 1, width - 1]).reshape(2, 1, 1) / 2
@@ -157,5 +158,13 @@ Motion = tuple[NDArray[np.float64], tuple[float, float]]
 
 @pytest.fixture
 def texture() -> type[Texture]:
-    """Maker of pictures that can be moved exactly."""
+    """The class of pictures that can be moved exactly."""
     return Texture
+
+
+@pytest.fixture(scope="session")
+def rubber_whale(real_data: Path) -> NDArray[np.uint8]:
+    """Middlebury's pair of frames RubberWhale, (2, H, W) uint8."""
+    folder = real_data / "flow" / "RubberWhale"
+    names = ("frame10.png", "frame11.png")
+    return np.stack([cv2.imread(str(folder / name), cv2.IMREAD_GRAYSCALE) for name in names])

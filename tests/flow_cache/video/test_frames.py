@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -82,31 +83,36 @@ def test_resize(tmp_path: Path, make_video, arguments: dict, shape: tuple) -> No
     assert frame.rgb.shape == (*shape, 3)
 
 
-def test_shrinking_averages_areas(tmp_path: Path) -> None:
-    checks = np.indices((32, 32)).sum(0) % 2 * 255
-    folder = tmp_path / "images"
-    folder.mkdir()
-    cv2.imwrite(str(folder / "0.png"), checks.astype(np.uint8))
+@pytest.fixture
+def write_images(tmp_path: Path) -> Callable[..., Path]:
+    """Write grey images, by name, into a folder that is one video."""
+
+    def write(images: dict[str, np.ndarray]) -> Path:
+        folder = tmp_path / "clip.01"
+        folder.mkdir()
+        for name, image in images.items():
+            cv2.imwrite(str(folder / name), image.astype(np.uint8))
+        return folder
+
+    return write
+
+
+def test_shrinking_averages_areas(write_images) -> None:
+    folder = write_images({"0.png": np.indices((32, 32)).sum(0) % 2 * 255})
     frame = next(read_frames(folder, size=(8, 8)))
     assert np.all(np.abs(frame.grey.astype(int) - 127.5) <= 1)
 
 
-def test_image_folder_is_read_in_natural_order(tmp_path: Path) -> None:
-    folder = tmp_path / "clip.01"
-    folder.mkdir()
-    for number in (1, 2, 10, 9):
-        cv2.imwrite(str(folder / f"img_{number}.png"), np.full((10, 12), number, np.uint8))
+def test_image_folder_is_read_in_natural_order(write_images) -> None:
+    folder = write_images({f"img_{number}.png": np.full((10, 12), number) for number in (1, 2, 10, 9)})
     (folder / "notes.txt").write_text("not an image")
     assert [int(frame.grey[0, 0]) for frame in read_frames(folder)] == [1, 2, 9, 10]
     assert probe_fps(folder) == 0.0
     assert find_videos(folder) == [folder]
 
 
-def test_broken_image_is_named_after_the_readable_ones(tmp_path: Path) -> None:
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    for number in range(3):
-        cv2.imwrite(str(folder / f"{number}.png"), np.full((10, 12), number, np.uint8))
+def test_broken_image_is_named_after_the_readable_ones(write_images) -> None:
+    folder = write_images({f"{number}.png": np.full((10, 12), number) for number in range(3)})
     (folder / "1.png").write_bytes(b"junk")
     frames = read_frames(folder)
     next(frames)
@@ -115,19 +121,14 @@ def test_broken_image_is_named_after_the_readable_ones(tmp_path: Path) -> None:
     assert caught.value.frame == 1
 
 
-def test_change_of_frame_size_is_an_error(tmp_path: Path) -> None:
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    cv2.imwrite(str(folder / "0.png"), np.zeros((10, 12), np.uint8))
-    cv2.imwrite(str(folder / "1.png"), np.zeros((10, 14), np.uint8))
+def test_change_of_frame_size_is_an_error(write_images) -> None:
+    folder = write_images({"0.png": np.zeros((10, 12)), "1.png": np.zeros((10, 14))})
     with pytest.raises(VideoError, match=r"frame 1: frame size changes from 12x10 to 14x10"):
         list(read_frames(folder))
 
 
-def test_too_large_frames_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    cv2.imwrite(str(folder / "0.png"), np.zeros((2, 400), np.uint8))
+def test_too_large_frames_are_refused(write_images) -> None:
+    folder = write_images({"0.png": np.zeros((2, 400))})
     with pytest.raises(VideoError, match="too large"):
         next(read_frames(folder, short_side=300))
 

@@ -3,13 +3,13 @@
    Farneback, "Two-Frame Motion Estimation Based on Polynomial Expansion", SCIA 2003, with the conventions of OpenCV's
    calcOpticalFlowFarneback (box window). On every level of a pyramid, coarse to fine:
 
-     smooth_rows, smooth_columns   every frame: Gaussian of the full-size frame, sampled at the level's size
-     expand                        every frame: f(x) ~ x'Ax + b'x + c around every pixel
-     enlarge_flow                  every pair: the coarser level's flow as the start
-     then per iteration
-     sum_equations_along_rows      every pair: A = (A1 + A2~) / 2, db = (b1 - b2~) / 2 + A d~, where ~ is taken at
-                                   the present displacement d~; G = A'A, h = A'db, summed over the window's width
-     solve_along_columns           every pair: both summed over the window's height; d = G^-1 h
+     smooth_rows, smooth_columns   each frame: Gaussian of the full-size frame, sampled at the level's size
+     expand                        each frame: f(x) ~ x'Ax + b'x + c around every pixel
+     enlarge_flow                  each pair: start with the coarser level's flow
+     then in each iteration
+     sum_equations_along_rows      each pair: A = (A1 + A2~) / 2, db = (b1 - b2~) / 2 + A d~, where ~ is sampled at
+                                   the current displacement d~; G = A'A, h = A'db, summed over the window's width
+     solve_along_columns           each pair: both summed over the window's height; d = G^-1 h
 
    Arrays are C-contiguous float32, the last axis along a row; frames may be uint8.
      frames        (F, H, W)     grey levels
@@ -17,22 +17,23 @@
      polynomials   S sheets      b_y, b_x, a_yy, a_xx, a_xy, the coefficients of y, x, y^2, x^2, x y
      sums          N sheets      g_yy, g_xy, g_xx, h_y, h_x
      flow          (N, 2, h, w)  u, v in pixels of the level
-   A sheet holds five values a pixel: (h w) float4 with four of them, rounded up to a whole number of four float4, then
-   (h w) floats with the fifth. So five values are two loads.
-   Frame f is kept in slot slots[f] of the polynomials, and pair n goes from slot first[n] to slot second[n]; where the
-   slot is negative there is nothing to do. No value depends on another pair, nor on how many there are, and every sum
-   is taken in a fixed order.
+   A sheet holds five values per pixel: (h w) float4 with four of them, their number rounded up to a multiple of four,
+   then (h w) floats with the fifth. So the five values of a pixel are two loads.
+   Frame f is stored in slot slots[f] of the polynomials, and pair n goes from slot first[n] to slot second[n]; a
+   negative slot means nothing to do. No value depends on the other pairs or on their number, and every sum is computed
+   in a fixed order.
 
-   Two kernels need a row's neighbourhood. There a block takes `outputs` neighbouring pixels of blockDim.y rows: it
-   computes an intermediate for these and for `radius` more at both ends into shared memory, then filters that. */
+   Two kernels need the neighbourhood of a pixel in its row. There a block works on `outputs` neighbouring pixels of
+   blockDim.y rows: it computes intermediate values for these, and for `radius` more pixels at both ends, into shared
+   memory, then filters them. */
 
-#define RIM 5 /* pixels next to the frame's edge that are trusted less */
+#define RIM 5 /* pixels next to the edge of the frame whose equations have less weight */
 
 struct Five {
     float v[5];
 };
 
-/* The pixels of a sheet with room for those of `count`. */
+/* The number of pixels that a sheet for `count` pixels has room for. */
 __device__ __forceinline__ size_t padded(size_t count)
 {
     return (count + 3) / 4 * 4;
@@ -57,8 +58,8 @@ __device__ __forceinline__ void add(Five *sum, const Five &five, float weight = 
         sum->v[i] += weight * five.v[i];
 }
 
-/* Where pixel `target` of a resized axis lies in the source: between low and low + 1, nearer to low + 1 the larger
-   the fraction. Pixel centres are at halves; places beyond the outermost centres are moved onto them. */
+/* Where pixel `target` of a resized axis lies in the source: at low + fraction. Pixel centres are at halves; positions
+   outside the outermost centres are moved to them. */
 __device__ __forceinline__ void find_place(int target, double scale, int size, int *low, float *fraction)
 {
     const double place = (target + 0.5) * scale - 0.5;
@@ -68,7 +69,7 @@ __device__ __forceinline__ void find_place(int target, double scale, int size, i
     *fraction = between ? (float)(place - floor_) : 0.0f;
 }
 
-/* Mirror an index at the border pixels' centres (the border pixel is not repeated); one mirroring is enough. */
+/* Mirror an index at the centre of the border pixel, which is not repeated. Mirroring once is always enough. */
 __device__ __forceinline__ int mirror(int i, int size)
 {
     i = i < 0 ? -i : i;
@@ -80,8 +81,9 @@ __device__ __forceinline__ int clamp(int i, int size)
     return max(0, min(i, size - 1));
 }
 
-/* Gaussian and linear sampling along one axis in one pass: the sample between two filtered pixels is one filter whose
-   taps are the two shifted ones, mixed. `source` points at the axis's first pixel, `step` apart from the next. */
+/* Gaussian filter and linear sampling along one axis in one pass: a sample between two filtered pixels is one filter
+   whose taps are interpolated between the two shifted filters. `source` points to the first pixel of the axis, the next
+   one is `step` values on. */
 template <typename Level>
 __device__ __forceinline__ float filter_at(
     const Level *source, size_t step, int size, int target, double scale, const float *taps, int radius)
@@ -145,10 +147,10 @@ extern "C" __global__ void smooth_columns(
 }
 
 /* Fit a polynomial of second order around every pixel, weighted by a Gaussian g of `radius` taps to each side.
-   weights: g, g k and g k^2 for k = 0 .. radius, then the moments' inverses 1/m2, 1/(m4 - m2^2), 1/m2^2 and m2, where
-   mi is the sum of g k^i. Borders are replicated.
-   A pixel's own level is taken off its neighbourhood first, in each direction: the fit is the same without the
-   constant, and float32 loses nothing where large moments would cancel.
+   weights: g, g k and g k^2 for k = 0 .. radius, then the inverse moments 1/m2, 1/(m4 - m2^2), 1/m2^2 and m2, where mi
+   is the sum of g k^i. Borders are replicated.
+   A pixel's own grey level is first subtracted from its neighbourhood, in each direction. A constant does not change
+   the fit, and large moments, which would cancel, cannot cost precision in float32.
    Grid (width / outputs, height / by, F), block (bx, by), shared by * (outputs + 2 * radius) float4. */
 extern "C" __global__ void expand(
     const float *__restrict__ image, const int *__restrict__ slots, float *__restrict__ polynomials, int width,
@@ -207,7 +209,7 @@ extern "C" __global__ void expand(
 }
 
 /* Sample coarse (P, coarse_height, coarse_width) linearly at fine (P, height, width), multiplied by gain.
-   P counts planes: two a pair. Grid (width / bx, height / by, P), block (bx, by). */
+   P counts planes: two for each pair. Grid (width / bx, height / by, P), block (bx, by). */
 extern "C" __global__ void enlarge_flow(
     const float *__restrict__ coarse, const int *__restrict__ first, float *__restrict__ fine, int coarse_width,
     int coarse_height, int width, int height, double scale_x, double scale_y, float gain)
@@ -228,7 +230,7 @@ extern "C" __global__ void enlarge_flow(
     fine[((size_t)blockIdx.z * height + y) * width + x] = gain * (above + fy * (below - above));
 }
 
-/* How far the equations of a pixel `distance` pixels away from an edge are trusted. */
+/* The weight of the equations of a pixel `distance` pixels away from an edge. */
 __device__ __forceinline__ float trust_at(int distance)
 {
     return distance >= RIM ? 1.0f : (distance >= 2 ? 0.4472f : 0.14f);
@@ -239,7 +241,7 @@ __device__ __forceinline__ float trust_between(int i, int size)
     return trust_at(i) * trust_at(size - 1 - i);
 }
 
-/* Form the normal equations of pixel (x, y) for the displacement (u, v) from both frames' polynomials. */
+/* Set up the normal equations of pixel (x, y) at the displacement (u, v) from the polynomials of both frames. */
 __device__ __forceinline__ Five form_equations(
     const float *from, const float *to, float u, float v, int x, int y, int width, int height)
 {
@@ -249,7 +251,7 @@ __device__ __forceinline__ Five form_equations(
     const Five here = load(from, room, (size_t)y * width + x);
     float b_y = here.v[0], b_x = here.v[1], a_yy = here.v[2], a_xx = here.v[3], a_xy = here.v[4];
 
-    /* written so that an unusable displacement (NaN) fails the comparison */
+    /* written so that the comparison is false for an invalid displacement (NaN) */
     if (left >= 0.0f && left < width - 1 && top >= 0.0f && top < height - 1) {
         const float fx = px - left, fy = py - top;
         const size_t at = (size_t)(int)top * width + (int)left;
@@ -268,7 +270,7 @@ __device__ __forceinline__ Five form_equations(
     b_y = 0.5f * b_y + a_yy * v + a_xy * u;
     b_x = 0.5f * b_x + a_xy * v + a_xx * u;
 
-    /* unsigned like OpenCV's: where a side is shorter than both rims both sides of the comparison wrap around */
+    /* unsigned as in OpenCV: if a side is shorter than both rims, both sides of the comparison wrap around */
     if ((unsigned)(x - RIM) >= (unsigned)(width - 2 * RIM) || (unsigned)(y - RIM) >= (unsigned)(height - 2 * RIM)) {
         const float trust = trust_between(x, width) * trust_between(y, height);
         b_y *= trust;
@@ -281,10 +283,9 @@ __device__ __forceinline__ Five form_equations(
              a_xy * b_y + a_xx * b_x}};
 }
 
-/* Form every pixel's normal equations at the present flow and sum them over 2 * radius + 1 columns, borders replicated.
-   One kernel and not two: the equations themselves, 20 bytes a pixel to write and to read again, stay on the chip.
-   They are summed by fours first: a window of 13 then takes 10 accesses to shared memory and not 14, one of 31 takes 16
-   and not 32.
+/* Set up every pixel's normal equations at the current flow, and sum them over 2 * radius + 1 columns, borders
+   replicated. One kernel does both, so the equations (20 bytes per pixel) stay on the chip. Groups of four are summed
+   first: a window of 13 then needs 10 accesses to shared memory instead of 14, one of 31 needs 16 instead of 32.
    Grid (width / outputs, height / by, N), block (bx, by), shared by * 10 * padded(outputs + 2 * radius) floats. */
 extern "C" __global__ void sum_equations_along_rows(
     const float *__restrict__ polynomials, const int *__restrict__ first, const int *__restrict__ second,
@@ -333,9 +334,9 @@ extern "C" __global__ void sum_equations_along_rows(
     }
 }
 
-/* A sum and what its roundings lost (Knuth's two-sum): twice float32's digits from float32's adders. The equations of
-   an edge leave nothing behind when they leave the window, and their determinant, which nearly cancels where all edges
-   are parallel, is as good as from OpenCV's float64, which most cards are slow at. */
+/* A sum and its rounding error (Knuth's two-sum): twice the digits of float32, by additions of float32. So the
+   equations of an edge leave no error behind when they leave the window. Where all edges are parallel their determinant
+   nearly cancels, and is still as exact as with OpenCV's float64, which is slow on most GPUs. */
 struct Sum {
     float high, low;
 };
@@ -348,7 +349,7 @@ __device__ __forceinline__ void add(Sum *sum, float value)
     sum->high = total;
 }
 
-/* a b - c d, free of the rounding of the products (Kahan). */
+/* a b - c d without the rounding errors of the products (Kahan). */
 __device__ __forceinline__ float difference_of_products(Sum a, Sum b, Sum c, Sum d)
 {
     const float product = c.high * d.high;
@@ -357,7 +358,7 @@ __device__ __forceinline__ float difference_of_products(Sum a, Sum b, Sum c, Sum
 }
 
 /* Sum the equations over 2 * radius + 1 rows, borders replicated, and solve them for the flow.
-   A thread walks down `rows` pixels of one column with running sums. regularisation: for the sums' determinant.
+   A thread goes down `rows` pixels of one column with running sums. regularisation: added to the sums' determinant.
    Grid (width / bx, height / (by * rows), N), block (bx, by). */
 extern "C" __global__ void solve_along_columns(
     const float *__restrict__ sums, const int *__restrict__ first, float *__restrict__ flow, int width, int height,

@@ -1,4 +1,4 @@
-// Flow to grey levels on the device, as `quantize` does it on the host, bit for bit; and the range of floats.
+// Flow to grey levels, bit for bit as flow_cache/quantization.py does it on the host; and the range of floats.
 //
 //     q = clip(round_half_even(v * scale) + 128, 0, 255), scale = 255 / (2 bound) in single precision
 //
@@ -31,7 +31,7 @@ extern "C" __global__ void quantize(const float* __restrict__ flow, unsigned cha
     }
 }
 
-// A float mapped to an unsigned integer, in the same order; NaN is above all.
+// Map floats to unsigned integers of the same order; NaN is larger than all.
 static __device__ __forceinline__ unsigned ordered(float value) {
     unsigned bits = __float_as_uint(value);
     return value != value ? 0xffffffffu : bits & 0x80000000u ? ~bits : bits | 0x80000000u;

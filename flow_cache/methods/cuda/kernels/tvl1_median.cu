@@ -1,7 +1,8 @@
 // Median filters 3x3 and 5x5 of the flow, with the border repeated, before each outer iteration.
 //
-// A thread makes 2x2 values. For 5x5, the four rows that both its output rows see are sorted per column, neighbouring
-// columns are merged, and only the ranks that can still be the median go on: 97 minima and maxima a value, not 200.
+// A thread computes 2x2 values. For 5x5, the windows of both rows share four rows. These are sorted in each column,
+// then neighbouring columns are merged, and only values that can still be the median are kept: 97 minima and maxima for
+// each value, not 200.
 //
 // unknowns (pairs, 2, 6, height, stride), of which u of the present state -> filtered (pairs, 2, height, stride), 0
 // beyond the width; both float. Items of a pair: tiles of 64 x 16 values, of both components of u.
@@ -26,7 +27,7 @@ static __device__ __forceinline__ void sort4(float* v) {
     order(v[1], v[2]);
 }
 
-// Merge two sorted fours into a sorted eight (Batcher's odd-even merge).
+// Merge two sorted lists of four into one of eight (Batcher's odd-even merge).
 static __device__ __forceinline__ void merge4(const float* a, const float* b, float* out) {
     float a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3];
     order(a0, b0);
@@ -48,7 +49,7 @@ static __device__ __forceinline__ void sort_bitonic4(float* v) {
     order(v[2], v[3]);
 }
 
-// The six middle ones, sorted, of twenty numbers: two sorted eights and a sorted four.
+// The middle six, sorted, of twenty numbers: two sorted lists of eight and one of four.
 static __device__ __forceinline__ void middle_six(const float* p, const float* q, const float* c, float* out) {
     float z[16];
 #pragma unroll
@@ -65,13 +66,13 @@ static __device__ __forceinline__ void middle_six(const float* p, const float* q
     order(z[11], z[13]);
 #pragma unroll
     for (int i = 3; i < 12; i += 2) order(z[i], z[i + 1]);
-    // drop the four least of z3..z6 and c, which leaves a bitonic four; sort it
+    // drop the four smallest of z3..z6 and c; the four that are left are bitonic; sort them
     float low[4] = {fmaxf(z[3], c[3]), fmaxf(z[4], c[2]), fmaxf(z[5], c[1]), fmaxf(z[6], c[0])};
     sort_bitonic4(low);
-    // drop the four greatest of those and z9..z12; what stays are z7, z8 and a bitonic four
+    // drop the four largest of these and z9..z12; z7, z8 and four bitonic values are left
     float four[4] = {fminf(z[9], low[3]), fminf(z[10], low[2]), fminf(z[11], low[1]), fminf(z[12], low[0])};
     sort_bitonic4(four);
-    // merge z7 <= z8 into the four
+    // merge z7 <= z8 into the sorted four
     float a = four[0], b = four[1], c2 = four[2], d = four[3], e = z[7], f = z[8];
     order(a, e);
     order(c2, e);
@@ -94,14 +95,14 @@ static __device__ __forceinline__ float median_of_six_and_five(const float* g, c
     order(a, c);
     order(b, d);
     order(b, c);
-    // the sixth of both lists is the least over i of max(g[i], sorted[5 - i])
+    // the sixth smallest of both lists is the minimum over i of max(g[i], sorted[5 - i])
     float left = fminf(g[5], fmaxf(g[4], a));
     float middle = fminf(fmaxf(g[3], b), fmaxf(g[2], c));
     float right = fminf(fmaxf(g[1], d), fmaxf(g[0], e));
     return fminf(left, fminf(middle, right));
 }
 
-// corner: the upper left one of the 6x6 window of the four values.
+// The medians of 2x2 values. corner: the upper left pixel of their common 6x6 window.
 static __device__ __forceinline__ void four_medians5(const float* corner, float* out) {
     float columns[6][4], pairs[3][8], top[6], bottom[6];
 #pragma unroll
@@ -123,7 +124,7 @@ static __device__ __forceinline__ void four_medians5(const float* corner, float*
     out[3] = median_of_six_and_five(six, bottom + 1);
 }
 
-// The same for 3x3: the median of the greatest least, the middle median and the least greatest of three sorted columns.
+// The same for 3x3: of three sorted columns, the median of the largest minimum, the median middle, the smallest maximum.
 static __device__ __forceinline__ void four_medians3(const float* corner, float* out) {
 #pragma unroll
     for (int y = 0; y < 2; y++) {
@@ -148,7 +149,7 @@ static __device__ __forceinline__ void four_medians3(const float* corner, float*
     }
 }
 
-// Filter the flow of the pairs that begin their outer iteration `outer`.
+// Filter the flow of the pairs that begin their outer iteration `outer`. size: 3 or 5. control: see tvl1_work.cuh.
 extern "C" __global__ void __launch_bounds__(256)
 median(const int* __restrict__ control, int pairs, int outer, const float* __restrict__ unknowns,
        float* __restrict__ filtered, int height, int width, int stride, int size) {

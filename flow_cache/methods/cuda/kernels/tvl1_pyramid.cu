@@ -1,4 +1,4 @@
-// The levels of TV-L1: grey values, their gradient and a border, coarser and coarser; and the zoom of the flow between.
+// The pyramids of TV-L1: grey values, their gradient and a border on each level; and resizing the flow between levels.
 //
 // Two conventions: OpenCV's CPU version resizes between pixel centres and sees 0 outside the image; its CUDA version
 // (`corner`) resizes from the top left corner and repeats the border. Both filter linearly, without smoothing.
@@ -10,8 +10,8 @@
 // thread; the columns are the target's, up to `stride` where it has one, and with the border in `differentiate`.
 #include "tvl1_layout.cuh"
 
-// The source cell of a target pixel, and the weight of the cell after it. In double precision where OpenCV's is, since
-// warps magnify a rounding of the place.
+// The source pixel before the position of a target pixel, and the weight of the one after it. In double precision where
+// OpenCV uses it, since warps magnify a rounding of the position.
 static __device__ __forceinline__ int position(int index, double scale, int size, int corner, float* weight) {
     double centre = corner ? (double)__fmul_rn((float)index, (float)scale)
                            : __dadd_rn(__dmul_rn((double)index + 0.5, scale), -0.5);
@@ -80,8 +80,8 @@ extern "C" __global__ void shrink(const int* __restrict__ slots, const float* __
                 scale, corner);
 }
 
-// Fill the gradient planes by central differences (halved one-sided ones at the edges), and the border of all three:
-// with the edge's values (`repeat_border`) or 0.
+// Fill the gradient planes by central differences (at the edges half the one-sided ones), and the border of all three
+// planes with the values at the edge (`repeat_border`) or 0.
 extern "C" __global__ void differentiate(const int* __restrict__ slots, float* level, int height, int width,
                                          int repeat_border) {
     int stride = width + 2 * BORDER, rows = height + 2 * BORDER;
@@ -123,7 +123,7 @@ extern "C" __global__ void zoom(const int* __restrict__ first, const int* __rest
     }
 }
 
-// Start a level: u from `zoomed` (null at the coarsest: 0), p = 0, in the first of the two states.
+// Start a level in the first of the two states: u from `zoomed` (null on the coarsest level: u = 0), p = 0.
 extern "C" __global__ void begin_level(const int* __restrict__ first, int* __restrict__ control,
                                        const float* __restrict__ zoomed, float* __restrict__ unknowns, int height,
                                        int stride) {
@@ -136,7 +136,7 @@ extern "C" __global__ void begin_level(const int* __restrict__ first, int* __res
     for (int i = P11; i <= P22; i++) state[i * plane] = 0.0f;
 }
 
-// Take the flow out of the finest level's state: flow (pairs, 2, height, width).
+// Copy the flow from the finest level's state to flow (pairs, 2, height, width).
 extern "C" __global__ void take_flow(const int* __restrict__ first, const int* __restrict__ control,
                                      const float* __restrict__ unknowns, float* __restrict__ flow, int height,
                                      int width, int stride) {

@@ -1,8 +1,8 @@
-// Bicubic warp of the second frame and its gradient, and the data term that it leaves for the iterations.
+// Bicubic warp of the second frame and its gradient, and the data term for the iterations.
 //
-// rho(u) = I1(x + u0) + <grad I1(x + u0), u - u0> - I0 is linear in u (Zach, Pock, Bischof 2007, equation 13): stored are
-// grad I1(x + u0) and rho's constant part. Keys' cubic has slope -0.75 as in OpenCV's remap, or -0.5 as in its CUDA
-// version.
+// rho(u) = I1(x + u0) + <grad I1(x + u0), u - u0> - I0 is linear in u (Zach, Pock, Bischof 2007, equation 13). The
+// kernel stores grad I1(x + u0) and rho's constant part. Keys' cubic has slope -0.75 as in OpenCV's remap, or -0.5 as in
+// its CUDA version.
 //
 // level, unknowns, control, data: see tvl1_layout.cuh; first, second (pairs): the places of each pair's frames in the
 // level, -1 = none, nothing is to be done. Of unknowns, the state that control names is read.
@@ -46,7 +46,7 @@ extern "C" __global__ void warp(const int* __restrict__ first, const int* __rest
     size_t area = (size_t)(height + 2 * BORDER) * wide;
     const float* before = level + 3 * area * first[pair];
     const float* after = level + 3 * area * second[pair];
-    // places far outside see the border only
+    // positions far outside read only the border
     float px = fminf(fmaxf((float)x + u1, -3.0f), (float)(width + 1));
     float py = fminf(fmaxf((float)y + u2, -3.0f), (float)(height + 1));
     float fx = floorf(px), fy = floorf(py);

@@ -14,11 +14,11 @@ from flow_cache.methods.device import open_device
 
 
 def _load(path: str):
-    """Import a module by its place beside this file, since test folders are no packages."""
-    place = Path(__file__).parent / path
-    name = f"flow_cache_test_{place.stem}"
+    """Import a module by its path relative to this file, since test folders are no packages."""
+    file = Path(__file__).parent / path
+    name = f"flow_cache_test_{file.stem}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, place)
+        spec = importlib.util.spec_from_file_location(name, file)
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
@@ -41,7 +41,7 @@ def emulation():
 
 @pytest.fixture
 def emulated(emulation):
-    """Maker of emulated devices: emulated(seed=0, limit=bytes)."""
+    """The class of emulated devices: emulated(seed=0, limit=bytes)."""
     return emulation.EmulatedBackend
 
 

@@ -1,4 +1,4 @@
-"""Farneback's flow in plain NumPy and float64: the definition that the kernels are held to, with OpenCV's conventions.
+"""Farneback's flow in plain NumPy and float64, with OpenCV's conventions: the definition that the kernels must meet.
 
 Farneback, "Two-Frame Motion Estimation Based on Polynomial Expansion", SCIA 2003. Slow and short on purpose: each step
 is one array expression, no step shares code with the engine.
@@ -89,7 +89,7 @@ def polynomials(image, n, sigma) -> np.ndarray:
 
 
 def matrices(r0, r1, flow) -> np.ndarray:
-    """Form each pixel's normal equations G d = h at the present flow: (5, H, W) g_yy, g_xy, g_xx, h_y, h_x."""
+    """Return each pixel's normal equations G d = h at the current flow: (5, H, W) g_yy, g_xy, g_xx, h_y, h_x."""
     height, width = flow.shape[1:]
     ys, xs = np.mgrid[:height, :width]
     x, y = xs + flow[0], ys + flow[1]
@@ -115,7 +115,7 @@ def matrices(r0, r1, flow) -> np.ndarray:
 
 
 def border_trust(height, width) -> np.ndarray:
-    """Weigh down the outermost five pixels; where a side is under ten pixels, only what OpenCV does there."""
+    """Return smaller weights for the outermost five pixels; for sides below ten pixels, what OpenCV does there."""
     reach = len(BORDER_WEIGHTS)
 
     def weights(size):

@@ -14,7 +14,7 @@ from flow_cache.methods.cuda.backend import COMPILE_OPTIONS, KERNELS, kernel_sou
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
 MACROS = {"tvl1_iterate.cu": [tuning.macros() for tuning in tvl1.TUNINGS]}
-# registers that leave room for as many warps on a multiprocessor as the kernels are made for
+# with more registers, fewer warps would fit on a multiprocessor than the kernels are designed for
 MOST_REGISTERS = {"median": 64, "warp": 64}
 
 
@@ -86,7 +86,8 @@ def test_the_package_ships_every_kernel():
 def test_the_gpu_path_needs_no_opencv():
     """GPU images often have a build of it without contrib, or none."""
     code = (
-        "import sys, flow_cache.methods.cuda.tvl1, flow_cache.methods.cuda.farneback, flow_cache.methods.cuda.cupy_backend, flow_cache.methods.device;"
+        "import sys, flow_cache.methods.device; "
+        "from flow_cache.methods.cuda import cupy_backend, farneback, tvl1; "
         "sys.exit('cv2' in sys.modules or 'cupy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=KERNELS.parents[3]).returncode == 0

@@ -1,7 +1,7 @@
-"""CuPy's side of the seam, with a CuPy that is pretended: its arrays are NumPy's, its kernels the emulated ones.
+"""The CuPy backend with a stand-in for CuPy: its arrays are NumPy's, its kernels the emulated ones.
 
-It keeps CuPy's habits that the seam relies on: launches and memsets that are captured happen when the graph is
-launched, not before; there is a current stream and a current device; memory may run out.
+It behaves like CuPy where the backend relies on it: captured launches and memsets run when the graph is launched, not
+before; there is a current stream and a current device; memory may run out.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Given:
         self.__cuda_array_interface__ = {"version": 3}
 
 
-class PretendedCupy:
-    """As much of CuPy as the seam uses."""
+class FakeCupy:
+    """The part of CuPy that the backend uses."""
 
     def __init__(self, emulated):
         self.emulated = emulated
@@ -47,19 +47,17 @@ class PretendedCupy:
             SimpleNamespace(waited=[], wait_event=lambda event: self.current[-1].waited.append(event))
         ]
         self.devices = [0]
-        pretended = self
+        fake = self
 
         class Array(np.ndarray):
             device = SimpleNamespace(id=0)
 
             @property
             def data(self):
-                return SimpleNamespace(
-                    memset_async=lambda value, size: pretended.do(lambda: self.fill(value))
-                )
+                return SimpleNamespace(memset_async=lambda value, size: fake.do(lambda: self.fill(value)))
 
             def set(self, source, stream):
-                assert stream is pretended.current[-1]
+                assert stream is fake.current[-1]
                 assert (self.dtype, self.shape) == (source.dtype, source.shape)
                 assert self.flags.c_contiguous
                 assert source.flags.c_contiguous
@@ -72,30 +70,30 @@ class PretendedCupy:
                 self.mem_info = (1 << 30, 1 << 30)
 
             def __enter__(self):
-                pretended.devices.append(self.index)
+                fake.devices.append(self.index)
 
             def __exit__(self, *_):
-                pretended.devices.pop()
+                fake.devices.pop()
 
         class Stream(contextlib.AbstractContextManager):
             def __init__(self, non_blocking):
                 assert non_blocking
 
             def __enter__(self):
-                pretended.current.append(self)
+                fake.current.append(self)
 
             def __exit__(self, *_):
-                pretended.current.pop()
+                fake.current.pop()
 
             def begin_capture(self):
-                pretended.captured = []
+                fake.captured = []
 
             def end_capture(self):
-                captured, pretended.captured = pretended.captured, None
+                captured, fake.captured = fake.captured, None
 
                 def launch(stream):
-                    assert stream is pretended.current[-1]
-                    pretended.graphs += 1
+                    assert stream is fake.current[-1]
+                    fake.graphs += 1
                     for work in captured:
                         work()
 
@@ -162,7 +160,7 @@ SOURCES = ["tvl1_pyramid.cu", "tvl1_warp.cu", "tvl1_median.cu", "tvl1_iterate.cu
 
 @pytest.fixture
 def cupy(emulated):
-    return PretendedCupy(emulated())
+    return FakeCupy(emulated())
 
 
 def test_direct_launches_and_graphs_give_the_same(cupy, stack):

@@ -1,4 +1,4 @@
-"""What the estimators on CUDA share: frames in and flow out, batches, memory, bytes."""
+"""The base of the estimators on CUDA: frames in and flow out, batches, memory, quantised flow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flow_cache.errors import ArgumentError, DeviceError
-from flow_cache.methods.cuda.engine import check_levels
+from flow_cache.methods.cuda.engine import value_range
 from flow_cache.methods.cuda.tvl1 import TVL1
 from flow_cache.methods.registry import get_method
 from flow_cache.methods.tvl1.parameters import TVL1Parameters
@@ -136,7 +136,7 @@ def test_range_of_floats(device, values):
     array = device.empty(len(values), np.float32)
     device.upload(np.array(values, np.float32), array)
     low, high = np.float32(min(values)), np.float32(max(values))
-    assert check_levels(device, array) == (low, high)
+    assert value_range(device, array) == (low, high)
 
 
 @pytest.mark.parametrize("bound", [0.3, 1.0, 20.0])
@@ -222,7 +222,7 @@ def test_the_memory_chooses_the_batch(emulated, stack):
 
 
 def test_memory_that_runs_out_half_way_halves_the_batch(emulated, emulation, stack):
-    """Others may take memory after we looked; also while the work goes on."""
+    """Other programs may take memory after the check, also during the work."""
     frames = stack(9, 32, 40, 0.5, 0.25)
     expected = TVL1(QUICK, emulated())(frames)
     for failing in (3, 12, 17, 20, 21, 25):

@@ -1,8 +1,7 @@
-"""Farneback's kernels and what drives them, on the emulated device and, where there is one, on the GPU."""
+"""Farneback's kernels and their launches, on the emulated device and, if there is one, on a GPU."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from flow_cache.methods.cuda.farneback import EQUATIONS, Farneback, Level, RowBlocks
 from flow_cache.methods.farneback import FarnebackParameters
-from flow_cache.methods.registry import get_method
+from flow_cache.methods.registry import build_method, get_method
 
 PRESETS = FarnebackParameters.presets
 FEW = FarnebackParameters.build("opencv", levels=2, iterations=2)
@@ -140,7 +139,7 @@ def test_a_constant_added_to_the_levels_changes_nothing(device, stack):
 
 
 def test_an_edge_leaves_nothing_in_the_window_that_it_left(device):
-    """On black, next to nothing decides the flow; OpenCV sums in float64."""
+    """On black, tiny numbers decide the flow, and OpenCV sums in float64."""
     frames = np.zeros((2, 96, 120), np.uint8)
     frames[0, 40:, 50:] = frames[1, 41:, 52:] = 255
     error = estimate(device, frames, PRESETS["default"]) - opencv(frames, PRESETS["default"])
@@ -187,12 +186,10 @@ def test_row_blocks_cover_every_pixel_within_what_any_card_has(width, height, ra
     assert blocks.shared <= 48 * 1024
 
 
-def test_it_is_what_get_method_gives_for_a_gpu(emulated, stack, monkeypatch):
-    monkeypatch.setattr(
-        "flow_cache.methods.registry.open_device", lambda device: emulated() if device == "cuda" else None
-    )
+def test_it_is_what_get_method_gives_for_a_gpu(emulated, stack):
     frames = stack(3, 40, 50, 0.8, -0.5)
-    method = get_method("farneback", device="cuda", preset="opencv", winsize=9)
+    parameters = {"preset": "opencv", "winsize": 9}
+    method = build_method("farneback", "cuda", 1, parameters, {"cuda": emulated()}.get)
     assert method.backend == "cuda"
     expected = get_method("farneback", preset="opencv", winsize=9)(frames)
     assert np.abs(method(frames) - expected).mean() < 1e-4
@@ -205,7 +202,7 @@ def test_a_large_pair_fits_small_devices(emulated):
 
 
 def test_the_work_neither_allocates_nor_copies_nor_waits(emulated, stack, monkeypatch):
-    """So that it can be recorded in a graph, and the host never holds the device up."""
+    """So it can be recorded in a graph, and the device never waits for the host."""
     device = emulated()
     method = Farneback(FEW, device)
     frames = stack(4, 64, 70, 0.8, -0.5)
@@ -221,11 +218,7 @@ def test_the_work_neither_allocates_nor_copies_nor_waits(emulated, stack, monkey
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("preset", PRESETS)
-def test_agrees_with_opencv_on_a_real_pair(device, real_data, preset):
-    names = ("frame10.png", "frame11.png")
-    frames = [
-        cv2.imread(str(real_data / "flow" / "RubberWhale" / name), cv2.IMREAD_GRAYSCALE) for name in names
-    ]
-    frames = np.stack(frames)[:, 100:260, 100:310]
+def test_agrees_with_opencv_on_a_real_pair(device, rubber_whale, preset):
+    frames = rubber_whale[:, 100:260, 100:310]
     error = estimate(device, frames, PRESETS[preset]) - opencv(frames, PRESETS[preset])
     assert np.hypot(*error[0]).mean() < 1e-4

@@ -1,6 +1,8 @@
-"""TV-L1's kernels and what drives them, against the CPU estimator, on the emulated device and on a GPU."""
+"""TV-L1's kernels and their launches, against the CPU estimator, on the emulated device and on a GPU."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import cv2
 import numpy as np
@@ -9,12 +11,15 @@ import pytest
 from flow_cache.methods.cuda import tvl1
 from flow_cache.methods.cuda.tvl1 import TVL1
 from flow_cache.methods.registry import get_method
-from flow_cache.methods.tvl1.parameters import TVL1Parameters
+from flow_cache.methods.tvl1.parameters import TVL1Parameters, level_sizes
+from flow_cache.methods.tvl1.pyramid import build_pyramid
+from flow_cache.methods.tvl1.solver import Solver
 
 
-def estimate(device, frames, step=1, batch=None, **parameters):
+def estimate(device, frames, step=1, batch=None, tuning=tvl1.TUNINGS[0], **parameters):
     method = TVL1(TVL1Parameters.build(**parameters), device)
     method.batch = batch
+    method.tuning = tuning
     return method(frames, step)
 
 
@@ -37,7 +42,7 @@ FIXED = {"epsilon": 0.0, "warps": 2, "inner_iterations": 14}
     ids=["opencv", "median3", "cuda", "one"],
 )
 def test_agrees_at_fixed_iterations(device, stack, size, parameters):
-    """Sizes: one strip of columns and several, one segment of rows and several, all with rests."""
+    """Sizes: one strip of columns and several, one segment of rows and several, all with a remainder."""
     frames = stack(2, *size, 0.8, -0.5)
     parameters = {**FIXED, **parameters}
     expected = get_method("tvl1", **parameters)(frames)
@@ -46,14 +51,13 @@ def test_agrees_at_fixed_iterations(device, stack, size, parameters):
 
 
 @pytest.mark.parametrize("tuning", tvl1.TUNINGS, ids=str)
-def test_tunings_agree(device, stack, tuning, monkeypatch):
-    """Bit for bit where nothing depends on the sums, which strips of another width round otherwise."""
+def test_tunings_agree(device, stack, tuning):
+    """Bit for bit if nothing depends on the sums, which are rounded differently for strips of another width."""
     frames = stack(2, 37, 140, 0.8, -0.5)
     parameters = {**FIXED, "outer_iterations": 2}
     expected = estimate(device, frames, **parameters)
-    monkeypatch.setattr(TVL1, "tuning", tuning)
-    assert np.array_equal(estimate(device, frames, **parameters), expected)
-    converged = estimate(device, frames, preset="fast")
+    assert np.array_equal(estimate(device, frames, tuning=tuning, **parameters), expected)
+    converged = estimate(device, frames, tuning=tuning, preset="fast")
     assert mean_distance(converged, get_method("tvl1", preset="fast")(frames)) < 0.002
 
 
@@ -61,7 +65,7 @@ def test_tunings_agree(device, stack, tuning, monkeypatch):
 def test_presets_agree_with_convergence(device, stack, preset):
     frames = stack(3, 40, 60, 0.8, -0.5)
     expected = get_method("tvl1", preset=preset)(frames)
-    # where motion leaves the frame, the CPU's flow too depends on a rounding of its input
+    # where motion leaves the frame, the CPU's flow also depends on rounding of its input
     other = get_method("tvl1", preset=preset)(np.nextafter(frames.astype(np.float32), np.float32(0)))
     own = mean_distance(other, expected)
     assert mean_distance(estimate(device, frames, preset=preset), expected) < max(0.02, 2 * own)
@@ -134,7 +138,7 @@ def test_a_pair_does_not_depend_on_its_batch(device, stack, parameters):
     assert not whole[2].any()
 
 
-def test_many_pairs_are_found_their_work(device, stack):
+def test_many_pairs_all_get_their_work(device, stack):
     """More pairs than a warp looks at together."""
     frames = np.tile(stack(3, 16, 20, 0.5, 0.25), (24, 1, 1))
     whole = estimate(device, frames, preset="fast")
@@ -154,7 +158,7 @@ def test_the_order_of_threads_and_blocks_does_not_matter(emulated, stack):
 
 @pytest.mark.parametrize("conventions", [0, 1])
 @pytest.mark.parametrize("spare", [0, 1, 30])
-def test_lengths_of_passes_change_nothing(device, stack, monkeypatch, conventions, spare):
+def test_lengths_of_passes_change_nothing(device, stack, conventions, spare):
     """However iterations are cut into passes, and however often some are done again, bit for bit."""
     frames = stack(3, 32, 40, 0.9, 0.3)
     options = {
@@ -165,27 +169,28 @@ def test_lengths_of_passes_change_nothing(device, stack, monkeypatch, convention
         "epsilon": 0.02,
     }
     expected = estimate(device, frames, **options)
-    monkeypatch.setattr(tvl1, "SPARE_PASSES", spare)
-    assert np.array_equal(estimate(device, frames, **options), expected)
+    tuning = dataclasses.replace(tvl1.TUNINGS[0], spare_passes=spare)
+    assert np.array_equal(estimate(device, frames, tuning=tuning, **options), expected)
 
 
-def test_stops_where_the_cpu_stops(device, stack, monkeypatch):
+def test_stops_where_the_cpu_stops(device, stack):
     """One level and warp: the iterations done, of each pair, are those of the CPU's estimator."""
-    from flow_cache.methods.tvl1 import solver
-
-    counts = []
-    iterate = solver.iterate.iterate
+    frames = stack(2, 40, 48, 0.8, -0.5)
+    options = {"nscales": 1, "warps": 1, "outer_iterations": 4, "inner_iterations": 25, "epsilon": 0.03}
+    expected = get_method("tvl1", **options)(frames)
+    sizes = level_sizes(40, 48, 1, 0.8)
+    solver = Solver(TVL1Parameters.build(**options), sizes)
+    iterate, counts = solver.iterate, []
 
     def counted(*arguments):
         result = iterate(*arguments)
         counts.append(result[0])
         return result
 
-    frames = stack(2, 40, 48, 0.8, -0.5)
-    options = {"nscales": 1, "warps": 1, "outer_iterations": 4, "inner_iterations": 25, "epsilon": 0.03}
-    with monkeypatch.context() as patch:
-        patch.setattr(solver.iterate, "iterate", counted)
-        expected = get_method("tvl1", **options)(frames)
+    solver.iterate = counted
+    flow = np.empty_like(expected[0])
+    solver.solve(*(build_pyramid(frame, sizes, 0.8, False) for frame in frames), flow)
+    assert np.array_equal(flow, expected[0])
     assert 1 < len(counts) < 4
     assert 0 < counts[-1] < 25
     assert np.abs(estimate(device, frames, **options) - expected).max() < 1e-4

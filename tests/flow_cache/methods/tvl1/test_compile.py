@@ -1,4 +1,4 @@
-"""Compiled kernels: found on disk by the next process, made anew without a folder, plain if Numba has changed."""
+"""Compiled kernels: found on disk by the next process, compiled again without a folder, plain if Numba has changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ assert state.tolist() == [0] * 160 + backup.tolist()
 print(sum(iterate.restore.stats.cache_hits.values()))
 """
 
-# What another release of numba may be like; put before SCRIPT.
+# Changes that another release of Numba may bring; run before SCRIPT.
 OTHER_VERSION = "import numba; numba.__version__ = '0.0.0'\n"
 WITHOUT_THE_PASS = "from numba.core import typed_passes; del typed_passes.NativeLowering\n"
 WITH_ANOTHER_SIGNATURE = """
@@ -35,7 +35,7 @@ compiler.Compiler = type("Compiler", (compiler.Compiler,), changed)
 
 
 def run(folder, script=SCRIPT, plain="0"):
-    """Run a script in a fresh process that keeps compiled code in `folder`; returns its output and its complaints."""
+    """Run a script in a new process that stores compiled code in `folder`; return its output and its warnings."""
     environment = {
         **os.environ,
         "FLOW_CACHE_PLAIN_NUMBA": plain,

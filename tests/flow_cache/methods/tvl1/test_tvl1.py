@@ -1,4 +1,4 @@
-"""TV-L1 as a whole: known motions, symmetries, goldens of OpenCV 5.0.0, and odd input."""
+"""TV-L1 as a whole: known motions, symmetries, goldens of OpenCV 5.0.0, and unusual input."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_no_motion_gives_exactly_zero(texture, preset):
 
 @pytest.mark.parametrize("preset", ["opencv", "opencv-cuda"])
 def test_transposing_commutes(texture, preset):
-    """Up to rounding, which repeated warps and levels magnify where a frame shows what the other does not."""
+    """Up to rounding, which warps and levels magnify where one frame shows what the other does not."""
     first, second, _ = texture(5).moved(48, 64, (TURN, (0.3, 0.2)))
     options = {"preset": preset, "epsilon": 0, "inner_iterations": 30, "nscales": 1, "warps": 2}
     flow = estimate(first, second, **options)

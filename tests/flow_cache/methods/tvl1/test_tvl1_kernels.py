@@ -1,4 +1,4 @@
-"""The stages of TV-L1 alone: against OpenCV's functions, and waves of iterations against single ones."""
+"""Each stage of TV-L1 alone: against OpenCV's functions, and waves of iterations against single iterations."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_zoom_is_opencvs(rng, factor):
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 2.0, 30.0])
 def test_warp_is_opencvs(rng, spread):
-    """From one common displacement over runs and single pixels to places far outside."""
+    """Displacements from one for all pixels, over runs and single pixels, to far outside the frame."""
     height, width = 21, 45
     first, second = rng.uniform(0, 255, (2, height, width)).astype(np.float32)
     sizes = [(height, width)]
@@ -147,7 +147,7 @@ def test_a_wave_is_its_single_iterations(height, width):
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 7, 8, 20, 29])
 def test_stops_at_the_first_small_change(stop):
-    """Whatever the waves' lengths: also where the change drops when it is not foreseen, and iterations are undone."""
+    """For any lengths of the waves; also if the change drops earlier than predicted, and iterations are undone."""
     single = Iterations(24, 40)
     changes = np.array([single.wave(1)[0] for _ in range(stop)])
     together = Iterations(24, 40)
@@ -160,7 +160,7 @@ def test_stops_at_the_first_small_change(stop):
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_the_dual_step_is_right_to_single_precision(height, width):
-    """From p = 0; whatever the processor estimates of roots and quotients."""
+    """From p = 0, whatever estimates of roots and quotients the processor gives."""
     once = Iterations(height, width)
     once.wave(1)
     u, p = once.unknowns[:, :2].astype(np.float64), once.unknowns[:, 2:].astype(np.float64)
@@ -200,8 +200,8 @@ def test_without_a_threshold_even_no_change_stops_nothing():
     assert not still.state.any()
 
 
-def test_cuda_looks_late():
-    """OpenCV's CUDA version looks at iteration 1, then not before as many as the change is thresholds."""
+def test_cuda_tests_late():
+    """OpenCV's CUDA version tests at iteration 1, then only after about change / threshold more iterations."""
     single = Iterations(24, 40)
     changes = np.array([single.wave(1)[0] for _ in range(60)])
     threshold = changes[1] / 10.5

@@ -1,4 +1,4 @@
-"""The seam on NumPy arrays, the kernels built by a C++ compiler: see `emulated_cuda.h`."""
+"""The backend on NumPy arrays, with the kernels built by a C++ compiler: see `emulated_cuda.h`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POISON = np.uint32(0xFFFFFFFF)
 
 
 class EmulationError(AssertionError):
-    """A kernel did what it must not do."""
+    """A kernel did something that is not allowed."""
 
 
 def compiler() -> str | None:
@@ -51,7 +51,7 @@ def build(text: str, options: tuple[str, ...]) -> ctypes.CDLL:
     assert len(names) == len(re.findall(r"__global__", text)), (
         'every kernel must be `extern "C" __global__ void`'
     )
-    # the one thing that C++ cannot be taught by macros: an array that has no size
+    # the only thing that macros cannot make valid C++: an array without a size
     text = re.sub(
         r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w ]+?)\s+(\w+)\[\];",
         r"\1* const \2 = reinterpret_cast<\1*>(emulation::dynamic_shared);",
@@ -78,13 +78,13 @@ extern "C" int launch(int i, const unsigned* size, size_t shared, void** argumen
     library = folder / f"{key}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            source, made = Path(work, "kernel.cpp"), Path(work, "kernel.so")
+            source, built = Path(work, "kernel.cpp"), Path(work, "kernel.so")
             source.write_text(program)
-            command = [compiler() or "g++", *FLAGS, *options, str(source), "-o", str(made)]
+            command = [compiler() or "g++", *FLAGS, *options, str(source), "-o", str(built)]
             run = subprocess.run(command, capture_output=True, text=True)
             if run.returncode:
                 raise EmulationError(f"the kernels do not compile:\n{run.stderr[:4000]}")
-            made.rename(library)
+            built.rename(library)
     loaded = ctypes.CDLL(str(library))
     loaded.error_message.restype = ctypes.c_char_p
     loaded.names = names
@@ -155,7 +155,7 @@ class EmulatedModule:
 class EmulatedBackend(Backend):
     """A device on NumPy arrays. seed: the order in which blocks and threads run; limit: bytes of its memory."""
 
-    processors = 3  # so that workers come by several items, and not all by as many
+    processors = 3  # so that workers get several items each, and not all the same number
 
     def __init__(self, seed=0, limit=1 << 40):
         self.seed = seed
@@ -191,7 +191,7 @@ class EmulatedBackend(Backend):
         token = memory.ctypes.data
         self._live[token] = len(memory)
         self._table = None
-        weakref.finalize(owner, self._forget, token)  # the arrays made of it keep their owner alive
+        weakref.finalize(owner, self._forget, token)  # views of it keep their owner alive
         return memory[GUARD : GUARD + nbytes].view(dtype).reshape(shape)
 
     def _forget(self, token):
@@ -214,7 +214,9 @@ class EmulatedBackend(Backend):
 
     def download(self, array):
         if array.dtype == np.float32 and (np.ascontiguousarray(array).view(np.uint32) == POISON).any():
-            raise EmulationError("floats were downloaded that nothing has written, or that come of such")
+            raise EmulationError(
+                "downloaded floats that nothing has written, or that were computed from such"
+            )
         return np.array(array)
 
     def adopt(self, array):

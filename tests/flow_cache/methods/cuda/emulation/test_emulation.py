@@ -1,4 +1,4 @@
-"""The emulation itself: it runs what is right, and does not let through what is wrong."""
+"""The emulation itself: it runs correct kernels and reports wrong ones."""
 
 from __future__ import annotations
 

@@ -129,6 +129,7 @@ class ProgressLine:
             self._live.stop()
 
     def _show(self) -> None:
+        """Refresh the live line, or print a plain line if the last one is long enough ago."""
         if not self._enabled:
             return
         now = self._clock()

@@ -59,6 +59,7 @@ class Way:
 
 @njit(nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
 def _slice(memory: Any, start: Any, size: Any) -> Any:
+    """View `size` elements of `memory` from `start`."""
     return memory[start : start + size]
 
 

@@ -87,6 +87,7 @@ def _dual_row(n, u1, right1, below1, u2, right2, below2, p11, p12, p21, p22, tau
 
 @row_kernel
 def _copy_row(n, source, target):
+    """Copy a row."""
     for x in range(n):
         target[x] = source[x]
 

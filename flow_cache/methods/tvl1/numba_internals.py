@@ -20,7 +20,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 TESTED_VERSIONS = {"0.68.0", "0.68.1"}  # of Numba; under another one, `check` must pass first
 
-# On many processors with wider vectors LLVM uses only 256 bits, to keep the clock rate up; here it shall use 512.
+# On many processors with wider vectors LLVM uses only 256 bits, to keep the clock rate up. The attribute asks for 512.
 # LLVM refines an estimate of 1 / x to single precision. An estimate of 1 / sqrt(x) must have 11 bits or more: on x86 it
 # has them without refinement, elsewhere after one. Code that uses it adds a Newton step (see `_scaled_root`).
 _REFINEMENTS = 0 if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686") else 1

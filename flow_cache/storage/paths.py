@@ -69,7 +69,7 @@ def as_path(where: str | os.PathLike[str] | AnyPath | UPath) -> AnyPath:
         path = RemotePath(where.rstrip("/") if where.split("://", 1)[1].strip("/") else where)
         if path.protocol in _LOCAL:
             return Path(path.path)
-        _ = path.fs  # so that a missing package is found out at once
+        path.open_storage()  # so that a missing package is found out at once
     except ImportError as error:
         raise ArgumentError(f"{where}: needs a package for such URLs ({one_line(error)})") from error
     except Exception as error:  # of the storage's own classes

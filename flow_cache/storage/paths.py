@@ -59,7 +59,10 @@ def as_path(where: str | os.PathLike[str] | AnyPath | UPath) -> AnyPath:
     Raises:
         ArgumentError: the URL is unusable, or needs a package that is not installed.
     """
-    if isinstance(where, os.PathLike) or (isinstance(where, str) and "://" not in where):
+    if isinstance(where, str):
+        if "://" not in where:
+            return Path(where)
+    elif isinstance(where, os.PathLike):
         return Path(where)
     try:
         from flow_cache.storage.remote import RemotePath  # fsspec takes long to import, and few need it

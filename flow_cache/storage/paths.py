@@ -25,8 +25,8 @@ _Result = TypeVar("_Result")
 _LOCAL = frozenset({"file", "local"})
 _OF_ONE_PROCESS = frozenset({"memory"})
 _THREADS = 16
-# What a storage may say of a file that changes with its contents, best first.
-_STAMPS = (
+# What a storage may say of a file that changes with its contents, best first; FTP says `modify`.
+_STAMPS = [
     "ETag",
     "etag",
     "md5Hash",
@@ -36,7 +36,7 @@ _STAMPS = (
     "updated",
     "modify",
     "created",
-)
+]
 
 
 class Status(NamedTuple):

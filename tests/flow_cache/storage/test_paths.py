@@ -266,6 +266,23 @@ def test_forked_workers_read_what_their_parent_has_read(s3: str, local: Path) ->
         assert pool.apply_async(read_first_field, [path]).get(60) == expected
 
 
+def test_a_forked_process_asks_with_a_file_system_of_its_own(s3: str) -> None:
+    path = as_path(f"{s3}/{uuid.uuid4().hex}/a.txt")
+    write_atomically(path, b"some bytes")
+    assert path.exists()
+    assert path.read_bytes() == b"some bytes"
+
+    def ask() -> None:
+        assert path.exists()
+        assert path.read_bytes() == b"some bytes"
+
+    process = multiprocessing.get_context("fork").Process(target=ask, daemon=True)
+    process.start()
+    process.join(60)
+    process.kill()  # where it waits for the file system of its parent
+    assert process.exitcode == 0
+
+
 def test_verify_finds_and_repairs_remote_damage(shared: str, videos: Path, local: Path) -> None:
     upload(local, shared)
     path = as_path(shared) / "c.flow.zip"

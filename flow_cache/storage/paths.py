@@ -25,8 +25,8 @@ _Result = TypeVar("_Result")
 _LOCAL = frozenset({"file", "local"})
 _OF_ONE_PROCESS = frozenset({"memory"})
 _THREADS = 16
-# What a storage may say of a file that changes with its contents, best first.
-_STAMPS = (
+# What a storage may say of a file that changes with its contents, best first; FTP says `modify`.
+_STAMPS = [
     "ETag",
     "etag",
     "md5Hash",
@@ -36,7 +36,7 @@ _STAMPS = (
     "updated",
     "modify",
     "created",
-)
+]
 
 
 class Status(NamedTuple):
@@ -63,7 +63,10 @@ def as_path(where: str | os.PathLike[str] | AnyPath | UPath) -> AnyPath:
     >>> as_path("videos/a.avi"), as_path("s3://bucket/videos").name  # doctest: +ELLIPSIS
     (...Path('videos/a.avi'), 'videos')
     """
-    if isinstance(where, os.PathLike) or (isinstance(where, str) and "://" not in where):
+    if isinstance(where, str):
+        if "://" not in where:
+            return Path(where)
+    elif isinstance(where, os.PathLike):
         return Path(where)
     try:
         from flow_cache.storage.remote import RemotePath  # fsspec takes long to import, and few need it
@@ -73,7 +76,7 @@ def as_path(where: str | os.PathLike[str] | AnyPath | UPath) -> AnyPath:
         path = RemotePath(where.rstrip("/") if where.split("://", 1)[1].strip("/") else where)
         if path.protocol in _LOCAL:
             return Path(path.path)
-        _ = path.fs  # so that a missing package is found out at once
+        path.open_storage()  # so that a missing package is found out at once
     except ImportError as error:
         raise ArgumentError(f"{where}: needs a package for such URLs ({one_line(error)})") from error
     except Exception as error:  # of the storage's own classes

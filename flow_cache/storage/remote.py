@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import os
+import functools
 import secrets
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import fsspec
 from upath.extensions import ProxyUPath
@@ -38,10 +38,21 @@ class RemotePath(ProxyUPath):
     ('a.avi', 'walk', False)
     """
 
+    def open_storage(self) -> Any:
+        """Return fsspec's file system for this process: one that UPath keeps would break in forked workers."""
+        return fsspec.filesystem(self.protocol, **self.storage_options)
+
     @property
     def fs(self) -> Any:
-        """The file system of this process: one that UPath keeps would go along into forked workers and break there."""
-        return fsspec.filesystem(self.protocol, **self.storage_options)
+        """The file system, with its errors translated."""
+        return _Translated(self, _Translated(self, self).open_storage())
+
+    @property
+    def _fresh(self) -> Any:
+        """The file system, without its old listings."""
+        storage = self.fs
+        storage.invalidate_cache()
+        return storage
 
     def __str__(self) -> str:
         """Return the URL; without user and password, which stand among the storage options."""
@@ -53,23 +64,19 @@ class RemotePath(ProxyUPath):
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Tell whether there is a file or folder."""
-        with self._storage(fresh=True) as storage:
-            return bool(storage.exists(self.path))
+        return bool(self._fresh.exists(self.path))
 
     def is_dir(self) -> bool:
         """Tell whether there is a folder; on storages without folders, whether anything lies below that name."""
-        with self._storage(fresh=True) as storage:
-            return bool(storage.isdir(self.path))
+        return bool(self._fresh.isdir(self.path))
 
     def is_file(self) -> bool:
         """Tell whether there is a file."""
-        with self._storage(fresh=True) as storage:
-            return bool(storage.isfile(self.path))
+        return bool(self._fresh.isfile(self.path))
 
     def details(self) -> dict[str, Any]:
         """Return what the storage says about a file; raises FileNotFoundError if there is none."""
-        with self._storage() as storage:
-            details: dict[str, Any] = storage.info(self.path)
+        details: dict[str, Any] = self.fs.info(self.path)
         if details["type"] != "file":
             raise FileNotFoundError(f"{self}: no such file")
         return details
@@ -77,114 +84,87 @@ class RemotePath(ProxyUPath):
     def files(self) -> dict[str, dict[str, Any]]:
         """Find all files below a folder: what the storage says about each, by relative path."""
         base = self.path.rstrip("/") + "/"
-        with self._storage(fresh=True) as storage:
-            found = storage.find(self.path, detail=True).items()
+        found = self._fresh.find(self.path, detail=True).items()
         return {name.removeprefix(base): details for name, details in found if name.startswith(base)}
 
     def glob(self, pattern: str, **options: Any) -> Iterator[RemotePath]:
         """Find what lies directly in a folder and whose name matches."""
-        with self._storage(fresh=True) as storage:
-            names = [PurePosixPath(name).name for name in storage.ls(self.path, detail=False)]
-        yield from (self / name for name in fnmatch.filter(names, pattern))
+        names = [PurePosixPath(name).name for name in self._fresh.ls(self.path, detail=False)]
+        return (self / name for name in fnmatch.filter(names, pattern))
 
     def read_bytes(self) -> bytes:
-        """Read a small file, in one request."""
-        with self._storage() as storage:
-            return bytes(storage.cat_file(self.path))
+        """Read a small file."""
+        return bytes(self.fs.cat_file(self.path))
 
     def open(self, mode: str = "r") -> Any:  # type: ignore[override]
-        """Open a file for `seek`, `read` and `close`, in the mode `rb`; once closed it raises ValueError."""
+        """Open a file, in the mode `rb` only; blocks of it are kept, so that a window of fields costs few requests."""
         if mode != "rb":
             raise ValueError(f"{self}: can be opened in the mode rb only, got {mode}")
-        return _RemoteFile(self)
+        return _Translated(self, self.fs.open(self.path, mode, block_size=_BLOCK, cache_type="blockcache"))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove a file; some storages do not say whether it was there."""
-        with self._storage(fresh=True) as storage:
-            try:
-                storage.rm_file(self.path)
-            except Exception:
-                if not missing_ok:
-                    raise
-                with contextlib.suppress(FileNotFoundError):
-                    storage.info(self.path)
-                    raise
+        try:
+            self._fresh.rm_file(self.path)
+        except OSError:
+            if not missing_ok or self.exists():
+                raise
 
     def upload(self, local: Path) -> None:
         """Let a local file appear here, whole or not at all."""
-        with self._storage() as storage:
-            if self.protocol in _APPEARS_WHOLE:
-                storage.put_file(str(local), self.path)
-                return
-            self._make_parent(storage)
-            hidden = (self.parent / f".{secrets.token_hex(8)}.flow.tmp").path
-            try:
-                storage.put_file(str(local), hidden)
-                storage.mv(hidden, self.path)
-            except BaseException:
-                with contextlib.suppress(Exception):  # the first error says more
-                    storage.rm_file(hidden)
+        storage = self.fs
+        if self.protocol in _APPEARS_WHOLE:
+            storage.put_file(str(local), self.path)
+            return
+        hidden = (self.parent / f".{secrets.token_hex(8)}.flow.tmp").path
+        try:
+            storage.makedirs(self.parent.path, exist_ok=True)
+        except OSError:
+            if not self.parent.is_dir():  # else another process was quicker
                 raise
+        try:
+            storage.put_file(str(local), hidden)
+            storage.mv(hidden, self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error says more
+                storage.rm_file(hidden)
+            raise
 
     def download(self, folder: Path) -> Path:
         """Copy a file, or the files directly in a folder, into a local folder; returns the copy."""
-        copy = folder / self.name
-        with self._storage() as storage:
-            if storage.isdir(self.path):
-                copy.mkdir()
-                for name in self.files():
-                    if "/" not in name:
-                        storage.get_file((self / name).path, str(copy / name))
-            else:
-                storage.get_file(self.path, str(copy))
+        copy, storage = folder / self.name, self.fs
+        if storage.isdir(self.path):
+            copy.mkdir()
+            for name in self.files():
+                if "/" not in name:
+                    storage.get_file((self / name).path, str(copy / name))
+        else:
+            storage.get_file(self.path, str(copy))
         return copy
 
-    def _make_parent(self, storage: Any) -> None:
-        parent = self.parent.path
-        try:
-            storage.makedirs(parent, exist_ok=True)
-        except Exception:
-            storage.invalidate_cache()
-            if not storage.isdir(parent):  # else another process was quicker
-                raise
 
-    @contextlib.contextmanager
-    def _storage(self, *, fresh: bool = False) -> Iterator[Any]:
-        with self.errors_translated():
-            storage = self.fs
-            if fresh:
-                storage.invalidate_cache()
-            yield storage
+class _Translated:
+    """The methods of a file system or of an open file; what they raise, each storage its own, becomes StorageError."""
 
-    @contextlib.contextmanager
-    def errors_translated(self) -> Iterator[None]:
-        """Turn what storages raise, each its own, into StorageError."""
+    def __init__(self, path: RemotePath, wrapped: Any) -> None:
+        self._path = path
+        self._wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(self._call, getattr(self._wrapped, name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _call(self, method: Any, *arguments: Any, **options: Any) -> Any:
         try:
-            yield
+            return method(*arguments, **options)
         except FileNotFoundError:
             raise
-        except ValueError as error:
-            if "closed" in str(error):
-                raise
-            raise StorageError(self, one_line(error)) from error
         except Exception as error:  # of the storage's own classes
-            raise StorageError(self, one_line(error)) from error
-
-
-class _RemoteFile:
-    """A remote file: blocks of it are kept, so that a file's directory and a window of it cost a few requests."""
-
-    def __init__(self, path: RemotePath) -> None:
-        self._path = path
-        with path.errors_translated():
-            self._file = path.fs.open(path.path, "rb", block_size=_BLOCK, cache_type="blockcache")
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def read(self, size: int = -1) -> bytes:
-        with self._path.errors_translated():
-            return bytes(self._file.read(size))
-
-    def close(self) -> None:
-        self._file.close()
+            if isinstance(error, ValueError) and "closed" in str(error):
+                raise
+            raise StorageError(self._path, one_line(error)) from error

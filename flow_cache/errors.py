@@ -109,6 +109,11 @@ class CacheFileError(FlowCacheError):
         self.reason = reason
         self.member = member
 
+    @property
+    def reason_and_member(self) -> str:
+        """Why the file cannot be read, without its path."""
+        return self.reason if self.member is None else f"member {self.member}: {self.reason}"
+
     def __str__(self) -> str:
         where = "" if self.member is None else f", member {self.member}"
         return f"{self.path}{where}: {self.reason}"

@@ -5,11 +5,11 @@ s = 2 m + 1 about 128, the level of no motion; then they are coded without loss:
 
     stored = 128 + round((q - 128) / s)          decoded = s * stored, modulo 256
 
-The modulo makes decoding one multiplication of bytes in place: s is odd, so s * 128 is 128 again. Where the grid's last
-step would leave 0 ... 255, the two ends swap their bytes, whose products then lie just inside. 128 stays 128, and the
-code of a negated image is the negative of its code. JPEG-LS's own near-lossless mode keeps neither (it follows what it
-has decoded so far), errs more on average and takes longer. m = 0 changes nothing. A picture viewer shows the stored
-bytes: the same picture with 1 / s of its contrast.
+Because of the modulo, decoding is one multiplication of bytes in place: s is odd, so s * 128 is 128 again. Where the
+grid's last step would leave 0 ... 255, the two ends swap their bytes, and the products then lie just inside. 128 stays
+128, and the code of a negated image is the negative of its code. JPEG-LS's own near-lossless mode guarantees neither
+(it depends on what it has decoded so far), has a larger mean error and takes longer. m = 0 changes nothing. A picture
+viewer shows the stored bytes: the same picture with 1 / s of its contrast.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 
 class CodecError(Exception):
-    """Encoded bytes are damaged or hold an image of another shape; the reader adds file and member to it."""
+    """Encoded bytes are damaged or hold an image of another shape; the reader adds the file and the member."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,13 @@ class StorageSettings:
 
     Raises:
         ArgumentError: an unknown codec, or a number outside its range.
+
+    Example:
+        >>> from flow_cache import StorageSettings
+        >>> StorageSettings("jpegls", max_error=2).grid
+        5
+        >>> StorageSettings("png", rgb=True).as_dict()
+        {'codec': 'png', 'max_error': None, 'quality': None, 'rgb_quality': 90}
     """
 
     codec: Codec = "jpegls"
@@ -71,16 +78,16 @@ class StorageSettings:
 
     @property
     def extension(self) -> str:
-        """The file name extension of a flow field."""
+        """File name extension of a flow field."""
         return EXTENSIONS[self.codec]
 
     @property
     def grid(self) -> int:
-        """Distance between the grey levels that jpegls keeps; 1 = it keeps all."""
+        """Distance between the grey levels that jpegls keeps; 1 if it keeps all."""
         return 2 * self.max_error + 1
 
     def as_dict(self) -> dict[str, str | int | None]:
-        """Return what has an effect, as `meta.json` holds it: what has none is None."""
+        """Return the settings as `meta.json` holds them; a setting that has no effect is None."""
         return {
             "codec": self.codec,
             "max_error": self.max_error if self.codec == "jpegls" else None,
@@ -90,16 +97,21 @@ class StorageSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StorageSettings:
-        """Rebuild the settings from such a dict; raises ArgumentError for values that cannot be."""
+        """Rebuild the settings from a dict of `as_dict`; raises ArgumentError for impossible values."""
         given = {name: value for name, value in values.items() if value is not None}
         return cls(**given, rgb=values.get("rgb_quality") is not None)
 
 
-RGB = StorageSettings("jpeg")  # how RGB frames are decoded; the quality says nothing there
+RGB = StorageSettings("jpeg")  # how RGB frames are decoded; decoding does not depend on the quality
 
 
 def encode_flow(image: Image, settings: StorageSettings) -> bytes:
-    """Encode a quantised field: (2 H, W) uint8, u over v."""
+    """Encode a quantised field.
+
+    Args:
+        image: (2 H, W) uint8, grey levels, u over v.
+        settings: the codec and its quality.
+    """
     codecs = _imagecodecs()
     image = np.ascontiguousarray(image)
     if settings.codec == "jpegls":
@@ -110,18 +122,22 @@ def encode_flow(image: Image, settings: StorageSettings) -> bytes:
 
 
 def encode_rgb(image: Image, quality: int) -> bytes:
-    """Encode an RGB frame (H, W, 3) uint8 as JPEG."""
+    """Encode an RGB frame, (H, W, 3) uint8, as JPEG of a quality from 1 to 100."""
     return bytes(_imagecodecs().jpeg8_encode(np.ascontiguousarray(image), level=quality))
 
 
 @functools.cache
 def stored_levels(max_error: int) -> Image:
-    """Return what jpegls stores for each grey level: (256,) uint8."""
+    """Return what jpegls stores for each grey level.
+
+    Returns:
+        (256,) uint8, read-only, indexed by grey level.
+    """
     step = 2 * max_error + 1
     offset = np.arange(256) - ZERO
     distance = np.abs(offset)
     if max_error:
-        distance[[1, 255]] = ZERO  # as far as 0 is: the negative of 255 is 0, cut to 1
+        distance[[1, 255]] = ZERO  # as far as 0: the negative of 255 is 1, that of 0 is clipped to 255
     code = np.sign(offset) * ((distance + max_error) // step)
     level = ZERO + step * code
     code[(level < 0) | (level > 255)] *= -1
@@ -131,22 +147,29 @@ def stored_levels(max_error: int) -> Image:
 
 
 def decode_into(data: bytes, settings: StorageSettings, out: Image) -> None:
-    """Decode an image into `out`, (2 H, W) or (H, W, 3) uint8 and contiguous.
+    """Decode an image.
 
-    settings: those of a field, or `RGB`. Raises CodecError if the bytes are damaged or the image has another shape. The
-    size that the bytes announce is compared first, so that damaged ones cannot make the decoder allocate an absurd
+    The size that the bytes announce is compared first, so that damaged bytes cannot make the decoder allocate a huge
     image.
+
+    Args:
+        data: an encoded image.
+        settings: those of a field, or `RGB`.
+        out: (2 H, W) or (H, W, 3) uint8, contiguous; the image is written here.
+
+    Raises:
+        CodecError: the bytes are damaged, or the image has another shape than `out`.
     """
     check_shape(data, settings, out.shape)
     codec = settings.codec
     if codec == "jpegls" and not data.endswith(_END_OF_IMAGE):
-        # A marker stops CharLS. Without one, 2.4 counts the bits that it lacks through all 32-bit numbers: 20 seconds.
+        # CharLS stops at a marker. Without one, version 2.4 counts missing bits up to 2 ** 32, which takes 20 seconds.
         raise CodecError("cannot be decoded (it is cut)")
     codecs = _imagecodecs()
     decoders: dict[str, Callable[..., Image]] = {
         "jpegls": codecs.jpegls_decode,
         "jpeg": codecs.jpeg8_decode,
-        "png": codecs.spng_decode,  # png_decode never lets go of `out` once it has met a damaged image
+        "png": codecs.spng_decode,  # after a damaged image, png_decode keeps a reference to `out` for ever
     }
     try:
         decoders[codec](data, out=out)
@@ -157,7 +180,7 @@ def decode_into(data: bytes, settings: StorageSettings, out: Image) -> None:
 
 
 def check_shape(data: bytes, settings: StorageSettings, shape: tuple[int, ...]) -> None:
-    """Raise CodecError unless an image's header announces 8 bits and this shape."""
+    """Raise CodecError unless the header of an encoded image announces 8 bits a sample and this shape."""
     announced = _announced_shape(data, settings.codec)
     if announced != shape:
         raise CodecError(f"holds an image of shape {announced}, expected {shape}")
@@ -194,6 +217,7 @@ def _jpeg_header(data: bytes, frame_markers: tuple[int, ...]) -> tuple[int, int,
 
 
 def _imagecodecs() -> ModuleType:
+    """Import imagecodecs."""
     import imagecodecs  # on first use: it costs 0.2 s
 
     module: ModuleType = imagecodecs

@@ -1,8 +1,8 @@
 """The data set's index: one row per cache file, so that a training run never opens files to count frames.
 
-`index.csv` is only a shortcut. Reading compares it with what lies in the folder: a row counts while its file has the
-size and the time (or ETag) that the row says; every other file is opened. A run killed before it wrote the index, or
-one that writes at the same time, therefore costs time at the next reading, never correctness.
+`index.csv` is only a shortcut. Reading compares it with the files in the folder: a row is valid while its file has the
+size and the time (or ETag) that the row says; every other file is opened. If a run is killed before it writes the
+index, or another run writes at the same time, the next reading takes longer, but its result is still correct.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from flow_cache.storage.paths import Status, as_path, list_files, map_files
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from flow_cache.storage.paths import AnyPath
 
@@ -28,12 +29,36 @@ INDEX_NAME = "index.csv"
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """What one row of the index says about a cache file."""
+    """What one row of the index says about a cache file.
+
+    Attributes:
+        video: relative path of the video, with its suffix and forward slashes.
+        cache_file: relative path of the cache file, with forward slashes.
+        num_frames: frames of the video that were decoded.
+        num_fields: flow fields in the file.
+        height, width: size of a field in pixels.
+        has_rgb: whether RGB frames are stored.
+        fps: frames per second of the video; 0.0 if unknown.
+        bound: flow of +-bound pixels per step fills the grey levels.
+        step: flow is from frame t to frame t + step.
+        method: the flow estimator.
+        clip_fraction: share of the flow values beyond the bound, 0 to 1.
+        bytes: size of the cache file.
+        stamp: changes when the file is written again, see `flow_cache.storage.paths.Status`.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, cache_path, read_index
+        >>> meta = CacheMeta(Source("walk/a.avi"), "tvl1")
+        >>> with CacheWriter(cache_path("cache", "walk/a.avi"), meta) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 10), 128, np.uint8))
+        >>> entry = read_index("cache")[0]
+        >>> entry.video, entry.num_fields, (entry.height, entry.width)
+        ('walk/a.avi', 3, (8, 10))
+    """
 
     video: str
-    """Relative path of the video with its suffix, forward slashes."""
     cache_file: str
-    """Relative path of the cache file, forward slashes."""
     num_frames: int
     num_fields: int
     height: int
@@ -45,15 +70,29 @@ class IndexEntry:
     method: str
     clip_fraction: float
     bytes: int
-    """Size of the cache file."""
     stamp: str = field(compare=False)
-    """What tells that the file has been written anew, see `flow_cache.storage.paths.Status`."""
 
 
 def read_index(root: str | os.PathLike[str] | AnyPath) -> list[IndexEntry]:
-    """List a cache's contents, sorted by video; written nowhere.
+    """List what a cache holds, without writing anything.
 
-    Raises CacheFileError if the folder is missing or a file that the index does not cover is damaged.
+    Args:
+        root: the cache folder, a path or a URL.
+
+    Returns:
+        An entry for each cache file, sorted by video.
+
+    Raises:
+        CacheFileError: the folder is missing, or a file that has no valid row in the index is damaged.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, cache_path, read_index
+        >>> for video in ("run.avi", "walk.avi"):
+        ...     with CacheWriter(cache_path("cache", video), CacheMeta(Source(video), "tvl1")) as writer:
+        ...         writer.add_flow(np.full((3, 2, 8, 8), 128, np.uint8))
+        >>> [entry.video for entry in read_index("cache")]
+        ['run.avi', 'walk.avi']
     """
     entries, damaged = scan_cache(root)
     if damaged:
@@ -62,27 +101,28 @@ def read_index(root: str | os.PathLike[str] | AnyPath) -> list[IndexEntry]:
 
 
 def rebuild_index(root: str | os.PathLike[str] | AnyPath) -> list[IndexEntry]:
-    """Bring `index.csv` up to date, atomically, and return its rows.
+    """Bring `index.csv` up to date and return its rows; the file is replaced in one step.
 
-    Raises CacheFileError if a cache file is damaged, CacheWriteError if the index cannot be written.
+    Raises:
+        CacheFileError: the folder is missing, or a cache file is damaged.
+        CacheWriteError: the index cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, rebuild_index
+        >>> with CacheWriter("cache/a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 8), 128, np.uint8))
+        >>> len(rebuild_index("cache")), Path("cache/index.csv").exists()
+        (1, True)
     """
     entries = read_index(root)
     _write_index(as_path(root), entries)
     return entries
 
 
-def refresh_index(root: str | os.PathLike[str] | AnyPath) -> list[CacheFileError]:
-    """Bring `index.csv` up to date, atomically, and return the errors of the files that cannot be opened.
-
-    Several processes may do so at once: the last one's index stays, and the next reader opens what it has missed.
-    """
-    entries, damaged = scan_cache(root)
-    _write_index(as_path(root), entries)
-    return damaged
-
-
 def scan_cache(root: str | os.PathLike[str] | AnyPath) -> tuple[list[IndexEntry], list[CacheFileError]]:
-    """List a cache's contents, sorted by video, and the errors of the files that cannot be opened."""
+    """List what a cache holds, sorted by video, and the errors of the files that cannot be opened."""
     folder = as_path(root)
     try:
         if not folder.is_dir():
@@ -107,13 +147,35 @@ def scan_cache(root: str | os.PathLike[str] | AnyPath) -> tuple[list[IndexEntry]
     return sorted(entries, key=lambda entry: (entry.video, entry.cache_file)), damaged
 
 
+def refresh_index(
+    root: str | os.PathLike[str] | AnyPath,
+    *,
+    scan: Callable[[AnyPath], tuple[list[IndexEntry], list[CacheFileError]]] = scan_cache,
+) -> list[CacheFileError]:
+    """Bring `index.csv` up to date and return the errors of the files that cannot be opened.
+
+    Several processes may do so at once: the last index stays, and the next reader opens the files that it lacks.
+
+    Args:
+        root: the cache folder, a path or a URL.
+        scan: lists what the folder holds.
+
+    Raises:
+        CacheWriteError: the index cannot be written.
+    """
+    root = as_path(root)
+    entries, damaged = scan(root)
+    _write_index(root, entries)
+    return damaged
+
+
 def indexed_files(root: str | os.PathLike[str] | AnyPath) -> list[str]:
-    """List the cache files that `index.csv` speaks of, whether they are there or not."""
+    """List the cache files that `index.csv` names, whether they exist or not."""
     return list(_load(as_path(root) / INDEX_NAME))
 
 
 def cache_files_of(cache: AnyPath) -> dict[str, AnyPath]:
-    """Find what a cache consists of: a folder's files, or the one file that it is."""
+    """Find the files of a cache: those of a folder, or the single file itself; by name."""
     return cache_files(cache) if cache.is_dir() else {cache.name: cache}
 
 
@@ -126,7 +188,16 @@ def cache_files(root: AnyPath) -> dict[str, AnyPath]:
 
 
 def read_entry(root: AnyPath, name: str, status: Status) -> IndexEntry:
-    """Make a row from a cache file itself, of which a listing said `status` before; raises CacheFileError."""
+    """Build a row by opening a cache file.
+
+    Args:
+        root: the cache folder.
+        name: the file's path relative to it.
+        status: what a listing said about the file before it is opened, so that a later change shows.
+
+    Raises:
+        CacheFileError: the file is damaged.
+    """
     with CacheReader(root / name) as reader:
         meta = reader.meta
         return IndexEntry(
@@ -147,11 +218,8 @@ def read_entry(root: AnyPath, name: str, status: Status) -> IndexEntry:
         )
 
 
-def _is_cache_file(name: str) -> bool:
-    return name.endswith(CACHE_SUFFIX) and not name.rpartition("/")[2].startswith(".")
-
-
 def _write_index(root: AnyPath, entries: list[IndexEntry]) -> None:
+    """Replace `index.csv` in one step; raises CacheWriteError."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [column.name for column in fields(IndexEntry)], lineterminator="\n")
     writer.writeheader()
@@ -159,18 +227,24 @@ def _write_index(root: AnyPath, entries: list[IndexEntry]) -> None:
     write_atomically(root / INDEX_NAME, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
+def _is_cache_file(name: str) -> bool:
+    """Tell whether a path is that of a cache file; hidden files are not."""
+    return name.endswith(CACHE_SUFFIX) and not name.rpartition("/")[2].startswith(".")
+
+
 def _load(path: AnyPath) -> dict[str, IndexEntry]:
-    """Read the rows of an index; nothing if it is missing or not readable as one."""
+    """Read the rows of an index by cache file; none if it is missing or cannot be read."""
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         entries = [_parse(row) for row in rows]
     except (OSError, csv.Error, KeyError, ValueError, TypeError):
-        return {}  # a shortcut only: the files themselves are read instead
+        return {}  # the index is only a shortcut: the files themselves are read instead
     return {entry.cache_file: entry for entry in entries}
 
 
 def _parse(row: dict[str, str]) -> IndexEntry:
+    """Convert the text of each column to the type of its field; raises ValueError or KeyError."""
     values: dict[str, Any] = {}
     for column in fields(IndexEntry):
         text = row[column.name]

@@ -16,8 +16,7 @@ from flow_cache.quantization import DEFAULT_BOUND, check_bound
 from flow_cache.video.frames import MAX_SIDE, check_resize
 
 FORMAT = "flow-cache"
-FORMAT_VERSION = 2
-"""1 held near-lossless JPEG-LS, which this build would decode to other levels."""
+FORMAT_VERSION = 2  # 1 held near-lossless JPEG-LS, which this build would decode to other levels
 
 
 class OtherVersionError(ValueError):
@@ -29,48 +28,74 @@ class OtherVersionError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """The video that a cache file was made from."""
+    """The video that a cache file was made from.
+
+    Attributes:
+        path: relative to the input folder, with forward slashes and suffix.
+        bytes: size of the file, or of all images of a folder together.
+        sha256: hash of the file's bytes, or of the images' names and bytes; empty if none was computed.
+
+    Example:
+        >>> from flow_cache import Source
+        >>> Source("walk/a.avi", bytes=48_200).path
+        'walk/a.avi'
+    """
 
     path: str
-    """Relative to the input folder, with forward slashes and suffix."""
     bytes: int = 0
-    """Size of the file, or of all images of a folder together."""
     sha256: str = ""
-    """Hash of the file's bytes, or of the images' names and bytes; empty where none was taken."""
 
 
 @dataclass(frozen=True)
 class CacheMeta:
     """Everything that a cache file says about itself.
 
-    The counts and the size in pixels are filled in by the writer when the file is closed. Raises
-    ArgumentError for values that cannot be.
+    The writer fills in the counts and the size in pixels when it closes the file.
+
+    Attributes:
+        source: the video.
+        method: the flow estimator.
+        parameters: every parameter of the method, not only those that differ from a preset.
+        backend: what computed the flow, such as numba-cpu.
+        bound: flow of +-bound pixels per step fills the grey levels.
+        step: flow is from frame t to frame t + step.
+        short_side: shorter side in pixels that was asked for, or None.
+        size: (W, H) in pixels that was asked for, or None.
+        storage: how fields and RGB frames are stored.
+        fps: frames per second of the source; 0.0 if unknown.
+        width, height: size of a field in pixels.
+        frames: frames that were decoded.
+        fields: flow fields stored, frames - step.
+        clip_fraction: share of the flow values beyond the bound, 0 to 1.
+        partial: why decoding stopped early; None for a whole video.
+        versions: of the file format and of the libraries, by name.
+
+    Raises:
+        ArgumentError: a value that is impossible.
+
+    Example:
+        >>> from flow_cache import CacheMeta, Source
+        >>> meta = CacheMeta(Source("a.avi"), "tvl1", bound=20.0)
+        >>> meta.difference(CacheMeta(Source("a.avi"), "tvl1", bound=15.0))
+        'bound 20.0 (asked for: 15.0)'
     """
 
     source: Source
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Every parameter of the method, not only those that differ from a preset."""
     backend: str = ""
     bound: float = DEFAULT_BOUND
-    """Flow of +-bound pixels per step fills the grey levels."""
     step: int = 1
     short_side: int | None = None
     size: tuple[int, int] | None = None
-    """(W, H) that was asked for."""
     storage: StorageSettings = field(default_factory=StorageSettings)
     fps: float = 0.0
-    """Frames per second of the source; 0.0 = unknown."""
     width: int = 0
     height: int = 0
     frames: int = 0
-    """Frames that were decoded."""
     fields: int = 0
-    """Flow fields stored: frames - step."""
     clip_fraction: float = 0.0
-    """Share of the flow values that lay beyond the bound."""
     partial: str | None = None
-    """Why decoding stopped early, None for a whole video."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,13 +120,16 @@ class CacheMeta:
         return self.storage.rgb
 
     def difference(self, asked: CacheMeta) -> str | None:
-        """Say in what this file differs from the one asked for, None if it can stand for it.
+        """Say how this file differs from the one asked for.
 
-        Compared is all that decides what the fields look like. The backend and the versions are not: a cache
-        may be finished on another machine.
+        Everything that decides what the fields look like is compared. The backend and the versions are not, since a
+        cache may be finished on another machine.
+
+        Returns:
+            The differences in one line; None if this file can be used.
         """
         ours, theirs = self.request(), asked.request()
-        if self.method != asked.method:  # then the parameters have nothing in common
+        if self.method != asked.method:  # then there is no sense in comparing parameters
             ours, theirs = {"method": self.method}, {"method": asked.method}
         differences = [
             f"{name} {ours.get(name)} (asked for: {theirs.get(name)})"
@@ -141,7 +169,12 @@ class CacheMeta:
 
     @classmethod
     def from_json(cls, data: bytes) -> CacheMeta:
-        """Read `meta.json`; raises ValueError with the reason if it is not one of ours, of this version."""
+        """Read the contents of `meta.json`.
+
+        Raises:
+            OtherVersionError: it has another format version.
+            ValueError: it is damaged, or not of this format; the message is the reason.
+        """
         try:
             document = json.loads(data)
         except RecursionError as error:
@@ -181,7 +214,7 @@ class CacheMeta:
             raise ValueError(str(error)) from error
 
     def request(self) -> dict[str, Any]:
-        """Return all that was asked for and decides what the fields look like, the video included."""
+        """Return every setting that decides what the fields look like, and the video."""
         size = None if self.size is None else f"{self.size[0]}x{self.size[1]}"
         return {
             "video": self.source.path,
@@ -196,19 +229,23 @@ class CacheMeta:
 
 
 def current_versions(libraries: Sequence[str] = ()) -> dict[str, str]:
-    """Return the versions of what decides how a cache looks, for `meta.json`; `libraries` are the estimator's own."""
+    """Return the versions that are recorded in `meta.json`: those that can change what a cache holds.
+
+    Args:
+        libraries: what the estimator uses besides, by the names that pip knows.
+    """
     versions = {"format": str(FORMAT_VERSION)}
     for name in ("twostream", "opencv-contrib-python", "imagecodecs", "numpy", *libraries):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            versions[name] = (
-                "unknown"  # not installed under that name: run from a checkout, another OpenCV wheel
-            )
+            # Not installed under this name: run from a checkout, or another OpenCV package.
+            versions[name] = "unknown"
     return versions
 
 
 def _get(document: Any, name: str, kind: type | tuple[type, ...], *, optional: bool = False) -> Any:
+    """Return a value of the document; raises ValueError if it is missing or of another type."""
     if not isinstance(document, dict) or name not in document:
         raise ValueError(f"lacks {name!r}")
     value = document[name]
@@ -220,6 +257,7 @@ def _get(document: Any, name: str, kind: type | tuple[type, ...], *, optional: b
 
 
 def _mapping(value: dict[str, Any], kinds: tuple[type, ...]) -> dict[str, Any]:
+    """Return a dict whose values are of these types; raises ValueError for another."""
     for name, entry in value.items():
         if isinstance(entry, bool) or not isinstance(entry, kinds):
             raise ValueError(f"{name} is {entry!r}")

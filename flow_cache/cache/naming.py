@@ -1,4 +1,4 @@
-"""Names: where a video's cache file lies, and what the parts inside it are called."""
+"""Names: the path of a video's cache file, and the name of the member that describes it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,22 @@ META_NAME = "meta.json"
 
 
 def cache_path(root: str | os.PathLike[str] | AnyPath, video_relative: str | PurePosixPath) -> AnyPath:
-    """Return where a video's cache file lies: its relative path without suffix, plus `.flow.zip`.
+    """Return the path of a video's cache file: that of the video without suffix, plus `.flow.zip`.
 
-    Only the suffix of a video file counts, so that an image folder `person.01` keeps its whole name. Raises
-    ArgumentError for a path that is absolute or leads out of the root, here or on another system (`..`, drive letters,
-    backslashes, NULs), and for a hidden file.
+    Only the suffix of a video file is removed, so that an image folder `person.01` keeps its whole name.
+
+    Args:
+        root: the cache folder, a path or a URL.
+        video_relative: the video's path relative to the input folder, with forward slashes.
+
+    Raises:
+        ArgumentError: a path that is absolute or leads out of the root, here or on another system (`..`, drive
+            letters, backslashes, NULs), or a hidden file.
+
+    Example:
+        >>> from flow_cache import cache_path
+        >>> cache_path("cache", "walk/a.avi").as_posix()
+        'cache/walk/a.flow.zip'
     """
     relative = PurePosixPath(video_relative)
     parts = relative.parts
@@ -33,7 +44,7 @@ def cache_path(root: str | os.PathLike[str] | AnyPath, video_relative: str | Pur
         )
     name = relative.name
     if name.startswith("."):
-        raise ArgumentError(f"{video_relative!s:.200}: hidden files are not taken for videos; rename it")
+        raise ArgumentError(f"{video_relative!s:.200}: hidden files are not used as videos; rename it")
     if relative.suffix.lower() in VIDEO_SUFFIXES:
         name = relative.stem
     return as_path(root).joinpath(*parts[:-1], name + CACHE_SUFFIX)

@@ -1,13 +1,13 @@
-"""The cache file: read and write one video's flow; atomic, checksummed, self-describing.
+"""Read one video's flow from its cache file, which describes itself and has a checksum for every part.
 
-A plain zip whose members are stored, not deflated:
+The file is a plain zip whose members are stored, not deflated:
 
-    meta.json            first, padded with spaces to a fixed size, its counts are filled in at the end
-    flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jpg, .png; in .jls levels as `codecs.py` says)
+    meta.json            first, padded with spaces to a fixed size; its counts are filled in at the end
+    flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jls, .jpg or .png, see `codecs.py`)
     rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
 
-Both sides of the zip are our own (`zip_format.py`): the writer's takes little memory; the reader parses the directory
-itself, so that all damage is found, and named, in one place, and a member costs a training run one seek and one read.
+Reading and writing the zip is our own code (`zip_format.py`): writing takes little memory; reading finds all damage and
+names it in the same way, and a training run needs one seek and one read for a member.
 """
 
 from __future__ import annotations
@@ -32,17 +32,40 @@ from flow_cache.storage.paths import as_path
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
-_MAX_META = 1 << 20
-_MAX_UNPROVEN = 1 << 28
+_MAX_META = 1 << 20  # bytes
 
 
 class CacheReader:
-    """Read flow fields and RGB frames from one cache file, at random.
+    """Read flow fields and RGB frames from one cache file, in any order.
 
-    Opening checks that the file is whole: its directory, `meta.json`, and that every announced field and
-    frame is there; reading checks each member's CRC and shape. Whatever is wrong raises CacheFileError. One
-    reader serves one thread; it can be pickled, and then opens the file anew. path: or a URL that fsspec knows.
+    Opening checks that the file is whole: its directory, `meta.json`, and that every announced field and frame exists;
+    reading checks the CRC and the shape of each member. Use a reader in one thread only. It can be pickled: the copy
+    opens the file again.
+
+    Args:
+        path: the cache file, a path or a URL that fsspec knows.
+
+    Attributes:
+        path: the cache file.
+        meta: what the file says about itself.
+
+    Raises:
+        CacheFileError: the file is missing, damaged or no cache file.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheReader, CacheWriter, Source, dequantize
+        >>> with CacheWriter("a.flow.zip", CacheMeta(Source("a.avi"), "tvl1", bound=20.0)) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 10), 128, np.uint8))  # 128 = no motion
+        >>> with CacheReader("a.flow.zip") as reader:
+        ...     fields = reader.flow([0, 2])
+        >>> fields.shape
+        (2, 2, 8, 10)
+        >>> float(dequantize(fields, bound=20.0).max())
+        0.0
     """
+
+    _max_unproven = 1 << 28  # bytes that are allocated before one image was decoded
 
     def __init__(self, path: str | os.PathLike[str] | AnyPath) -> None:
         self.path = as_path(path)
@@ -71,7 +94,7 @@ class CacheReader:
 
     @property
     def num_frames(self) -> int:
-        """Number of frames that were decoded, and of RGB frames where there are any."""
+        """Number of frames that were decoded; also the number of RGB frames, if they are stored."""
         return self.meta.frames
 
     @property
@@ -95,17 +118,32 @@ class CacheReader:
         return self._file_size
 
     def flow(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Read quantised fields: (n, 2, H, W) uint8, in the order asked for; an index may come twice.
+        """Read quantised flow fields.
 
-        Raises CacheFileError for an index outside the file, and for damage.
+        Args:
+            indices: n indices from 0 to `num_fields - 1`, in any order; an index may appear twice.
+
+        Returns:
+            (n, 2, H, W) uint8 grey levels in the order of `indices`: channel 0 is u, 1 is v, and 128 is no motion.
+            `flow_cache.dequantize` turns them into pixels per step.
+
+        Raises:
+            CacheFileError: an index outside the file, or damage.
         """
         images = self._images(indices, self._flow, self.meta.storage, (2 * self.height, self.width), "field")
         return images.reshape(len(images), 2, self.height, self.width)
 
     def rgb(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Read RGB frames: (n, H, W, 3) uint8, in the order asked for; an index may come twice.
+        """Read RGB frames.
 
-        Raises CacheFileError for an index outside the file, when it holds no RGB, and for damage.
+        Args:
+            indices: n indices from 0 to `num_frames - 1`, in any order; an index may appear twice.
+
+        Returns:
+            (n, H, W, 3) uint8 in the order of `indices`.
+
+        Raises:
+            CacheFileError: an index outside the file, a file without RGB, or damage.
         """
         if not self.has_rgb:
             raise CacheFileError(self.path, "holds no RGB frames; make the cache with rgb (--rgb)")
@@ -114,7 +152,11 @@ class CacheReader:
     def check(self, *, decode: bool = False) -> None:
         """Read every member; compare its CRC, and the size that its image announces with the one in `meta.json`.
 
-        decode: decode every image too. Raises CacheFileError at the first that is damaged.
+        Args:
+            decode: decode every image too.
+
+        Raises:
+            CacheFileError: the first member that is damaged.
         """
         flow_shape, rgb_shape = (2 * self.height, self.width), (self.height, self.width, 3)
         for members, codec, shape, what in (
@@ -132,7 +174,7 @@ class CacheReader:
                     raise CacheFileError(self.path, str(error), member.name) from error
 
     def encoded_rgb(self, index: int) -> bytes:
-        """Return an RGB frame as it is stored, a JPEG; raises CacheFileError as `rgb` does."""
+        """Return an RGB frame as it is stored, a JPEG; raises CacheFileError like `rgb`."""
         if not 0 <= index < len(self._rgb):
             raise CacheFileError(self.path, f"frame {index} asked for, holds {len(self._rgb)} RGB frames")
         member = self._rgb[index]
@@ -144,7 +186,7 @@ class CacheReader:
         return data
 
     def close(self) -> None:
-        """Close the file; closing twice is harmless."""
+        """Close the file; it may be closed twice."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -166,35 +208,48 @@ class CacheReader:
         shape: tuple[int, ...],
         what: str,
     ) -> NDArray[np.uint8]:
+        """Read images of fields or frames, each checked: (n, *shape) uint8."""
         wanted = [int(index) for index in indices]
         for index in wanted:
             if not 0 <= index < len(members):
                 raise CacheFileError(self.path, f"{what} {index} asked for, holds 0 to {len(members) - 1}")
-        places: dict[int, list[int]] = {}  # overlapping windows decode once
-        for place, index in enumerate(wanted):
-            places.setdefault(index, []).append(place)
+        positions: dict[int, list[int]] = {}  # an image that is wanted twice is decoded once
+        for position, index in enumerate(wanted):
+            positions.setdefault(index, []).append(position)
         images: NDArray[np.uint8] | None = None
-        for index, (first, *others) in places.items():
+        for index, (first, *others) in positions.items():
             member = members[index]
             data = self._read(member)
             try:
-                if images is None:  # meta.json is not believed before an image bears it out
-                    images = _room_for(data, codec, len(wanted), shape)
+                if images is None:  # the size in meta.json is trusted once an image confirms it
+                    images = self._allocate(data, codec, len(wanted), shape)
                 decode_into(data, codec, images[first])
             except CodecError as error:
                 raise CacheFileError(self.path, str(error), member.name) from error
             except MemoryError as error:
                 reason = f"{len(wanted)} images of shape {shape} do not fit into memory"
                 raise CacheFileError(self.path, reason, member.name) from error
-            for other in others:  # now, while the processor's cache holds it
+            for other in others:  # now, while the image is in the processor's cache
                 images[other] = images[first]
         return np.empty((0, *shape), np.uint8) if images is None else images
 
+    def _allocate(
+        self, data: bytes, codec: StorageSettings, count: int, shape: tuple[int, ...]
+    ) -> NDArray[np.uint8]:
+        """Allocate `count` images of a shape once `data`, the first of them, confirms it; raises CodecError.
+
+        Before much memory is allocated, the image is decoded: a damaged header could announce any size.
+        """
+        check_shape(data, codec, shape)
+        if count * math.prod(shape) > self._max_unproven:
+            decode_into(data, codec, np.empty(shape, np.uint8))
+        return np.empty((count, *shape), np.uint8)
+
     def _read(self, member: Member) -> bytes:
-        """Return a member's bytes, its CRC checked."""
+        """Return a member's bytes, and check its CRC."""
         try:
             self._file.seek(member.offset)
-            # Header, name and data in one go; the writer leaves no extra field in between.
+            # Header, name and data in one read: our writer leaves no extra field between them.
             chunk: bytes = self._file.read(LOCAL.size + len(member.name) + member.size)
             if len(chunk) < LOCAL.size:
                 raise CacheFileError(self.path, "the file ends inside it", member.name)
@@ -215,6 +270,7 @@ class CacheReader:
         return data
 
     def _read_meta(self, directory: Directory) -> CacheMeta:
+        """Read the first member, `meta.json`."""
         if not len(directory) or directory.name(0) != META_NAME:
             raise CacheFileError(self.path, "is not a flow cache (its first member must be meta.json)")
         member = directory.member(0)
@@ -228,11 +284,11 @@ class CacheReader:
             raise CacheFileError(self.path, " ".join(str(error).split())[:300], META_NAME) from error
 
     def _arrange(self, directory: Directory) -> tuple[Members, Members]:
-        """Put fields and frames in order and compare them with `meta.json`."""
+        """Return the members of fields and of frames, in order, and compare their number with `meta.json`."""
         meta = self.meta
         frames = meta.frames if meta.has_rgb else 0
         members = len(directory) - 1
-        # Of that many members every announced one must be there, so none is left for anything else, or twice.
+        # The number is right and every announced member is found below, so no other and no double one can be there.
         if members != meta.fields + frames:
             reason = f"holds {members} members, but meta.json announces {meta.fields + frames}"
             raise CacheFileError(self.path, reason)
@@ -241,14 +297,3 @@ class CacheReader:
             raise CacheFileError(self.path, reason, META_NAME)
         flow = directory.numbered("flow", meta.storage.extension, meta.fields)
         return flow, directory.numbered("rgb", RGB_EXTENSION, frames)
-
-
-def _room_for(data: bytes, codec: StorageSettings, count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Allocate `count` images of a shape that the first one, `data`, bears out; raises CodecError if it does not.
-
-    Much room is given only to an image that can be decoded: a header of a few bytes could announce anything.
-    """
-    check_shape(data, codec, shape)
-    if count * math.prod(shape) > _MAX_UNPROVEN:
-        decode_into(data, codec, np.empty(shape, np.uint8))
-    return np.empty((count, *shape), np.uint8)

@@ -1,4 +1,4 @@
-"""Write one cache file, streaming: members go to a temporary file that is renamed when it is whole."""
+"""Write one cache file piece by piece: members go to a temporary file that is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -22,19 +22,36 @@ if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
 _PARTIAL_LIMIT = 200  # characters of the reason for a partial file
-# For what is not known at the start: counts, and a reason of which JSON makes up to 12 bytes a character.
+# For what is not known at the start: counts, and a reason, for which JSON needs up to 12 bytes a character.
 _RESERVE = 1024 + 12 * _PARTIAL_LIMIT
-MEMBER_OVERHEAD = (
-    104  # bytes of the zip for each image: a local header, an entry of the directory, the name in both
-)
+# Bytes of the zip for each image: a local header, an entry of the directory, the name in both.
+MEMBER_OVERHEAD = 104
 
 
 class CacheWriter:
-    """Write a cache file; as a context manager it commits on success and leaves nothing on an exception.
+    """Write a cache file; as a context manager it closes the file at the end and leaves nothing after an exception.
 
-    path: where the file will appear; for a URL it is put together in a local temporary file. meta: what is known at the
-    start; counts and size are filled in at the end. Raises CacheWriteError when the disk refuses, ArgumentError for
-    arrays that do not belong together.
+    Args:
+        path: where the file will appear; for a URL it is written to a local temporary file first.
+        meta: what is known at the start; counts and size are filled in at the end.
+
+    Attributes:
+        path: where the file will appear.
+        meta: what was given.
+
+    Raises:
+        CacheWriteError: the disk refuses.
+        ArgumentError: arrays that do not fit together.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheReader, CacheWriter, Source, quantize
+        >>> flow = np.zeros((3, 2, 8, 10), np.float32)  # 3 fields: u, v in pixels per step
+        >>> with CacheWriter("a.flow.zip", CacheMeta(Source("a.avi"), "tvl1", bound=20.0)) as writer:
+        ...     writer.add_flow(quantize(flow, bound=20.0))
+        >>> with CacheReader("a.flow.zip") as reader:
+        ...     reader.num_fields, reader.num_frames
+        (3, 4)
     """
 
     def __init__(self, path: str | os.PathLike[str] | AnyPath, meta: CacheMeta) -> None:
@@ -55,7 +72,7 @@ class CacheWriter:
         self._add(META_NAME, b" " * self._reserved)
 
     def add_flow(self, fields: NDArray[np.uint8]) -> None:
-        """Append quantised fields: (n, 2, H, W) uint8."""
+        """Append quantised fields: (n, 2, H, W) uint8 grey levels, channel 0 = u, 1 = v; raises as the class says."""
         self._check(
             fields, fields.ndim == 4 and fields.shape[1] == 2, "flow", "(n, 2, H, W)", fields.shape[2:]
         )
@@ -66,7 +83,7 @@ class CacheWriter:
             self._fields += 1
 
     def add_rgb(self, frames: NDArray[np.uint8]) -> None:
-        """Append RGB frames: (n, H, W, 3) uint8."""
+        """Append RGB frames: (n, H, W, 3) uint8; raises as the class says."""
         if not self.meta.has_rgb:
             raise ArgumentError("this cache was opened without RGB (rgb_quality is None), got RGB frames")
         quality = self.meta.storage.rgb_quality
@@ -78,9 +95,14 @@ class CacheWriter:
             self._frames += 1
 
     def close(self, *, clip_fraction: float = 0.0, partial: str | None = None) -> CacheMeta:
-        """Complete the file and let it appear under its name; returns its final meta.
+        """Complete the file and give it its name.
 
-        clip_fraction: share of the flow values beyond the bound. partial: why the video was cut short.
+        Args:
+            clip_fraction: share of the flow values beyond the bound, 0 to 1.
+            partial: why the video was cut short; None for a whole video.
+
+        Returns:
+            What the file says about itself.
         """
         if not self._open:
             raise ArgumentError(f"{self.path}: the writer is closed")
@@ -95,7 +117,7 @@ class CacheWriter:
         return meta
 
     def abort(self) -> None:
-        """Throw away what was written; harmless after `close`."""
+        """Discard what was written; does nothing after `close`."""
         self._open = False
         self._pending.discard()
 
@@ -111,6 +133,7 @@ class CacheWriter:
             self.close()
 
     def _add(self, name: str, data: bytes) -> None:
+        """Append a member."""
         try:
             self._zip.add(name, data)
         except OSError as error:
@@ -120,6 +143,7 @@ class CacheWriter:
     def _check(
         self, array: NDArray[np.uint8], rank: bool, what: str, layout: str, shape: tuple[int, ...]
     ) -> None:
+        """Raise ArgumentError for arrays of another rank, dtype or size, and for a closed writer."""
         if not rank or array.dtype != np.uint8:
             raise ArgumentError(f"{what} must be {layout} uint8, got {array.shape} {array.dtype}")
         if self._shape is None:
@@ -132,6 +156,7 @@ class CacheWriter:
             raise ArgumentError(f"{self.path}: the writer is closed")
 
     def _final_meta(self, clip_fraction: float, partial: str | None) -> CacheMeta:
+        """Fill in counts and size; raises ArgumentError if fields or frames are missing."""
         if self._shape is None or self._fields < 1:
             raise ArgumentError(f"{self.path}: a cache file needs at least one flow field, got none")
         frames = self._fields + self.meta.step
@@ -150,15 +175,16 @@ class CacheWriter:
         )
 
     def _commit(self, meta: CacheMeta) -> None:
+        """Write `meta.json` into the bytes kept for it, and rename the file."""
         data = meta.to_json()
-        assert len(data) <= self._reserved, "meta.json outgrew its reserve"
+        assert len(data) <= self._reserved, "meta.json is larger than the bytes kept for it"
         self._zip.finish(data.ljust(self._reserved))
         self._pending.publish()
         self._open = False
 
 
 def reserved_bytes(meta: CacheMeta) -> int:
-    """Return how much room is left for `meta.json`, about what a file takes beside its images."""
+    """Return how many bytes are kept for `meta.json`: about the size of a file without its images."""
     return _round_up(len(meta.to_json()) + _RESERVE, 512)
 
 

@@ -1,10 +1,11 @@
-"""The command `flow-cache`: what each of its subcommands calls, and how it ends.
+"""The command `flow-cache`: what each of its subcommands calls, and its exit status.
 
 Exit status: 0 all done, 1 some inputs failed (each named), 2 unusable arguments, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,25 +26,36 @@ from flow_cache.commands.verify import Videos, repair_cache, verify_cache
 from flow_cache.commands.view import view
 from flow_cache.errors import ArgumentError, CacheMismatchError, FlowCacheError
 from flow_cache.pipeline.dry_run import estimate
-from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted, failures_name
+from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted, PrecomputeSummary, failures_name
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.storage.paths import as_path
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `flow-cache` with the given arguments (None: those of the process); returns the exit status."""
+def main(
+    argv: Sequence[str] | None = None, *, run: Callable[[PrecomputeConfig], PrecomputeSummary] = precompute
+) -> int:
+    """Run `flow-cache`.
+
+    Args:
+        argv: the arguments; None for those of the process.
+        run: what `flow-cache precompute` calls.
+
+    Returns:
+        The exit status.
+    """
+    commands = _COMMANDS | {"precompute": functools.partial(_precompute, run=run)}
     try:
         command, arguments = parse(sys.argv[1:] if argv is None else argv)
-        return _COMMANDS[command](arguments)
+        return commands[command](arguments)
     except FlowCacheError as error:
         _complain(str(error))
         return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
     except PrecomputeInterrupted as interrupt:
-        s = interrupt.summary
+        summary = interrupt.summary
         _complain(
-            f"interrupted: {s.done + s.skipped} videos are done, {len(s.failures)} failed, "
-            f"{s.remaining} remain; the same command goes on from here"
+            f"interrupted: {summary.done + summary.skipped} videos are done, {len(summary.failures)} failed, "
+            f"{summary.remaining} remain; the same command goes on from here"
         )
         return 130
     except SystemExit as finished:  # --help and --print_config
@@ -53,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _precompute(arguments: dict[str, Any]) -> int:
+def _precompute(arguments: dict[str, Any], *, run: Callable[[PrecomputeConfig], PrecomputeSummary]) -> int:
+    """Fill a cache, or say what would be done."""
     _require(arguments, "input")
     dry_run = arguments.pop("dry_run")
     flow, storage = take(FlowSettings, arguments), take(StorageSettings, arguments)
@@ -63,12 +76,13 @@ def _precompute(arguments: dict[str, Any]) -> int:
         print_estimate(found)
         found.plan.check()
         return 1 if found.unreadable else 0
-    summary = precompute(config)
+    summary = run(config)
     print_summary(summary, failures_name(config.shard))
     return 1 if summary.failures else 0
 
 
 def _info(arguments: dict[str, Any]) -> int:
+    """Describe a cache."""
     cache = as_path(arguments["cache"])
     if not cache.exists():
         raise ArgumentError(f"{cache}: no such cache file or folder")
@@ -80,8 +94,9 @@ def _info(arguments: dict[str, Any]) -> int:
 
 
 def _verify(arguments: dict[str, Any]) -> int:
+    """Check a cache, and repair it if asked to."""
     if arguments["videos"] is None and (arguments["repair"] or arguments["root"] is not None):
-        raise ArgumentError("--repair and --root need --videos, where the cache was made from")
+        raise ArgumentError("--repair and --root need --videos, the videos that the cache was made from")
     videos = None if arguments["videos"] is None else Videos(arguments["videos"], arguments["root"])
     found = verify_cache(as_path(arguments["cache"]), videos, decode=arguments["decode"])
     repair = None
@@ -92,6 +107,7 @@ def _verify(arguments: dict[str, Any]) -> int:
 
 
 def _export(arguments: dict[str, Any]) -> int:
+    """Write a cache in another layout."""
     _require(arguments, "cache")
     exported = export_cache(ExportConfig(**arguments))
     print(f"{exported.videos:,} videos, {exported.fields:,} fields exported to {exported.output}")
@@ -99,6 +115,7 @@ def _export(arguments: dict[str, Any]) -> int:
 
 
 def _import(arguments: dict[str, Any]) -> int:
+    """Fill a cache from images of flow."""
     _require(arguments, "input")
     storage = take(StorageSettings, arguments)
     imported = import_folders(ImportConfig(**arguments, storage=storage))
@@ -110,6 +127,7 @@ def _import(arguments: dict[str, Any]) -> int:
 
 
 def _view(arguments: dict[str, Any]) -> int:
+    """Draw a cache file."""
     _require(arguments, "cache_file")
     out = arguments.pop("output")
     longest = view(arguments.pop("cache_file"), out, **arguments)
@@ -118,7 +136,6 @@ def _view(arguments: dict[str, Any]) -> int:
 
 
 _COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
-    "precompute": _precompute,
     "info": _info,
     "verify": _verify,
     "export": _export,
@@ -128,6 +145,7 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
 
 
 def _require(arguments: dict[str, Any], name: str) -> None:
+    """Raise ArgumentError unless the positional argument and --output are given."""
     for key, flag in ((name, name.upper()), ("output", "--out")):
         if arguments.get(key) is None:
             hint = (
@@ -137,12 +155,14 @@ def _require(arguments: dict[str, Any], name: str) -> None:
 
 
 def _report(failures: Sequence[Failure]) -> int:
+    """Print what failed; returns the exit status."""
     for failure in failures:
         print(f"failed: {failure.video}: {failure.reason}")
     return 1 if failures else 0
 
 
 def _complain(message: str) -> None:
+    """Print an error to stderr, in one line."""
     print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""The arguments of `flow-cache`: flags from the settings' dataclasses, under the names that they have there."""
+"""The arguments of `flow-cache`: a flag for each field of the settings' dataclasses, with the same name."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 def take(settings: type[_Settings], values: dict[str, Any]) -> _Settings:
-    """Build a dataclass from its own among the values, which are removed there; raises what the class raises."""
+    """Build a dataclass from those values that are its fields, and remove them; raises what the class raises."""
     names = [field.name for field in fields(settings) if field.name in values]  # type: ignore[arg-type]
     return settings(**{name: values.pop(name) for name in names})
 
 
 class _Parser(ArgumentParser):
-    """Flags with dashes, and `--flag` and `--no-flag` for what is true or false."""
+    """A parser whose flags have dashes, and `--flag` and `--no-flag` for a bool."""
 
     def add_argument(self, *names: str, **options: Any) -> Any:
         if options.get("type") is bool:
@@ -52,17 +52,17 @@ class _Parser(ArgumentParser):
         return super().add_argument(*(_with_dashes(name) for name in names), **options)
 
     def add_settings(self, settings: type, *left_out: str) -> None:
-        """Make a flag of every field of a dataclass but those."""
+        """Add a flag for every field of a dataclass, except those left out."""
         self.add_class_arguments(settings, as_group=False, instantiate=False, skip={*left_out})
 
     def add_input(self, name: str, text: str, optional: bool = True) -> None:
-        """Add the positional argument; an optional one may also stand in the file that --config names."""
-        # Suppressed, or argparse would put its absence in the place of what --config says.
+        """Add the positional argument; an optional one may also be given in the file of --config."""
+        # SUPPRESS: otherwise argparse sets it to None when it is absent, and overwrites the value from --config.
         options = {"nargs": "?", "default": argparse.SUPPRESS} if optional else {}
         self.add_argument(name, type=str | None if optional else str, help=text, **options)
 
     def add_output(self, text: str) -> None:
-        """Add --output, for short --out."""
+        """Add --output, or --out for short."""
         self.add_argument("--output", "--out", type=str | None, default=None, help=text)
 
     def add_config(self) -> None:
@@ -71,6 +71,7 @@ class _Parser(ArgumentParser):
 
 
 def _make_parser() -> ArgumentParser:
+    """Build the parser of all subcommands."""
     parser = _Parser(
         prog=PROGRAM,
         exit_on_error=False,
@@ -87,7 +88,7 @@ def _make_parser() -> ArgumentParser:
     sub = add(
         "precompute",
         "fill a cache with the flow of a folder of videos",
-        "Fill a cache with the flow of many videos; what is there already, whole and made alike, is kept.",
+        "Fill a cache with the flow of many videos; complete cache files with the same settings are kept.",
     )
     sub.add_config()
     text = (
@@ -101,7 +102,9 @@ def _make_parser() -> ArgumentParser:
     sub.add_settings(StorageSettings)
     sub.add_settings(PrecomputeConfig, "input", "output", "flow", "storage")
     sub.add_argument(
-        "--dry-run", action="store_true", help="Only say what would be done, how long and how large."
+        "--dry-run",
+        action="store_true",
+        help="Only print what would be done, how long it takes and how large it is.",
     )
 
     sub = add(
@@ -114,12 +117,12 @@ def _make_parser() -> ArgumentParser:
 
     sub = add("verify", "check a cache, and repair it", "Check a cache folder, or one cache file.")
     sub.add_input("cache", "A cache folder, or a single cache file.", optional=False)
-    text = "What the cache was made from: compared, and where bad files are redone from."
+    text = "The videos that the cache was made from: they are compared, and bad files are redone from them."
     sub.add_argument("--videos", type=str | None, default=None, help=text)
-    text = "Where the paths start if --videos is a list."
+    text = "Folder where the paths start, if --videos is a list."
     sub.add_argument("--root", type=str | None, default=None, help=text)
     sub.add_argument("--decode", action="store_true", help="Decode every image too.")
-    sub.add_argument("--repair", action="store_true", help="Redo bad files with the cache's parameters.")
+    sub.add_argument("--repair", action="store_true", help="Redo bad files with the cache's settings.")
     sub.add_argument("--device", type=str, default=FlowSettings.device, help="Where flow is computed.")
     text = "Worker processes; 0 = one for every core."
     sub.add_argument("--workers", type=int, default=PrecomputeConfig.workers, help=text)
@@ -137,10 +140,11 @@ def _make_parser() -> ArgumentParser:
     sub = add(
         "import",
         "fill a cache from folders of flow images",
-        "Fill a cache from folders of flow images; what is there already, whole and made alike, is kept.",
+        "Fill a cache from folders of flow images; complete cache files with the same settings are kept.",
     )
     sub.add_config()
-    sub.add_input("input", "A folder with such a folder for each video somewhere below it, or a single one.")
+    text = "A folder of flow images, or a folder with one for each video somewhere below it."
+    sub.add_input("input", text)
     sub.add_output("The cache folder; files appear under the folders' relative paths.")
     sub.add_settings(StorageSettings)
     sub.add_settings(ImportConfig, "input", "output", "storage")
@@ -153,15 +157,15 @@ def _make_parser() -> ArgumentParser:
     sub.add_input("cache_file", "A cache file.")
     sub.add_output("A .png, .jpg, .mp4 or .avi file.")
     sub.add_argument("--fields", type=int, default=12, help="How many fields a picture shows, evenly spread.")
-    text = "Length in pixels with full colour; default: 99.5 %% of the vectors do not exceed it."
+    text = "Length in pixels that has the full colour; default: 99.5 % of the vectors do not exceed it."
     sub.add_argument("--max-motion", type=float | None, default=None, help=text)
-    text = "Where frames come from if there are none."
+    text = "The video to take frames from, if the cache holds none."
     sub.add_argument("--video", type=str | None, default=None, help=text)
     return parser
 
 
 def _in_order(argv: list[str]) -> list[str]:
-    """Put --config first, so that every other argument overrides it; take --short_side for --short-side."""
+    """Put --config first, so that every other argument overrides it; accept --short_side as --short-side."""
     configs: list[str] = []
     others: list[str] = []
     arguments = iter(argv[1:])
@@ -170,7 +174,7 @@ def _in_order(argv: list[str]) -> list[str]:
             configs += [argument, *itertools.islice(arguments, 1)]
         elif argument.startswith("--config="):
             configs.append(argument)
-        elif argument.startswith("--print_config"):  # jsonargparse's own
+        elif argument.startswith("--print_config"):  # a flag of jsonargparse
             others.append(argument)
         else:
             others.append(re.sub(r"^--[^=.]+", lambda flag: _with_dashes(flag[0]), argument))
@@ -178,12 +182,13 @@ def _in_order(argv: list[str]) -> list[str]:
 
 
 def _with_dashes(name: str) -> str:
-    """Write a flag's name as people type it."""
-    own = name.startswith("--") and name != "--print_config"  # that is jsonargparse's
+    """Write a flag's name with dashes."""
+    own = name.startswith("--") and name != "--print_config"  # a flag of jsonargparse
     return name.replace("_", "-") if own else name
 
 
 def _version() -> str:
+    """Return the version of the installed package."""
     from importlib.metadata import version
 
     return version("twostream")

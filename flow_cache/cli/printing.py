@@ -1,4 +1,4 @@
-"""What the commands print when they are done, for people and as JSON."""
+"""What the commands print at their end, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def print_estimate(found: Estimate) -> None:
         ("new videos", f"{len(plan.new):,}"),
         ("kept from before", f"{len(plan.kept):,}"),
         ("to be redone", f"{len(plan.redone):,}"),
-        ("made otherwise", f"{len(plan.mismatches) + len(plan.others):,}"),
+        ("other settings", f"{len(plan.mismatches) + len(plan.others):,}"),
         ("cannot be read", f"{len(found.unreadable):,}{opened}"),
         ("flow fields", f"about {found.fields:,}"),
         ("size", f"about {found.bytes / 1e6:,.1f} MB{per_field}"),
@@ -68,8 +68,9 @@ def print_estimate(found: Estimate) -> None:
 
 
 def info_as_json(info: CacheInfo) -> str:
-    """Return a cache's description as JSON."""
-    return json.dumps(asdict(info), indent=1)
+    """Return a cache's description as JSON; there, the settings of its files are called `made`."""
+    values = {"made" if name == "settings" else name: value for name, value in asdict(info).items()}
+    return json.dumps(values, indent=1)
 
 
 def print_info(info: CacheInfo) -> None:
@@ -91,7 +92,7 @@ def print_info(info: CacheInfo) -> None:
         rows.append(
             ("would clip", ", ".join(f"bound {bound}: {share:.3%}" for bound, share in info.beyond.items()))
         )
-    for settings in info.made:
+    for settings in info.settings:
         rows.append(("made with", ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())))
     if info.damaged:
         rows.append(("damaged", f"{len(info.damaged):,} files"))
@@ -99,13 +100,14 @@ def print_info(info: CacheInfo) -> None:
 
 
 def _plain(value: Any) -> str:
+    """Write a setting, or a group of them, as text."""
     if isinstance(value, dict):
         return "(" + " ".join(f"{name}={entry}" for name, entry in value.items()) + ")"
     return str(value)
 
 
 def print_verification(found: Verification, repair: Repair | None) -> None:
-    """Print what was found, bad files first, each in one line."""
+    """Print what was found: a line for each bad file, one for each repaired file, then a summary."""
     for fault in found.faults if repair is None else repair.faults:
         print(f"bad: {fault.cache_file}: {' '.join(fault.reason.split())}")
     for name in [] if repair is None else repair.repaired:
@@ -131,6 +133,7 @@ def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def _console() -> Console:
+    """Return a console for stdout that prints texts as they are."""
     from rich.console import Console
 
     return Console(markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Write a cache's flow in the layouts that other code bases read.
+"""Write a cache's flow in the layouts that other projects read.
 
 `jpg`: a folder per video as `dense_flow` and `denseflow` write it and TSN and MMAction2 read it,
 
@@ -7,12 +7,12 @@
     walk/a/img_00001.jpg      frame 0                (filename_tmpl "img_{:05d}.jpg"), where the cache holds RGB
 
 TSN, `dense_flow` and MMAction2's default (`start_index=1`) count from 1, `denseflow` from 0. TSN looks for folders one
-level deep: `flat`. There is one image more than fields of step 1.
+level deep: use `flat`. With step 1 there is one frame more than fields.
 
-Those tools write round(255 (v + b) / (2 b)), b = 20 px, and their readers subtract 128, which is a cache's zero. So
-grey levels are copied one to one: with zero at 128 they mean exactly the same flow. Who inverts the formula instead
-(zero at 127.5) reads half a level, b / 255 px, more. What JPEG makes of the levels is lost; `png` has the same layout
-and loses nothing. RGB frames are copied as they are stored, byte by byte.
+Those tools write round(255 (v + b) / (2 b)), b = 20 px, and their readers subtract 128, which is also the level of no
+motion in a cache. So grey levels are copied unchanged, and mean exactly the same flow. A reader that inverts the
+formula instead (zero at 127.5) reads half a level, b / 255 px, too much. JPEG changes the levels a little; `png` has
+the same layout and changes nothing. RGB frames are copied as they are stored, byte by byte.
 
 `npy`: walk/a.npy, (T, H, W, 2) float32, flow clipped to +-20 px and divided by 20, as I3D takes it.
 `flo`: walk/a/flow_00001.flo, a Middlebury file for each field: float32 pixels.
@@ -66,6 +66,11 @@ class ExportConfig:
         images: write the RGB frames too, where the cache holds them (jpg and png).
         flat: leave out the folders above a video's own, as TSN expects.
         overwrite: replace what an earlier export left.
+
+    Example:
+        >>> from flow_cache import ExportConfig
+        >>> ExportConfig("cache", "images", format="png").start_index
+        1
     """
 
     cache: str | Path
@@ -80,28 +85,52 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export did."""
+    """What an export did.
+
+    Attributes:
+        videos: how many were written.
+        fields: how many of their flow fields.
+        failures: cache files that could not be read, and why; nothing of them was written.
+        output: the folder.
+    """
 
     videos: int
     fields: int
     failures: list[Failure]
-    """Cache files that could not be read, and why; nothing of them was written."""
     output: Path
 
 
 def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
     """Export a cache; a video's folder or array appears whole or not at all.
 
-    progress: show a live line on stderr. Damaged cache files are listed in the summary. What an export that was killed
-    has left in the output folder is removed. Raises ArgumentError before any work if names collide, a link leads out of
-    the output folder, or something is there already that would have to be overwritten; CacheWriteError when the disk
-    refuses.
+    Damaged cache files are listed in the summary. If an earlier export was killed, the temporary files that it left in
+    the output folder are removed.
+
+    Args:
+        config: what to export, and how.
+        progress: show a live line on stderr.
+
+    Raises:
+        ArgumentError: before any work, if names collide, a link leads out of the output folder, or a file or folder
+            would have to be overwritten.
+        CacheWriteError: the disk refuses.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from flow_cache import CacheMeta, CacheWriter, ExportConfig, Source, export_cache
+        >>> with CacheWriter("cache/a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((1, 2, 8, 8), 128, np.uint8))
+        >>> export_cache(ExportConfig("cache", "images", format="png"), progress=False).fields
+        1
+        >>> sorted(path.name for path in Path("images/a").iterdir())
+        ['flow_x_00001.png', 'flow_y_00001.png']
     """
     if config.format not in FORMATS:
         raise ArgumentError(f"unknown format {config.format!r}; choose one of {', '.join(FORMATS)}")
     if config.start_index not in (0, 1):
         raise ArgumentError(f"start_index must be 0 or 1, got {config.start_index}")
-    StorageSettings(quality=config.quality)  # checks it
+    StorageSettings(quality=config.quality)  # checks the quality
     output = Path(config.output).absolute()
     if "://" in str(config.output):
         raise ArgumentError(
@@ -125,8 +154,7 @@ def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
                 done += 1
             except CacheFileError as error:
                 name = relative_name(source, cache) if source != cache else source.name
-                where = "" if error.member is None else f"member {error.member}: "
-                failures.append(Failure(name, where + error.reason))
+                failures.append(Failure(name, error.reason_and_member))
             except OSError as error:
                 raise CacheWriteError.from_os_error(target, error) from error
             line.finished(1, failed=len(failures) > failed)
@@ -134,14 +162,19 @@ def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
 
 
 def write_flo(path: Path, flow: NDArray[np.float32]) -> None:
-    """Write one field, (2, H, W) float32, as a Middlebury .flo file."""
+    """Write a flow field as a Middlebury .flo file.
+
+    Args:
+        path: the file.
+        flow: (2, H, W) float32, pixels per step.
+    """
     height, width = flow.shape[1:]
     pixels = np.ascontiguousarray(flow.transpose(1, 2, 0), "<f4")
     path.write_bytes(_FLO_TAG + struct.pack("<2i", width, height) + pixels.tobytes())
 
 
 def _targets(config: ExportConfig, output: Path) -> dict[AnyPath, Path]:
-    """Decide where each cache file goes. The names are those of the files, never what is written in them."""
+    """Choose where each cache file goes: by the file's name, never by what is written in it."""
     cache = as_path(config.cache)
     if not cache.exists():
         raise ArgumentError(f"{cache}: no such cache file or folder")
@@ -169,7 +202,7 @@ def _targets(config: ExportConfig, output: Path) -> dict[AnyPath, Path]:
 
 @contextlib.contextmanager
 def _appearing(target: Path, folder: Path) -> Iterator[Path]:
-    """Give a name in `folder` to write a file or folder under; when all went well it takes the target's place."""
+    """Yield a path in `folder` for a file or a folder; without an exception it is then renamed to the target."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder / target.name
     try:
@@ -181,6 +214,7 @@ def _appearing(target: Path, folder: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that it holds, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -188,6 +222,7 @@ def _remove(path: Path) -> None:
 
 
 def _write(reader: CacheReader, target: Path, config: ExportConfig, line: ProgressLine) -> None:
+    """Write one video in the format asked for."""
     if config.format == "npy":
         _write_npy(reader, target, line)
         return
@@ -207,6 +242,7 @@ def _write(reader: CacheReader, target: Path, config: ExportConfig, line: Progre
 
 
 def _write_npy(reader: CacheReader, target: Path, line: ProgressLine) -> None:
+    """Write one video as I3D's array, field by field: memory does not depend on its length."""
     shape = (reader.num_fields, reader.height, reader.width, 2)
     with target.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -218,6 +254,7 @@ def _write_npy(reader: CacheReader, target: Path, line: ProgressLine) -> None:
 
 
 def _fields(reader: CacheReader, line: ProgressLine) -> Iterator[NDArray[np.uint8]]:
+    """Iterate the quantised fields, (2, H, W) uint8, and count them."""
     for start in range(0, reader.num_fields, _CHUNK):
         fields = reader.flow(range(start, min(start + _CHUNK, reader.num_fields)))
         yield from fields

@@ -1,8 +1,8 @@
-"""Take over folders of `flow_x_00001.jpg`, `flow_y_00001.jpg` and `img_00001.jpg` into a cache.
+"""Import folders of `flow_x_00001.jpg`, `flow_y_00001.jpg` and `img_00001.jpg` into a cache.
 
-Grey levels are taken as they are (`export.py` says what they mean); what JPEG has lost stays lost. The estimator and
-its parameters are not known: the method is `imported`. The bound is what the user says; 20 px is what `dense_flow`
-and `denseflow` were run with for TSN and MMAction2.
+Grey levels are used unchanged (`export.py` says what they mean); what JPEG has lost stays lost. The estimator and its
+parameters are not known: the method is `imported`. The user gives the bound; for TSN and MMAction2, `dense_flow` and
+`denseflow` were run with 20 px.
 """
 
 from __future__ import annotations
@@ -46,12 +46,17 @@ class ImportConfig:
     """What to import, and how.
 
     Attributes:
-        input: a folder with such a folder for each video somewhere below it, or a single one.
+        input: a folder of flow images, or a folder with one for each video somewhere below it.
         output: the cache folder; files appear under the folders' relative paths.
         bound: flow of this many pixels fills the grey levels; the images themselves do not say.
         step: flow is from frame t to frame t + step.
-        storage: how fields and frames are stored; frames are encoded anew.
+        storage: how fields and frames are stored; frames are encoded again.
         overwrite: redo videos that are in the cache already, whatever their parameters.
+
+    Example:
+        >>> from flow_cache import ImportConfig, StorageSettings
+        >>> ImportConfig("images", "cache", storage=StorageSettings(max_error=0)).bound
+        20.0
     """
 
     input: str | Path
@@ -64,11 +69,18 @@ class ImportConfig:
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import did."""
+    """What an import did.
+
+    Attributes:
+        done: videos that were imported.
+        skipped: videos that were in the cache already.
+        failures: folders that could not be imported, and why.
+        fields: flow fields that were imported.
+        output: the cache folder.
+    """
 
     done: int
     skipped: int
-    """Videos that were in the cache already."""
     failures: list[Failure]
     fields: int
     output: AnyPath
@@ -84,11 +96,29 @@ class _Layout:
 
 
 def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary:
-    """Fill a cache from folders of flow images; what is there already, whole and of the same make, is kept.
+    """Fill a cache from folders of flow images; complete cache files with the same settings are kept.
 
-    progress: show a live line on stderr. Folders that lack images or hold unreadable ones are listed in the summary and
-    in `failures.csv`. Raises ArgumentError or CacheMismatchError before any work, CacheWriteError when the disk
-    refuses.
+    Folders that lack images or hold unreadable ones are listed in the summary and in `failures.csv`.
+
+    Args:
+        config: what to import, and how.
+        progress: show a live line on stderr.
+
+    Raises:
+        ArgumentError, CacheMismatchError: before any work.
+        CacheWriteError: the disk refuses.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import (
+        ...     CacheMeta, CacheWriter, ExportConfig, ImportConfig, Source, export_cache, import_folders
+        ... )
+        >>> with CacheWriter("first/a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 8), 128, np.uint8))
+        >>> _ = export_cache(ExportConfig("first", "images", format="png"), progress=False)
+        >>> summary = import_folders(ImportConfig("images", "cache", bound=20.0), progress=False)
+        >>> summary.done, summary.fields
+        (1, 3)
     """
     output = as_path(config.output).absolute()
     template = CacheMeta(
@@ -125,6 +155,7 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
 
 
 def _import(job: Job, folder: Path, line: ProgressLine) -> CacheMeta:
+    """Write one folder's cache file; raises VideoError if its images cannot be used."""
     layout = _layout(job, folder)
     meta = replace(job.meta, source=replace(job.meta.source, sha256=hash_source(folder)))
     writer: CacheWriter | None = None
@@ -142,9 +173,9 @@ def _import(job: Job, folder: Path, line: ProgressLine) -> CacheMeta:
         assert writer is not None, "a layout has at least one field"
         for start in range(0, len(layout.images), _CHUNK):
             writer.add_rgb(_read(layout.images[start : start + _CHUNK], folder, colour=True))
-        # As far as it can be known: what was clipped has the first or last level.
+        # An estimate: clipped values have the first or the last level.
         return writer.close(clip_fraction=ends / values)
-    except ArgumentError as error:  # sizes that change
+    except ArgumentError as error:  # flow and frames have different sizes
         raise VideoError(folder, str(error)) from error
     finally:
         if writer is not None:
@@ -152,6 +183,7 @@ def _import(job: Job, folder: Path, line: ProgressLine) -> CacheMeta:
 
 
 def _holds_flow(folder: AnyPath) -> bool:
+    """Tell whether a folder holds an image named like those that are imported."""
     return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
 
 
@@ -170,11 +202,13 @@ def _layout(job: Job, folder: Path) -> _Layout:
         found["img"] = {}
     x, y, images = (_in_order(folder, kind, found[kind]) for kind in found)
     if len(x) != len(y) or min(found["flow_x"], default=0) != min(found["flow_y"], default=0):
-        raise VideoError(folder, f"holds {len(x)} flow_x and {len(y)} flow_y images, expected as many")
+        raise VideoError(
+            folder, f"holds {len(x)} flow_x and {len(y)} flow_y images, expected the same number"
+        )
     if not x:
         raise VideoError(folder, "holds no flow_x images")
     if job.meta.has_rgb:
-        if len(images) == len(x):  # dense_flow writes as many images as fields: the last frame is not there
+        if len(images) == len(x):  # dense_flow writes as many images as fields: the last frame is missing
             images += images[-1:] * job.meta.step
         if len(images) != len(x) + job.meta.step:
             raise VideoError(
@@ -184,6 +218,7 @@ def _layout(job: Job, folder: Path) -> _Layout:
 
 
 def _in_order(folder: Path, kind: str, numbered: dict[int, Path]) -> list[Path]:
+    """Return images by number; raises VideoError for a gap, or a first number above 1."""
     if not numbered:
         return []
     first, last = min(numbered), max(numbered)
@@ -196,11 +231,12 @@ def _in_order(folder: Path, kind: str, numbered: dict[int, Path]) -> list[Path]:
 
 
 def _read(paths: list[Path], folder: Path, *, colour: bool = False) -> Images:
-    """Read images: (n, H, W) uint8, or (n, H, W, 3) RGB."""
-    return np.stack(list(_equally_large(paths, folder, colour)))
+    """Read images: (n, H, W) uint8 grey, or (n, H, W, 3) uint8 RGB."""
+    return np.stack(list(_of_one_size(paths, folder, colour)))
 
 
-def _equally_large(paths: list[Path], folder: Path, colour: bool) -> Iterator[Images]:
+def _of_one_size(paths: list[Path], folder: Path, colour: bool) -> Iterator[Images]:
+    """Decode images; raises VideoError for one that cannot be read or has another size than the first."""
     cv2 = opencv()
     shape: tuple[int, ...] | None = None
     for path in paths:

@@ -16,9 +16,11 @@ from flow_cache.cache.reader import CacheReader
 from flow_cache.errors import CacheFileError
 from flow_cache.pipeline.inputs import evenly_spread
 from flow_cache.quantization import ZERO
-from flow_cache.storage.paths import map_files
+from flow_cache.storage.paths import as_path, map_files
 
 if TYPE_CHECKING:
+    import os
+
     from flow_cache.storage.paths import AnyPath
 
 _CLIP_LIMITS = (0.001, 0.01, 0.1, 1.0, 10.0)  # percent
@@ -29,7 +31,32 @@ _SAMPLED_FIELDS = 4  # of each
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """A cache in numbers."""
+    """A cache in numbers.
+
+    Attributes:
+        path: the cache folder or file.
+        videos, frames, fields: how many there are.
+        with_rgb: videos with RGB frames.
+        partial: videos of which only the beginning is there.
+        bytes: size of the files.
+        sizes: number of videos by frame size, `WxH`.
+        settings: the different settings that files were made with (method, parameters, bound, codec, ...), each with
+            its number of videos.
+        clip_fraction: share of clipped values: mean over all values, median and maximum over the videos.
+        clip_histogram: number of videos by the share of their values that was clipped.
+        beyond: share of the flow that a smaller bound would clip, by bound in pixels, from a sample of fields. For a
+            larger bound than the cache's own, the flow would have to be computed again.
+        damaged: files that cannot be read, and why.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, describe_cache
+        >>> with CacheWriter("a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 10), 128, np.uint8))
+        >>> info = describe_cache("a.flow.zip")
+        >>> info.sizes, info.settings[0]["method"], info.settings[0]["videos"]
+        ({'10x8': 1}, 'tvl1', 1)
+    """
 
     path: str
     videos: int
@@ -39,16 +66,10 @@ class CacheInfo:
     partial: int
     bytes: int
     sizes: dict[str, int]
-    """Videos by frame size, `WxH`."""
-    made: list[dict[str, Any]]
-    """The different makes (method, parameters, bound, codec, ...), each with its number of videos."""
+    settings: list[dict[str, Any]]
     clip_fraction: dict[str, float]
-    """Share of clipped values: mean over all of them, median and largest by video."""
     clip_histogram: dict[str, int]
-    """Videos by the share of their values that was clipped."""
     beyond: dict[str, float]
-    """Share of the flow that a bound of so many pixels would clip, from a sample of fields. Larger bounds than the
-    cache's own need the flow to be computed again."""
     damaged: list[str]
 
     @property
@@ -57,8 +78,22 @@ class CacheInfo:
         return self.bytes / self.fields if self.fields else 0.0
 
 
-def describe_cache(path: AnyPath) -> CacheInfo:
-    """Describe a cache folder or a single cache file; damaged files are listed, not raised."""
+def describe_cache(path: str | os.PathLike[str] | AnyPath) -> CacheInfo:
+    """Describe a cache folder or a single cache file; damaged files are listed, not raised.
+
+    Args:
+        path: the folder or file, a path or a URL.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, describe_cache
+        >>> with CacheWriter("cache/a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 10), 128, np.uint8))
+        >>> info = describe_cache("cache")
+        >>> info.videos, info.frames, info.fields
+        (1, 4, 3)
+    """
+    path = as_path(path)
     files = cache_files_of(path)
     sound: list[AnyPath] = []
     metas: list[CacheMeta] = []
@@ -72,7 +107,7 @@ def describe_cache(path: AnyPath) -> CacheInfo:
         sound.append(file)
         metas.append(found[0])
         size += found[1]
-    makes = Counter(json.dumps(_make(meta)) for meta in metas)
+    settings = Counter(json.dumps(_settings(meta)) for meta in metas)
     return CacheInfo(
         path=str(path),
         videos=len(metas),
@@ -82,7 +117,7 @@ def describe_cache(path: AnyPath) -> CacheInfo:
         partial=sum(meta.partial is not None for meta in metas),
         bytes=size,
         sizes=dict(Counter(f"{meta.width}x{meta.height}" for meta in metas).most_common()),
-        made=[{**json.loads(make), "videos": count} for make, count in makes.most_common()],
+        settings=[{**json.loads(text), "videos": count} for text, count in settings.most_common()],
         clip_fraction=_clipping(metas),
         clip_histogram=_clip_histogram(metas),
         beyond=_beyond(sound),
@@ -91,6 +126,7 @@ def describe_cache(path: AnyPath) -> CacheInfo:
 
 
 def _meta_and_size(file: AnyPath) -> tuple[CacheMeta, int] | CacheFileError:
+    """Return what a file says about itself, and its bytes; or why it cannot be read."""
     try:
         with CacheReader(file) as reader:
             return reader.meta, reader.file_size
@@ -98,8 +134,9 @@ def _meta_and_size(file: AnyPath) -> tuple[CacheMeta, int] | CacheFileError:
         return error
 
 
-def _make(meta: CacheMeta) -> dict[str, Any]:
-    make = {
+def _settings(meta: CacheMeta) -> dict[str, Any]:
+    """Return the settings that a file was made with, without those that were not used."""
+    settings = {
         "method": meta.method,
         "parameters": dict(meta.parameters),
         "backend": meta.backend,
@@ -110,10 +147,11 @@ def _make(meta: CacheMeta) -> dict[str, Any]:
         **meta.storage.as_dict(),
         "versions": dict(meta.versions),
     }
-    return {name: value for name, value in make.items() if value is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _clipping(metas: list[CacheMeta]) -> dict[str, float]:
+    """Return the share of clipped values: mean over all values, median and maximum over the videos."""
     if not metas:
         return {}
     shares = sorted(meta.clip_fraction for meta in metas)
@@ -127,17 +165,18 @@ def _clipping(metas: list[CacheMeta]) -> dict[str, float]:
 
 
 def _clip_histogram(metas: list[CacheMeta]) -> dict[str, int]:
+    """Count the videos by the share of their values that was clipped."""
     names = ["none", *(f"up to {limit:.4g} %" for limit in _CLIP_LIMITS), "more"]
     counts = dict.fromkeys(names, 0)
     for meta in metas:
         percent = 100 * meta.clip_fraction
-        place = 0 if percent == 0 else 1 + sum(percent > limit for limit in _CLIP_LIMITS)
-        counts[names[place]] += 1
+        position = 0 if percent == 0 else 1 + sum(percent > limit for limit in _CLIP_LIMITS)
+        counts[names[position]] += 1
     return counts
 
 
 def _beyond(files: list[AnyPath]) -> dict[str, float]:
-    """Tell from a sample of fields how much smaller bounds would clip."""
+    """Estimate from a sample of fields which share of the values smaller bounds would clip."""
     chosen = [files[position] for position in evenly_spread(len(files), _SAMPLED_FILES)]
     levels: list[tuple[float, NDArray[np.int64]]] = []
     for file in chosen:
@@ -146,7 +185,7 @@ def _beyond(files: list[AnyPath]) -> dict[str, float]:
                 fields = reader.flow(evenly_spread(reader.num_fields, _SAMPLED_FIELDS))
                 levels.append((reader.meta.bound, np.bincount(fields.reshape(-1), minlength=256)))
         except CacheFileError:
-            continue  # `verify` names it
+            continue  # `verify` reports it
     if not levels:
         return {}
     smallest = min(bound for bound, _ in levels)

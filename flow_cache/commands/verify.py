@@ -1,8 +1,9 @@
-"""Check a cache against itself and against its videos; redo what is bad, as the rest was made."""
+"""Check a cache in itself and against its videos; redo bad files with the settings of the others."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from flow_cache.pipeline.outcome import PrecomputeSummary
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.progress import FieldsDone, ProgressLine
+from flow_cache.storage.paths import as_path
 from flow_cache.video.frames import output_size
 from flow_cache.video.source import hash_source, local_copy, source_bytes
 
@@ -29,50 +31,86 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one cache file."""
+    """What is wrong with one cache file.
+
+    Attributes:
+        cache_file: path relative to the cache, with forward slashes; the file need not exist.
+        reason: what is wrong.
+    """
 
     cache_file: str
-    """Relative to the cache, with forward slashes; it need not exist."""
     reason: str
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found in a cache."""
+    """What was found in a cache.
+
+    Attributes:
+        path: the cache folder or file.
+        files: number of cache files.
+        fields: flow fields in the files that can be read.
+        bytes: size of those files.
+        faults: what is wrong, by file.
+        settings: meta of a file that was made with the settings of most files; None if no file can be read.
+        partial: files that hold only the readable beginning of their video, as was asked for.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, verify_cache
+        >>> with CacheWriter("cache/a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 8), 128, np.uint8))
+        >>> _ = Path("cache/b.flow.zip").write_bytes(b"damaged")
+        >>> found = verify_cache("cache", progress=False)
+        >>> found.files, found.fields, [fault.cache_file for fault in found.faults]
+        (2, 3, ['b.flow.zip'])
+    """
 
     path: AnyPath
     files: int
     fields: int
-    """In the files that are sound in themselves."""
     bytes: int
     faults: list[Fault]
-    make: CacheMeta | None
-    """The meta of a file made as most of the cache was, None if no file can be read."""
+    settings: CacheMeta | None
     partial: int
-    """Files that hold only the readable beginning of their video, as they were asked to."""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What came of a repair."""
+    """The result of a repair.
+
+    Attributes:
+        summary: of the run that redid the bad files; None if there was nothing to do.
+        repaired: the cache files that are good now.
+        faults: what is still wrong.
+    """
 
     summary: PrecomputeSummary | None
-    """Of the run that redid the bad files, None if there was nothing to be done."""
     repaired: list[str]
     faults: list[Fault]
-    """What is still wrong."""
 
 
 @dataclass(frozen=True)
 class Videos:
-    """Where the videos of a cache are, as `precompute` was told."""
+    """Where the videos of a cache are, as in `PrecomputeConfig`.
+
+    Attributes:
+        input: the video, folder, list or manifest.
+        root: folder where the paths of a list or manifest start; default: where it lies.
+
+    Example:
+        >>> from flow_cache import Videos
+        >>> Videos("lists/train.txt", root="videos").root
+        'videos'
+    """
 
     input: str | Path
     root: str | Path | None = None
 
 
 def verify_cache(
-    path: AnyPath,
+    path: str | os.PathLike[str] | AnyPath,
     videos: Videos | None = None,
     *,
     decode: bool = False,
@@ -81,12 +119,29 @@ def verify_cache(
 ) -> Verification:
     """Check a cache folder, or one cache file.
 
-    Every member's checksum and announced size is checked; the counts; that a file holds the video that its name says,
-    in the size asked for, made as most others were; that nothing is missing that the index lists. With `videos`, also
-    that every video has a file, made from that very video (size and SHA-256). decode: decode every image too. only:
-    cache files to be checked, default all. progress: show a live line on stderr while files are read. Raises
-    ArgumentError if there is no such cache.
+    What is checked: the checksum and the announced size of every member; the counts; that a file holds the video that
+    its name says, in the size asked for, made with the settings of most files; that no file is missing that the index
+    lists.
+
+    Args:
+        path: the cache folder or file, a path or a URL.
+        videos: check also that every video has a cache file that was made from it (size and SHA-256).
+        decode: decode every image too.
+        only: cache files to check; None for all.
+        progress: show a live line on stderr while files are read.
+
+    Raises:
+        ArgumentError: there is no such cache.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, verify_cache
+        >>> with CacheWriter("cache/a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 8), 128, np.uint8))
+        >>> verify_cache("cache", decode=True, progress=False).faults
+        []
     """
+    path = as_path(path)
     if not path.exists():
         raise ArgumentError(f"{path}: no such cache file or folder")
     single = not path.is_dir()
@@ -105,13 +160,12 @@ def verify_cache(
                         reader.check(decode=decode)
                     line.advance(FieldsDone(reader.num_fields, {}))
             except CacheFileError as error:
-                where = "" if error.member is None else f"member {error.member}: "
-                faults.append(Fault(name, where + error.reason))
+                faults.append(Fault(name, error.reason_and_member))
             line.finished(1, failed=len(faults) > failed)
-    make = _common_make(list(metas.values()))
+    common = _most_common(list(metas.values()))
     bad = {fault.cache_file for fault in faults}
     for name, meta in metas.items():
-        reason = _contradiction(name, meta, make, single)
+        reason = _contradiction(name, meta, common, single)
         if reason is not None and name not in bad:
             faults.append(Fault(name, reason))
     if not single:
@@ -126,7 +180,7 @@ def verify_cache(
         sum(meta.fields for meta in metas.values()),
         size,
         sorted(faults, key=lambda fault: fault.cache_file),
-        make,
+        common,
         sum(meta.partial is not None for meta in metas.values()),
     )
 
@@ -134,22 +188,43 @@ def verify_cache(
 def repair_cache(
     found: Verification, videos: Videos, *, device: str = "cpu", workers: int = 0, progress: bool = True
 ) -> Repair:
-    """Redo the bad files of a cache folder from their videos, with the parameters that the cache was made with.
+    """Redo the bad files of a cache folder from their videos, with the settings that the cache was made with.
 
-    A bad file is replaced only once its video has been redone; if that fails, it is removed and its video listed in
-    `failures.csv`. Raises ArgumentError if nothing says how the cache was made.
+    A bad file is replaced when its video has been redone; if that fails, it is removed and its video listed in
+    `failures.csv`.
+
+    Args:
+        found: what `verify_cache` returned.
+        videos: where the videos are.
+        device: where flow is computed, as in `FlowSettings`.
+        workers: worker processes; 0 = one for every core.
+        progress: show a live line on stderr.
+
+    Raises:
+        ArgumentError: a single file, or no file is left that says how the cache was made.
+        FlowCacheError: what `precompute` raises for the run that redoes the videos.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, Videos, repair_cache, verify_cache
+        >>> with CacheWriter("cache/a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((3, 2, 8, 8), 128, np.uint8))
+        >>> found = verify_cache("cache", progress=False)
+        >>> repair_cache(found, Videos("videos"), progress=False).repaired  # no file is bad
+        []
     """
     if not found.faults:
         return Repair(None, [], [])
     if not found.path.is_dir():
         raise ArgumentError(f"{found.path}: only a cache folder can be repaired, not a single file")
-    if found.make is None:
+    settings = found.settings
+    if settings is None:
         raise ArgumentError(
             f"{found.path}: no file is left that says how it was made; use flow-cache precompute"
         )
-    if found.make.method not in method_names():
+    if settings.method not in method_names():
         raise ArgumentError(
-            f"{found.path} was made by method {found.make.method}, which is no estimator; import it again"
+            f"{found.path} was made by method {settings.method}, which is no estimator; import it again"
         )
     root, names = choose_videos(videos.input, root=videos.root)
     by_file = {cache_path("", name).as_posix(): name for name in names}
@@ -159,8 +234,8 @@ def repair_cache(
         config = PrecomputeConfig(
             str(root),
             str(found.path),
-            FlowSettings.of(found.make, device=device),
-            found.make.storage,
+            FlowSettings.of(settings, device=device),
+            settings.storage,
             workers=workers,
             overwrite=True,
             keep_partial=found.partial > 0,
@@ -178,43 +253,46 @@ def repair_cache(
     return Repair(summary, [name for name in bad if name not in still], unknown + others)
 
 
-def _common_make(metas: list[CacheMeta]) -> CacheMeta | None:
-    """Return the first meta of the commonest make."""
-    makes = Counter(_make_key(meta) for meta in metas)
-    if not makes:
+def _most_common(metas: list[CacheMeta]) -> CacheMeta | None:
+    """Return the first meta with the settings that most files have."""
+    counts = Counter(_settings_key(meta) for meta in metas)
+    if not counts:
         return None
-    commonest = makes.most_common(1)[0][0]
-    return next(meta for meta in metas if _make_key(meta) == commonest)
+    most_common = counts.most_common(1)[0][0]
+    return next(meta for meta in metas if _settings_key(meta) == most_common)
 
 
-def _make_key(meta: CacheMeta) -> str:
+def _settings_key(meta: CacheMeta) -> str:
+    """Return the settings of a file as text, to count equal ones."""
     request: dict[str, Any] = meta.request()
     request.pop("video")
     return json.dumps(request, sort_keys=True)
 
 
-def _contradiction(name: str, meta: CacheMeta, make: CacheMeta | None, single: bool) -> str | None:
-    """Say in what a sound file contradicts its name, its own settings or the rest of the cache."""
+def _contradiction(name: str, meta: CacheMeta, common: CacheMeta | None, single: bool) -> str | None:
+    """Say how a readable file contradicts its name, its own settings or the other files; None if it does not."""
     try:
         expected = cache_path("", meta.source.path).as_posix()
     except ArgumentError as error:
-        return f"names a video that cannot be: {error}"
+        return f"names a video by an unusable path: {error}"
     if not single and expected != name:
-        return f"holds the flow of {meta.source.path}, which belongs into {expected}"
+        return f"holds the flow of {meta.source.path}, which belongs in {expected}"
     size = (meta.width, meta.height)
     if size != output_size(*size, short_side=meta.short_side, size=meta.size):
         asked = (
             f"short side {meta.short_side}" if meta.size is None else f"size {meta.size[0]}x{meta.size[1]}"
         )
         return f"holds fields of {size[0]}x{size[1]}, but {asked} was asked for"
-    if make is not None and (difference := meta.difference(replace(make, source=meta.source))) is not None:
-        return f"was made in another way than most: {difference.replace('asked for', 'most')}"
+    difference = None if common is None else meta.difference(replace(common, source=meta.source))
+    if difference is not None:
+        return f"was made with other settings than most: {difference.replace('asked for', 'most')}"
     return None
 
 
 def _against_videos(
     videos: Videos, metas: dict[str, CacheMeta], files: dict[str, AnyPath], bad: set[str]
 ) -> Iterator[Fault]:
+    """Compare each video with its cache file; files that are known to be bad are left out."""
     root, names = choose_videos(videos.input, root=videos.root)
     for name in names:
         cache_file = cache_path("", name).as_posix()
@@ -235,5 +313,6 @@ def _against_videos(
 
 
 def _hash(video: AnyPath) -> str:
+    """Return the SHA-256 of a video, which may be remote."""
     with local_copy(video) as copy:
         return hash_source(copy)

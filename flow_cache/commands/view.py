@@ -23,11 +23,11 @@ from flow_cache.video.source import local_copy
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VIDEO_SUFFIXES = (".mp4", ".avi")
-_SAMPLED_FIELDS = 32  # that the longest motion is taken from
-_SHARE_IN_COLOUR = 99.5  # percent of the motion vectors that are not beyond it
+_SAMPLED_FIELDS = 32  # fields from which the longest motion is estimated
+_SHARE_IN_COLOUR = 99.5  # percent of the motion vectors that are not longer
 _CHUNK = 16
 _HEAD = 24  # pixels
-_GAP = 4
+_GAP = 4  # pixels
 
 Images = NDArray[np.uint8]
 
@@ -42,10 +42,29 @@ def view(
 ) -> float:
     """Draw a cache file's flow beside its frames: a contact sheet (.png, .jpg) or a video (.mp4, .avi).
 
-    fields: how many a contact sheet shows, evenly spread; a video shows all. max_motion: the length in pixels that
-    has the full colour, default: that which 99.5 % of the vectors do not exceed. video: where frames come from if the
-    cache holds none. Returns max_motion. Raises ArgumentError for another suffix, CacheFileError for a damaged file,
-    CacheWriteError if the picture cannot be written.
+    Args:
+        cache_file: the cache file.
+        out: the picture or video; the suffix chooses which.
+        fields: how many fields a contact sheet shows, evenly spread; a video shows all.
+        max_motion: the length in pixels that has the full colour; None: the length that 99.5 % of the vectors do not
+            exceed.
+        video: the video to take frames from, if the cache holds none.
+
+    Returns:
+        The length in pixels that has the full colour.
+
+    Raises:
+        ArgumentError: another suffix, or a video that does not fit the flow.
+        CacheFileError: the cache file is damaged.
+        CacheWriteError: the picture cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import CacheMeta, CacheWriter, Source, view
+        >>> with CacheWriter("a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+        ...     writer.add_flow(np.full((3, 2, 32, 32), 128, np.uint8))
+        >>> view("a.flow.zip", "a.png", fields=2, max_motion=8.0)
+        8.0
     """
     out = Path(out)
     suffix = out.suffix.lower()
@@ -68,6 +87,7 @@ def view(
 
 
 def _longest_motion(reader: CacheReader) -> float:
+    """Return the length in pixels that most vectors of a sample do not exceed, at least 1."""
     sample = reader.flow(evenly_spread(reader.num_fields, _SAMPLED_FIELDS))
     flow = dequantize(sample, reader.meta.bound)
     return max(float(np.percentile(np.hypot(flow[:, 0], flow[:, 1]), _SHARE_IN_COLOUR)), 1.0)
@@ -76,7 +96,7 @@ def _longest_motion(reader: CacheReader) -> float:
 def _tiles(
     reader: CacheReader, indices: Sequence[int], max_motion: float, video: str | Path | None
 ) -> Iterator[Images]:
-    """Iterate a frame and its flow, side by side: (H, W, 3) uint8 RGB."""
+    """Iterate pictures of a frame with its flow beside it: (H, W or 2 W, 3) uint8 RGB."""
     frames = _frames(reader, indices, video)
     for start in range(0, len(indices), _CHUNK):
         chunk = indices[start : start + _CHUNK]
@@ -88,6 +108,7 @@ def _tiles(
 
 
 def _frames(reader: CacheReader, indices: Sequence[int], video: str | Path | None) -> Iterator[Images] | None:
+    """Iterate the frames with these indices, (H, W, 3) uint8 RGB; None if there is nothing to take them from."""
     if video is None:
         return (reader.rgb([index])[0] for index in indices) if reader.has_rgb else None
     meta = reader.meta
@@ -113,12 +134,13 @@ def _frames(reader: CacheReader, indices: Sequence[int], video: str | Path | Non
 
 
 def _video_frames(video: str | Path, meta: CacheMeta) -> Iterator[Frame]:
+    """Decode a video in the size that was asked for when the flow was computed."""
     with local_copy(as_path(video)) as source:
         yield from read_frames(source, short_side=meta.short_side, size=meta.size, rgb=True)
 
 
 def _head(width: int, text: str, max_motion: float) -> Images:
-    """Draw a strip with the legend: the wheel, what has its full colour, and what is shown."""
+    """Draw a strip with the colour wheel, the length that has the full colour, and a text: (24, width, 3) uint8 RGB."""
     strip = np.full((_HEAD, width, 3), 255, np.uint8)
     side = min(_HEAD, width)
     strip[:side, :side] = wheel_picture(side)
@@ -128,6 +150,7 @@ def _head(width: int, text: str, max_motion: float) -> Images:
 
 
 def _sheet(tiles: list[Images], text: str, max_motion: float) -> Images:
+    """Arrange pictures in rows below the legend: (H, W, 3) uint8 RGB."""
     height, width = tiles[0].shape[:2]
     columns = max(1, min(len(tiles), round((len(tiles) * height / width * 1.5) ** 0.5)))  # about 3:2
     rows = -(-len(tiles) // columns)
@@ -139,6 +162,7 @@ def _sheet(tiles: list[Images], text: str, max_motion: float) -> Images:
 
 
 def _encoded(picture: Images, suffix: str) -> bytes:
+    """Encode an RGB picture in the format of a suffix."""
     done, data = opencv().imencode(suffix, np.ascontiguousarray(picture[..., ::-1]))
     assert done, "OpenCV writes PNG and JPEG"
     return bytes(data)
@@ -147,13 +171,14 @@ def _encoded(picture: Images, suffix: str) -> bytes:
 def _write_video(
     out: Path, reader: CacheReader, tiles: Iterator[Images], text: str, max_motion: float
 ) -> None:
+    """Write a video of all pictures, with the legend above; raises CacheWriteError."""
     cv2 = opencv()
     probe_writable(out.parent)
     with replacing_file(out) as temporary:
         writer = None
         try:
             for tile in tiles:
-                # Codecs want even sides.
+                # Codecs need an even width and height.
                 picture = np.concatenate([_head(tile.shape[1], text, max_motion), tile])
                 picture = np.pad(
                     picture, [(0, side % 2) for side in picture.shape[:2]] + [(0, 0)], mode="edge"

@@ -29,49 +29,68 @@ from flow_cache.storage.paths import is_local
 from flow_cache.video.frames import probe_frames, read_frames
 from flow_cache.video.source import local_copy
 
-_OPENED = 500  # videos that are opened at most, evenly spread
-_COPIED = 12  # the same of remote ones, which have to be copied for that
+_MAX_OPENED = 500  # videos that are opened, evenly spread
+_MAX_COPIED = 12  # the same for remote videos, which have to be copied first
 _SAMPLED = 3  # videos of which flow is computed
 _SAMPLED_FIELDS = 12  # of each
-_DECODED = 2000  # frames that are counted at most, to see how far the headers are wrong
+_MAX_DECODED = 2000  # frames of a sample that are decoded, to see how wrong the header is
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would do. Fields, bytes and seconds are estimated, and 0 where nothing could be sampled."""
+    """What a run would do.
+
+    Attributes:
+        plan: what has to be done.
+        opened: videos that were opened to check them and count their frames.
+        unreadable: those of them that cannot be opened, or whose first frames cannot be decoded.
+        fields, bytes, seconds: estimates; 0 if nothing could be sampled.
+        workers: worker processes that the time is estimated for.
+        sampled_fields: fields that were computed for this estimate.
+    """
 
     plan: Plan
     opened: int
-    """Videos that were opened to check and count."""
     unreadable: list[Failure]
-    """Those among them that cannot be opened, or whose first frames cannot be decoded."""
     fields: int
     bytes: int
     seconds: float
     workers: int
     sampled_fields: int
-    """Fields that were computed for this estimate."""
 
 
 @dataclass(frozen=True)
 class _Sample:
+    """The beginning of a video: its fields, their bytes and seconds, and the frames that were decoded."""
+
     fields: int
     bytes: int
     seconds: float
     frames: int
-    whole: bool  # whether `frames` is all there are
+    complete: bool  # whether these are all frames of the video
 
 
-def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> Estimate:
-    """Plan a run and estimate it from its first videos; the cache folder is not touched.
+def estimate(
+    config: PrecomputeConfig, videos: Sequence[str] | None = None, *, max_opened: int = _MAX_OPENED
+) -> Estimate:
+    """Plan a run and estimate it from a few of its videos; nothing is written to the cache folder.
 
-    Frames are counted by the headers of at most 500 videos, corrected by how far the sampled ones' are wrong, and taken
-    to be in proportion to the size of the files. Raises ArgumentError as `precompute` does.
+    The headers of the opened videos tell the number of frames; the error of the headers of the sampled videos is
+    corrected for, and the other videos are estimated by the size of their files.
+
+    Args:
+        config: what to precompute, and how.
+        videos: paths relative to the input; None for all that are found.
+        max_opened: number of videos that are opened at most (fewer if they are remote).
+
+    Raises:
+        ArgumentError: as `precompute`.
     """
     plan = plan_run(config, videos)
     template = plan.template
     workers = max(min(_workers(config, plan), len(plan.jobs)), 1)
-    counts, unreadable = _count(_opened(plan.jobs))
+    opened = _choose(plan.jobs, max_opened)
+    counts, unreadable = _count(opened)
     samples: list[tuple[int, _Sample]] = []
     method: FlowMethod | None = None
     for job, announced in counts:
@@ -79,17 +98,21 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
             break
         try:
             if method is None:
-                # of a cluster, what this machine has comes nearest
+                # For a cluster, the best guess is what this machine has.
                 if config.ray and config.flow.device != "cpu":
                     device = "auto"
                 else:
                     device = (check_devices(config.flow.device) or ["cpu"])[0]
                 method = get_method(template.method, device, **template.parameters)
-                _sample(job, method, 1)  # compiles kernels, which a run does once only
+                _sample(job, method, 1)  # compiles the kernels, which a run does only once
             samples.append((announced, _sample(job, method, _SAMPLED_FIELDS)))
         except VideoError as error:
             unreadable.append(Failure(job.video, error.reason_and_frame))
-    fields = _fields(plan.jobs, counts, samples, template.step)
+    expected = _fields(counts, samples, template.step)
+    if len(plan.jobs) > len(opened):
+        size = sum(job.meta.source.bytes for job, _ in counts)
+        expected *= sum(job.meta.source.bytes for job in plan.jobs) / max(size, 1)
+    fields = round(expected)
     sampled = sum(sample.fields for _, sample in samples)
     return Estimate(
         plan,
@@ -105,6 +128,7 @@ def estimate(config: PrecomputeConfig, videos: Sequence[str] | None = None) -> E
 
 
 def _workers(config: PrecomputeConfig, plan: Plan) -> int:
+    """Return how many worker processes the run would have."""
     if config.ray is None or not plan.jobs:
         return config.workers or available_cores()
     with RayCluster(
@@ -114,14 +138,15 @@ def _workers(config: PrecomputeConfig, plan: Plan) -> int:
     return actors * workers
 
 
-def _opened(jobs: list[Job]) -> list[Job]:
+def _choose(jobs: list[Job], most: int) -> list[Job]:
     """Choose the jobs whose videos are opened, evenly spread."""
-    most = _OPENED if all(is_local(job.source) for job in jobs) else _COPIED
+    if not all(is_local(job.source) for job in jobs):
+        most = min(most, _MAX_COPIED)
     return [jobs[position] for position in evenly_spread(len(jobs), most)]
 
 
 def _count(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[Failure]]:
-    """Return how many frames each video's header announces, and the videos that cannot be opened."""
+    """Return the number of frames that each video's header announces, and the videos that cannot be opened."""
     counts: list[tuple[Job, int]] = []
     unreadable: list[Failure] = []
     for job in jobs:
@@ -134,12 +159,13 @@ def _count(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[Failure]]:
 
 
 def _sample(job: Job, method: FlowMethod, fields: int) -> _Sample:
-    """Do what a worker does with the beginning of a video, and count its frames."""
+    """Do what a worker does with the beginning of a video, and count the frames after it."""
     with local_copy(job.source) as source:
         return _sample_local(job.meta, source, method, fields)
 
 
 def _sample_local(meta: CacheMeta, source: Path, method: FlowMethod, fields: int) -> _Sample:
+    """Sample a local copy of a video."""
     started = time.perf_counter()
     frames = read_frames(source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1)
     first = list(islice(frames, fields + meta.step))
@@ -152,23 +178,14 @@ def _sample_local(meta: CacheMeta, source: Path, method: FlowMethod, fields: int
             encoded.append(encode_rgb(frame.rgb, meta.storage.rgb_quality))
     size = sum(len(image) + MEMBER_OVERHEAD for image in encoded)
     seconds = time.perf_counter() - started
-    rest = sum(1 for _ in islice(frames, _DECODED))
-    return _Sample(len(flow), size, seconds, len(first) + rest, rest < _DECODED)
+    rest = sum(1 for _ in islice(frames, _MAX_DECODED))
+    return _Sample(len(flow), size, seconds, len(first) + rest, rest < _MAX_DECODED)
 
 
-def _fields(
-    jobs: list[Job],
-    counts: list[tuple[Job, int]],
-    samples: list[tuple[int, _Sample]],
-    step: int,
-) -> int:
-    """Estimate the fields of all jobs."""
+def _fields(counts: list[tuple[Job, int]], samples: list[tuple[int, _Sample]], step: int) -> float:
+    """Estimate the fields of the videos that were opened."""
     if not samples:
         return 0
-    known = [(announced, sample.frames) for announced, sample in samples if sample.whole and announced]
+    known = [(announced, sample.frames) for announced, sample in samples if sample.complete and announced]
     correction = sum(real for _, real in known) / sum(announced for announced, _ in known) if known else 1.0
-    fields = sum(max(announced * correction - step, 0) for _, announced in counts)
-    if len(jobs) > len(_opened(jobs)):
-        opened = sum(job.meta.source.bytes for job, _ in counts)
-        fields *= sum(job.meta.source.bytes for job in jobs) / max(opened, 1)
-    return round(fields)
+    return sum(max(announced * correction - step, 0) for _, announced in counts)

@@ -1,7 +1,7 @@
-"""Which videos to do: a file, a folder, a list or a manifest becomes relative paths that nothing can lead astray.
+"""Which videos to do: a file, a folder, a list or a manifest becomes relative paths, which are checked.
 
-Every cache file lies below the output folder at its video's relative path: there a hostile list could
-do harm. `cache_path` refuses the ones that lead out; here, those that would meet in one file are refused too.
+Every cache file lies below the output folder at its video's relative path, so a hostile list could do harm there.
+`cache_path` refuses paths that lead out of the folder; here, two videos with the same cache file are refused too.
 """
 
 from __future__ import annotations
@@ -39,12 +39,21 @@ def choose_videos(
     limit: int | None = None,
     shard: str | None = None,
 ) -> tuple[AnyPath, list[str]]:
-    """Return the folder that relative paths start from, and those of the videos.
+    """Find the videos of a run.
 
-    source: path or URL of a video, a folder of videos (searched recursively), a folder of images, a list (`.txt`, one
-    path a line) or a manifest (`.csv` with a column `path` or `video`). videos: choose these instead. root: where the
-    paths of a list or manifest start, default: where it lies. limit: the first so many. shard: of those, part i of n as
-    `i/n`. Raises ArgumentError for paths that are absolute, lead out of the folder or collide, naming the line.
+    Args:
+        source: path or URL of a video, a folder of videos (searched recursively), a folder of images, a list (`.txt`,
+            one path a line) or a manifest (`.csv` with a column `path` or `video`).
+        videos: choose these instead, by their relative paths.
+        root: folder where the paths of a list or manifest start; default: where it lies.
+        limit: maximum number of videos; the first ones are taken.
+        shard: of those, part i of n as `i/n`.
+
+    Returns:
+        The folder where relative paths start, and the videos' relative paths.
+
+    Raises:
+        ArgumentError: paths that are absolute, lead out of the folder or collide; the message names the line.
     """
     part = None if shard is None else parse_shard(shard)
     try:
@@ -60,6 +69,7 @@ def _choose(
     limit: int | None,
     part: tuple[int, int] | None,
 ) -> tuple[AnyPath, list[str]]:
+    """Do what `choose_videos` does; raises OSError, too."""
     path = _absolute(source)
     if not path.exists():
         raise ArgumentError(f"{source}: no such file or folder")
@@ -88,12 +98,17 @@ def _choose(
 
 
 def _absolute(where: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    """Return an absolute path, without `.` and `..` if it is local."""
     path = as_path(where)
     return Path(os.path.normpath(path.absolute())) if is_local(path) else path  # `.` has no name
 
 
 def read_list(path: AnyPath) -> list[str]:
-    """Read the relative paths in a list or manifest, each once, in order; raises ArgumentError, naming the line."""
+    """Read the relative paths in a list or manifest, each once, in order.
+
+    Raises:
+        ArgumentError: the file or a path in it is unusable; the message names the line.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
@@ -119,22 +134,24 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def collision_key(path: str) -> str:
-    """Return what two paths share that are one on some file system: letter case and composed accents do not count."""
+    """Return a key that is equal for paths which some file systems do not tell apart: by letter case or by accents."""
     return unicodedata.normalize("NFC", path).casefold()
 
 
 def evenly_spread(count: int, most: int) -> list[int]:
-    """Choose at most `most` of `count` positions, from the first to the last."""
+    """Choose at most `most` of the indices 0 ... count - 1, evenly spread from the first to the last."""
     return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most)).tolist()})
 
 
 def _list_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Iterate the numbers and paths of the lines that are not empty."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.strip()
 
 
 def _manifest_lines(path: AnyPath, text: str) -> Iterator[tuple[int, str]]:
+    """Iterate the line numbers and paths of a manifest; raises ArgumentError."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = reader.fieldnames or []
@@ -151,7 +168,7 @@ def _manifest_lines(path: AnyPath, text: str) -> Iterator[tuple[int, str]]:
 
 
 def _safe_names(names: Iterable[str]) -> list[str]:
-    """Write paths in one way and drop repeated ones; raises ArgumentError for one that `cache_path` refuses."""
+    """Normalise paths and drop repeated ones; raises ArgumentError for one that `cache_path` refuses."""
     safe: dict[str, None] = {}
     for name in names:
         cache_path("", name)
@@ -160,7 +177,7 @@ def _safe_names(names: Iterable[str]) -> list[str]:
 
 
 def _refuse_collisions(names: list[str]) -> None:
-    """Raise ArgumentError if two cache files would be one, on a file system that tells them apart or on another."""
+    """Raise ArgumentError if two videos would have the same cache file, on this file system or on another."""
     owners: dict[str, str] = {}
     for name in names:
         target = cache_path("", name).as_posix()
@@ -178,9 +195,10 @@ def _refuse_collisions(names: list[str]) -> None:
 
 
 def _part(names: list[str], number: int, count: int) -> list[str]:
-    """Choose a shard by the hash of each path, so that a video stays in its shard when others come or go."""
+    """Choose a shard by the hash of each path: a video stays in its shard when others are added or removed."""
     return [name for name in names if _hash(name) % count == number - 1]
 
 
 def _hash(name: str) -> int:
+    """Return a number that depends on a path only, on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")

@@ -1,4 +1,4 @@
-"""What came of a run: its summary, the videos that failed with the reason of each, and `failures.csv`."""
+"""The result of a run: its summary, the videos that failed and why, and `failures.csv`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ FAILURES_NAME = "failures.csv"
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that could not be done, and why."""
+    """A video that could not be done, and why.
+
+    Attributes:
+        video: path relative to the input folder; of a damaged cache file of another video, the file's own.
+        reason: why, in one line.
+
+    Example:
+        >>> from flow_cache import Failure
+        >>> Failure("walk/a.avi", "has 1 frame, step 1 needs 2").video
+        'walk/a.avi'
+    """
 
     video: str
     reason: str
@@ -30,24 +40,50 @@ class Failure:
 
 @dataclass(frozen=True)
 class PrecomputeSummary:
-    """What a run did."""
+    """What a run did.
+
+    Attributes:
+        done: videos that were done in this run.
+        skipped: videos that were in the cache already.
+        failures: videos that failed, and why.
+        fields: flow fields computed in this run.
+        seconds: how long it took.
+        output: the cache folder.
+        partial: how many of `done` hold only the readable beginning of their video.
+        remaining: videos not tried, after an interruption.
+
+    Example:
+        >>> from flow_cache import Failure, PrecomputeSummary
+        >>> failures = [Failure("a.avi", "no such file")]
+        >>> summary = PrecomputeSummary(3, 0, failures, fields=120, seconds=8.0, output="cache")
+        >>> f"{summary.fields / summary.seconds} pairs/s, {len(summary.failures)} failed"
+        '15.0 pairs/s, 1 failed'
+    """
 
     done: int
     skipped: int
-    """Videos that were in the cache already."""
     failures: list[Failure]
     fields: int
-    """Flow fields computed in this run."""
     seconds: float
     output: AnyPath
     partial: int = 0
-    """How many of `done` hold only the readable beginning of their video."""
     remaining: int = 0
-    """Videos not tried, after an interruption."""
 
 
 class PrecomputeInterrupted(KeyboardInterrupt):
-    """The run was interrupted (Ctrl-C); what is done stays, and the same call goes on from there."""
+    """The run was interrupted (Ctrl-C); the videos that are done stay, and the same call continues from there.
+
+    Attributes:
+        summary: what the run did until then.
+
+    Example:
+        >>> from flow_cache import PrecomputeInterrupted, PrecomputeSummary
+        >>> try:
+        ...     raise PrecomputeInterrupted(PrecomputeSummary(3, 0, [], 120, 8.0, "cache", remaining=5))
+        ... except PrecomputeInterrupted as interrupt:
+        ...     print(interrupt.summary.done, "done,", interrupt.summary.remaining, "remain")
+        3 done, 5 remain
+    """
 
     def __init__(self, summary: PrecomputeSummary) -> None:
         super().__init__(summary)
@@ -55,7 +91,7 @@ class PrecomputeInterrupted(KeyboardInterrupt):
 
 
 def failures_name(shard: str | None = None) -> str:
-    """Return the name of the list of failures, which is each shard's own."""
+    """Return the name of the list of failures; each shard has its own."""
     if shard is None:
         return FAILURES_NAME
     number, count = parse_shard(shard)
@@ -63,11 +99,20 @@ def failures_name(shard: str | None = None) -> str:
 
 
 def record_outcome(output: AnyPath, failures: list[Failure], shard: str | None = None) -> None:
-    """Write the index and the list of failures, which damaged files of other videos join."""
+    """Write the index and the list of failures.
+
+    Args:
+        output: the cache folder.
+        failures: videos that failed; damaged cache files of other videos are appended.
+        shard: the part that was run, i/n, if only one was.
+
+    Raises:
+        CacheWriteError: one of the two cannot be written.
+    """
     remove_stale_temporaries(output)  # of workers that died
     damaged = refresh_index(output)
     failures += [Failure(relative_name(error.path, output), error.reason) for error in damaged]
-    if shard is None:  # this run has tried again what failed in earlier shards
+    if shard is None:  # the videos that failed in earlier shards were tried again in this run
         for path in output.glob("failures.*-of-*.csv"):
             remove_file(path)
     path = output / failures_name(shard)
@@ -82,7 +127,15 @@ def record_outcome(output: AnyPath, failures: list[Failure], shard: str | None =
 
 
 def read_failures(cache: str | os.PathLike[str] | AnyPath) -> list[Failure]:
-    """Read the videos that failed in the last run over a cache folder; none where it left no list."""
+    """Read which videos failed in the last run over a cache folder, and why; none if it wrote no list.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from flow_cache import read_failures
+        >>> _ = Path("failures.csv").write_text("video,reason\\nwalk/a.avi,no such file\\n")
+        >>> read_failures(".")
+        [Failure(video='walk/a.avi', reason='no such file')]
+    """
     path = as_path(cache) / FAILURES_NAME
     if not path.is_file():
         return []
@@ -91,7 +144,7 @@ def read_failures(cache: str | os.PathLike[str] | AnyPath) -> list[Failure]:
 
 
 def remove_file(path: AnyPath) -> None:
-    """Remove a file if it is there; raises CacheWriteError."""
+    """Remove a file if it exists; raises CacheWriteError."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

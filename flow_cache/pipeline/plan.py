@@ -1,4 +1,4 @@
-"""What a run would have to do: which videos are new, kept, redone, or in the way. Nothing is written here."""
+"""What a run has to do: which videos are new, kept or redone, or have other settings. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -25,23 +25,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Videos by what happens to them."""
+    """The videos of a run, by what happens to them.
+
+    Attributes:
+        template: the meta of every file, except its source.
+        root: folder where the videos' relative paths start.
+        output: the cache folder.
+        jobs: every video that has to be done, for any reason.
+        kept: videos whose cache file is complete and has the settings asked for.
+        redone: videos among the jobs that replace an existing file, and why.
+        mismatches: cache files of the videos asked for that have other settings, and how they differ.
+        others: cache files of other videos that have other settings, and how they differ.
+    """
 
     template: CacheMeta
-    """The meta of every file, but for its source."""
     root: AnyPath
-    """Where the videos' relative paths start."""
     output: AnyPath
     jobs: list[Job] = field(default_factory=list)
-    """What has to be done, for whatever reason."""
     kept: list[str] = field(default_factory=list)
-    """Videos whose cache file is whole and of the make asked for."""
     redone: dict[str, str] = field(default_factory=dict)
-    """Those of the jobs that replace an existing file, and why."""
     mismatches: dict[str, str] = field(default_factory=dict)
-    """Cache files of the videos asked for that were made in another way, and how they differ."""
     others: dict[str, str] = field(default_factory=dict)
-    """Cache files of other videos that were made in another way, and how they differ."""
 
     @property
     def new(self) -> list[str]:
@@ -49,10 +53,10 @@ class Plan:
         return [job.video for job in self.jobs if job.video not in self.redone]
 
     def check(self) -> None:
-        """Raise CacheMismatchError if the cache holds files of another make.
+        """Raise CacheMismatchError if the cache holds files with other settings.
 
-        Those of the videos asked for count unless they are overwritten; others in any case, since they could not be
-        redone.
+        Files of the videos asked for are allowed if they are overwritten; files of other videos never are, since they
+        could not be redone.
         """
         for name, difference in self.mismatches.items():
             more = f" (and {len(self.mismatches) - 1} more files)" if len(self.mismatches) > 1 else ""
@@ -72,7 +76,7 @@ def plan_run(
     videos: Sequence[str] | None = None,
     prepare: Callable[[AnyPath, AnyPath], None] | None = None,
 ) -> Plan:
-    """Check a run's settings and plan it; nothing is written.
+    """Check the settings of a run and plan it; nothing is written.
 
     Args:
         config: what to precompute, and how.
@@ -106,9 +110,18 @@ def make_plan(
     overwrite: bool = False,
     keep_partial: bool = False,
 ) -> Plan:
-    """Compare the videos asked for with what lies in the cache folder, which need not exist.
+    """Compare the videos asked for with the files in the cache folder.
 
-    template: the meta of every file, but for the source. Raises ArgumentError if a link leads out of the folder.
+    Args:
+        template: the meta of every file, except its source.
+        root: folder where the videos' relative paths start.
+        names: the videos' relative paths.
+        output: the cache folder, which need not exist.
+        overwrite: redo videos that have a cache file.
+        keep_partial: keep the readable beginning of a video that is damaged later.
+
+    Raises:
+        ArgumentError: a link leads out of the cache folder.
     """
     plan = Plan(template, root, output)
     present = cache_files(output)
@@ -141,6 +154,7 @@ def make_plan(
 
 
 def _meta_of(path: AnyPath) -> CacheMeta | CacheFileError:
+    """Return what a file says about itself, or why it cannot be read."""
     try:
         with CacheReader(path) as reader:
             return reader.meta
@@ -149,7 +163,7 @@ def _meta_of(path: AnyPath) -> CacheMeta | CacheFileError:
 
 
 def _difference(found: CacheMeta | CacheFileError, asked: CacheMeta) -> str | None:
-    """Say in what an existing file differs from the one asked for; a damaged one does not count."""
+    """Say how an existing file differs from the one asked for; None if it does not, or is damaged."""
     if isinstance(found, CacheVersionError):
         return found.reason
     return found.difference(asked) if isinstance(found, CacheMeta) else None
@@ -158,6 +172,7 @@ def _difference(found: CacheMeta | CacheFileError, asked: CacheMeta) -> str | No
 def _reason_to_redo(
     found: CacheMeta | CacheFileError, asked: CacheMeta, overwrite: bool, keep_partial: bool
 ) -> str | None:
+    """Say why an existing file has to be replaced; None if it is kept."""
     if overwrite:
         return "overwrite"
     if not isinstance(found, CacheMeta):

@@ -1,11 +1,12 @@
-"""A run over many videos: plan, work in processes of this machine or on a cluster, record what came of it."""
+"""A run over many videos: plan it, work in processes of this machine or on a cluster, record the result."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from flow_cache.errors import ArgumentError, CacheWriteError, FlowCacheError
 from flow_cache.pipeline.outcome import (
@@ -17,7 +18,7 @@ from flow_cache.pipeline.outcome import (
 )
 from flow_cache.pipeline.plan import Plan, plan_run
 from flow_cache.pipeline.runners.base import Runner
-from flow_cache.pipeline.runners.gpu_service import estimation_services
+from flow_cache.pipeline.runners.gpu_service import EstimationProcess, estimation_services
 from flow_cache.pipeline.runners.pool import WorkerPool
 from flow_cache.pipeline.runners.ray_cluster import RayCluster
 from flow_cache.pipeline.settings import PrecomputeConfig
@@ -30,10 +31,43 @@ if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
 
+@contextlib.contextmanager
+def start_runner(
+    config: PrecomputeConfig,
+    plan: Plan,
+    *,
+    start_process: Callable[[str, str, dict[str, Any]], EstimationProcess] = EstimationProcess,
+) -> Iterator[Runner]:
+    """Start what works on the jobs: the nodes of a cluster, or processes of this machine; nothing without jobs.
+
+    Args:
+        config: what to precompute, and how.
+        plan: what has to be done.
+        start_process: starts the process of a GPU: (method, device, parameters).
+    """
+    jobs, flow = len(plan.jobs), config.flow
+    if config.ray is not None and jobs:
+        with RayCluster(
+            config.ray, plan.template, plan.output, device=flow.device, workers=config.workers
+        ) as cluster:
+            yield cluster
+        return
+    workers = min(config.workers or available_cores(), jobs)
+    with (
+        estimation_services(plan.template, flow.device if jobs else "cpu", start_process) as services,
+        WorkerPool(workers, services) as pool,
+    ):
+        yield pool
+
+
 def precompute(
-    config: PrecomputeConfig, videos: Sequence[str] | None = None, progress: bool = True
+    config: PrecomputeConfig,
+    videos: Sequence[str] | None = None,
+    progress: bool = True,
+    *,
+    start_runner: Callable[[PrecomputeConfig, Plan], AbstractContextManager[Runner]] = start_runner,
 ) -> PrecomputeSummary:
-    """Fill a cache with the flow of many videos; what is there already, whole and made alike, is kept.
+    """Fill a cache with the flow of many videos; complete cache files with the same settings are kept.
 
     Videos that fail are listed in the summary and in `failures.csv` in the cache folder, and have no cache file.
 
@@ -41,23 +75,38 @@ def precompute(
         config: what to precompute, and how.
         videos: paths relative to the input; None for all that are found.
         progress: show a live line on stderr.
+        start_runner: returns what works on the jobs of a plan, a context manager; default: processes of this machine,
+            or the nodes of the cluster that the config names.
+
+    Returns:
+        What was done.
 
     Raises:
         ArgumentError, CacheMismatchError: before any work.
         CacheWriteError: the disk refuses.
-        PrecomputeInterrupted: on Ctrl-C; the same call goes on from there.
+        PrecomputeInterrupted: on Ctrl-C; the same call continues from there.
+
+    Example:
+        A script that calls it must do so under `if __name__ == "__main__":`, because it starts processes.
+
+        >>> from flow_cache import FlowSettings, PrecomputeConfig, precompute
+        >>> config = PrecomputeConfig("videos", "cache", FlowSettings("tvl1", short_side=256))
+        >>> summary = precompute(config)  # doctest: +SKIP
+        >>> print(summary.done, "done,", len(summary.failures), "failed")  # doctest: +SKIP
+        1200 done, 0 failed
     """
     started = time.monotonic()
-    plan = plan_run(config, videos, prepare=_prepare_run)
+    plan = plan_run(config, videos, prepare=_prepare_folders)
     plan.check()
     output = plan.output
-    # The longest first, or the last worker may sit on a long one alone.
+    # The longest first: otherwise one worker may still be busy with a long video when all others are idle.
     jobs = sorted(plan.jobs, key=lambda job: (-job.meta.source.bytes, job.video))
 
     failures: list[Failure] = []
     done = fields = partial = 0
 
     def summary(remaining: int = 0) -> PrecomputeSummary:
+        """Return what was done until now."""
         seconds = time.monotonic() - started
         found = sorted(failures, key=lambda failure: failure.video)
         return PrecomputeSummary(done, len(plan.kept), found, fields, seconds, output, partial, remaining)
@@ -80,7 +129,7 @@ def precompute(
                     fields += event.fields
                     partial += event.partial
                 else:
-                    # A file from an earlier run would contradict the list of failures.
+                    # The video is in the list of failures: no file of an earlier run may remain.
                     remove_file(event.job.target)
                     failures.append(Failure(event.job.video, event.reason))
     except KeyboardInterrupt as interrupt:
@@ -94,36 +143,23 @@ def precompute(
     return summary()
 
 
-@contextlib.contextmanager
-def start_runner(config: PrecomputeConfig, plan: Plan) -> Iterator[Runner]:
-    """Choose who works: the nodes of a cluster, or processes of this machine. Without jobs nothing is started."""
-    jobs, flow = len(plan.jobs), config.flow
-    if config.ray is not None and jobs:
-        with RayCluster(
-            config.ray, plan.template, plan.output, device=flow.device, workers=config.workers
-        ) as cluster:
-            yield cluster
-        return
-    workers = min(config.workers or available_cores(), jobs)
-    with (
-        estimation_services(plan.template, flow.device if jobs else "cpu") as services,
-        WorkerPool(workers, services) as pool,
-    ):
-        yield pool
-
-
-def _prepare_run(root: AnyPath, output: AnyPath) -> None:
+def _prepare_folders(root: AnyPath, output: AnyPath) -> None:
+    """Refuse folders that worker processes cannot see, then prepare that of the cache."""
     for path in (root, output):
         if not is_shared(path):
             raise ArgumentError(
-                f"{path} is in this process only, and the processes that work on the videos cannot see it; use a local "
-                "folder, or a storage such as s3://"
+                f"{path} is in the memory of this process, and the processes that work on the videos cannot see it; "
+                "use a local folder, or a storage such as s3://"
             )
     prepare_output(output)
 
 
 def prepare_output(output: AnyPath) -> None:
-    """Make sure that the cache folder can be written, and clear away what dead runs left; raises ArgumentError."""
+    """Check that the cache folder can be written, and remove the temporary files of dead runs.
+
+    Raises:
+        ArgumentError: it cannot be written.
+    """
     try:
         probe_writable(output)
     except CacheWriteError as error:

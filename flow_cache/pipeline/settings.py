@@ -1,6 +1,6 @@
 """Settings: how flow is computed, and what a run does. How it is stored: `flow_cache.cache.codecs.StorageSettings`.
 
-Whatever makes flow nests these classes, so that no default stands twice.
+Every command that computes flow nests these classes, so that each default is written once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flow_cache.methods.base import FlowMethod
 from flow_cache.methods.registry import get_method
 from flow_cache.quantization import DEFAULT_BOUND
 
-# What `parameters` cannot hold: each is an argument of its own.
+# Names that `parameters` cannot hold: each is a separate argument.
 _RESERVED = ("preset", "name", "device", "threads")
 
 
@@ -39,6 +39,14 @@ class FlowSettings:
 
     Raises:
         ArgumentError: a size that cannot be read.
+
+    Example:
+        >>> from flow_cache import FlowSettings
+        >>> settings = FlowSettings("farneback", parameters={"winsize": 9}, size="340x256")
+        >>> settings.size
+        (340, 256)
+        >>> settings.estimator().parameters.winsize
+        9
     """
 
     method: Literal["tvl1", "farneback", "raft"] = "tvl1"
@@ -54,7 +62,7 @@ class FlowSettings:
         object.__setattr__(self, "size", _read_size(self.size))
 
     def estimator(self, device: str = "cpu") -> FlowMethod:
-        """Return the estimator on one device; raises ArgumentError as `get_method` does."""
+        """Return the estimator on one device; raises ArgumentError like `get_method`."""
         reserved = set(_RESERVED) & set(self.parameters)
         if reserved:
             raise ArgumentError(
@@ -64,10 +72,14 @@ class FlowSettings:
         return get_method(self.method, device, preset=self.preset, **parameters)
 
     def template(self, storage: StorageSettings, estimator: FlowMethod | None = None) -> CacheMeta:
-        """Return the meta of every file that is made with these settings, but for its source.
+        """Return the meta of every file that is made with these settings, except its source.
 
-        estimator: the one that these settings mean, where there is one already. Raises ArgumentError for the first
-        value that is unusable.
+        Args:
+            storage: how the flow is stored.
+            estimator: the one that these settings mean, if there is one already.
+
+        Raises:
+            ArgumentError: the first value that is unusable.
         """
         method = estimator or self.estimator()
         return CacheMeta(
@@ -85,8 +97,9 @@ class FlowSettings:
 
     @classmethod
     def of(cls, meta: CacheMeta, **changes: Any) -> FlowSettings:
-        """Return the settings with which a file was made, or with changes to them."""
-        made = {each.name: getattr(meta, each.name) for each in fields(cls) if hasattr(meta, each.name)}
+        """Return the settings that a file was made with, some of them changed."""
+        names = [field.name for field in fields(cls) if hasattr(meta, field.name)]
+        made = {name: getattr(meta, name) for name in names}
         return cls(**{**made, "parameters": dict(meta.parameters), **changes})
 
 
@@ -102,17 +115,24 @@ class PrecomputeConfig:
         flow: how flow is computed.
         storage: how it is stored.
         workers: worker processes; 0 = one for every core.
-        ray: spread the videos over the Ray cluster at this address (auto, HOST:PORT, or local to start one), whose
-            nodes must share the input and the cache folder; workers is then the most in the whole cluster.
+        ray: distribute the videos over the Ray cluster at this address (auto, HOST:PORT, or local to start one), whose
+            nodes must share the input and the cache folder; workers is then the maximum in the whole cluster.
         overwrite: redo videos that are in the cache already, whatever their parameters.
-        keep_partial: keep the readable beginning of a video that breaks half-way.
-        limit: only the first so many videos.
+        keep_partial: keep the readable beginning of a video that is damaged later.
+        limit: maximum number of videos; the first ones are taken.
         root: folder where the paths of a list or manifest start; default: where it lies.
         shard: only part i of n, as i/n with i from 1: shards are disjoint, may run at the same time on one cache
-            folder, and together do everything.
+            folder, and together contain all videos.
 
     Raises:
         ArgumentError: a number outside its range.
+
+    Example:
+        >>> from flow_cache import FlowSettings, PrecomputeConfig, StorageSettings
+        >>> flow = FlowSettings("tvl1", short_side=256, device="auto")
+        >>> config = PrecomputeConfig("videos", "cache", flow, StorageSettings(rgb=True), workers=8)
+        >>> config.flow.bound
+        20.0
     """
 
     input: str | Path
@@ -134,7 +154,7 @@ class PrecomputeConfig:
 
 
 def _read_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Read `340x256` or `340,256`; a pair passes."""
+    """Read `340x256` or `340,256`; a pair is returned as it is."""
     if value is None or isinstance(value, tuple):
         return value
     match = re.fullmatch(r"\[?\s*(\d{1,6})\s*[x,]\s*(\d{1,6})\s*\]?", str(value))

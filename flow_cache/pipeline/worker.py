@@ -1,4 +1,4 @@
-"""One video from file to cache file, frames streamed: memory does not depend on the video's length."""
+"""One video to its cache file, a few frames at a time: memory does not depend on the video's length."""
 
 from __future__ import annotations
 
@@ -24,29 +24,46 @@ from flow_cache.video.source import hash_source, local_copy
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
-# Frames are worked on in chunks of about this much float flow. Results do not depend on it: pairs are
-# independent.
-_CHUNK_BYTES = 1 << 20  # for each of the pairs that the estimator wants together
+# A chunk of frames gives about this many bytes of float flow for each pair that the estimator wants together. Results
+# do not depend on it: pairs are independent.
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video to be done."""
+    """One video to be done.
+
+    Attributes:
+        source: the video, a path or a URL.
+        target: the cache file.
+        meta: what was asked for, with the source's relative path and size.
+        keep_partial: keep the readable beginning of a video that is damaged later.
+
+    Example:
+        >>> from flow_cache import CacheMeta, Job, Source, as_path
+        >>> meta = CacheMeta(Source("walk/a.avi"), "tvl1")
+        >>> Job(as_path("videos/walk/a.avi"), as_path("cache/walk/a.flow.zip"), meta).video
+        'walk/a.avi'
+    """
 
     source: AnyPath
     target: AnyPath
     meta: CacheMeta
-    """What was asked for, with the source's relative path and size."""
     keep_partial: bool = False
 
     @property
     def video(self) -> str:
-        """The video's path relative to the input folder."""
+        """Path of the video relative to the input folder."""
         return self.meta.source.path
 
 
 class Estimator(Protocol):
-    """What `cache_video` needs of a `FlowMethod`."""
+    """The part of a `FlowMethod` that `cache_video` uses.
+
+    Attributes:
+        backend: what computes the flow, as written in cache files.
+        chunk: pairs of a long video that are best given at a time.
+    """
 
     @property
     def backend(self) -> str: ...
@@ -56,17 +73,39 @@ class Estimator(Protocol):
 
     def quantized(
         self, frames: NDArray[np.uint8], bound: float, step: int = 1
-    ) -> tuple[NDArray[np.uint8], int]: ...
+    ) -> tuple[NDArray[np.uint8], int]:
+        """Estimate and quantise the flow of a stack, as `FlowMethod.quantized` does."""
+        ...
 
 
 def cache_video(
     job: Job, advance: Callable[[FieldsDone], object], estimator: Estimator | None = None
 ) -> CacheMeta:
-    """Estimate, encode and write the flow of one video; returns what the file says about itself.
+    """Estimate, encode and write the flow of one video; after an exception there is no file.
 
-    advance: called after each chunk. estimator: what estimates, None for what the job's meta names, on the CPU. Raises
-    VideoError if the video cannot be read (to its end, unless `keep_partial`) or is too short, CacheWriteError if the
-    file cannot be written. On any exception no file appears.
+    Args:
+        job: the video, and what is asked for.
+        advance: called after each chunk of frames.
+        estimator: what estimates the flow; None for the method that the job's meta names, on the CPU.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        VideoError: the video cannot be read (to its end, unless `keep_partial`), or is too short.
+        CacheWriteError: the file cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from flow_cache import CacheMeta, Job, Source, as_path, cache_video, get_method
+        >>> Path("clip").mkdir()  # a folder of images is a video, too
+        >>> for number in range(3):
+        ...     _ = Path(f"clip/{number}.pgm").write_bytes(b"P5 16 16 255 " + bytes(256))
+        >>> parameters = get_method("farneback").parameters.as_dict()
+        >>> job = Job(as_path("clip"), as_path("clip.flow.zip"), CacheMeta(Source("clip"), "farneback", parameters))
+        >>> meta = cache_video(job, advance=lambda done: None)
+        >>> meta.frames, meta.fields
+        (3, 2)
     """
     method = estimator or _on_cpu(job.meta.method, tuple(job.meta.parameters.items()))
     with local_copy(job.source) as source:
@@ -76,6 +115,7 @@ def cache_video(
 def _cache_local_video(
     job: Job, source: Path, method: Estimator | FlowMethod, advance: Callable[[FieldsDone], object]
 ) -> CacheMeta:
+    """Do the job with a local copy of its video."""
     meta = replace(
         job.meta,
         fps=probe_fps(source),
@@ -84,7 +124,7 @@ def _cache_local_video(
     )
     frames = read_frames(
         source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1
-    )  # one decoder thread: the other cores have their own videos
+    )  # one decoder thread: the other cores work on other videos
     writer: CacheWriter | None = None
     clipped = values = 0
     partial: str | None = None
@@ -117,12 +157,12 @@ def _cache_local_video(
 
 @functools.lru_cache(maxsize=1)
 def _on_cpu(name: str, parameters: tuple[tuple[str, Any], ...]) -> FlowMethod:
-    """Return the estimator of the last video where it is the same one, so that a network is loaded once."""
+    """Return the estimator; that of the last video again if it is the same, so that a network is loaded once."""
     return get_method(name, **dict(parameters))
 
 
 class _StageClock:
-    """Which stage takes how long."""
+    """Measures how long each stage takes."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -130,13 +170,13 @@ class _StageClock:
         self._seconds: dict[str, float] = {}
 
     def enter(self, stage: str) -> None:
-        """Begin a stage, which ends the one before."""
+        """Start a stage, and end the one before."""
         now = time.perf_counter()
         self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
 
     def take(self) -> dict[str, float]:
-        """Return the seconds of each stage that has ended since the last call."""
+        """Return the seconds of each stage that ended since the last call."""
         seconds, self._seconds = self._seconds, {}
         return seconds
 
@@ -146,7 +186,8 @@ def _chunks(
 ) -> Iterator[tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]]:
     """Cut a stream into stacks that overlap by `step` frames, each with the RGB of its new frames.
 
-    What was decoded before a VideoError is yielded before the error is raised.
+    At a VideoError, the frames before it are yielded first, then the error is raised. Raises VideoError for too few
+    frames.
     """
     grey: list[NDArray[np.uint8]] = []
     rgb: list[NDArray[np.uint8]] = []

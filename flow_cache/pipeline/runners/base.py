@@ -1,4 +1,4 @@
-"""The one interface of those who carry out jobs, here or on a cluster, and what they report."""
+"""The interface of everything that works on jobs, on this machine or on a cluster, and what it reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from flow_cache.progress import FieldsDone
 
 @dataclass(frozen=True)
 class Finished:
-    """A video is done: `reason` says why it failed, None if it did not."""
+    """A video is finished.
+
+    Attributes:
+        job: what was asked for.
+        fields: flow fields in its cache file.
+        reason: why it failed; None if it did not.
+        partial: whether the file holds only the readable beginning of the video.
+    """
 
     job: Job
     fields: int = 0
@@ -24,7 +31,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class Died:
-    """A video's worker process died, which may be the video's doing or not; `how` says what is known."""
+    """The worker process of a video died; the video may have caused it or not.
+
+    Attributes:
+        job: what was asked for.
+        how: how the process ended.
+    """
 
     job: Job
     how: str
@@ -34,7 +46,7 @@ Event = FieldsDone | Finished | Died
 
 
 class Runner(ABC):
-    """What jobs can be given to, here or on a cluster; a context manager that ends its workers."""
+    """Works on jobs, on this machine or on a cluster; a context manager that ends its workers."""
 
     @abstractmethod
     def submit(self, job: Job) -> None:
@@ -47,21 +59,30 @@ class Runner(ABC):
 
     @abstractmethod
     def poll(self, timeout: float | None = None) -> list[Event]:
-        """Work until something has happened, for `timeout` seconds at most (None: no limit), and return it.
+        """Wait until something has happened.
 
-        Nothing is returned if the time is up or the runner is idle. Raises CacheWriteError as soon as a worker cannot
-        write, LostDeviceError if a device has gone, other FlowCacheErrors if workers cannot be had.
+        Args:
+            timeout: seconds to wait at most; None for no limit.
+
+        Returns:
+            What has happened; nothing if the time is over or the runner is idle.
+
+        Raises:
+            CacheWriteError: a worker cannot write.
+            LostDeviceError: the process of a device has ended.
+            FlowCacheError: workers cannot be started.
         """
 
     @property
     @abstractmethod
     def workers_and_nodes(self) -> tuple[int, int]:
-        """How many workers there are, and on how many nodes of a cluster (0: on this machine)."""
+        """Number of workers, and of the nodes of a cluster that they are on (0: on this machine)."""
 
     def run(self, jobs: Sequence[Job]) -> Iterator[FieldsDone | Finished]:
-        """Iterate what happens until all jobs are done; the order of videos is not fixed. Raises what `poll` raises.
+        """Work until all jobs are finished, and iterate what happens; the order of videos is not fixed.
 
-        A video whose worker dies is tried once more at the end, alone, so that neither memory nor blame is shared.
+        A video whose worker dies is tried once more at the end, alone: then it has all the memory, and if the worker
+        dies again, this video is the cause. Raises what `poll` raises.
         """
         suspects: list[Died] = []
         yield from self._run(jobs, suspects)
@@ -72,6 +93,7 @@ class Runner(ABC):
                 yield Finished(death.job, reason=f"its worker process died twice ({death.how})")
 
     def _run(self, jobs: Sequence[Job], deaths: list[Died]) -> Iterator[FieldsDone | Finished]:
+        """Work on jobs once, and collect those whose worker died."""
         for job in jobs:
             self.submit(job)
         while not self.idle:

@@ -1,8 +1,8 @@
-"""One process for each GPU, which estimates for all workers.
+"""One process for each GPU, which estimates flow for all workers.
 
-Workers decode and encode; their stacks of frames go to the process that owns the GPU, and quantised flow comes back.
-What waits there when the GPU becomes free is estimated together, whatever videos it is of, so that short clips fill a
-batch too. A worker that dies takes nothing with it but its request.
+Workers decode and encode; they send their stacks of frames to the process that owns the GPU, and get quantised flow
+back. All requests that wait when the GPU becomes free are estimated together, from whatever videos they are, so that
+short clips fill a batch too. When a worker dies, only its own request is lost.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
@@ -31,32 +31,50 @@ from flow_cache.methods.device import check_devices
 from flow_cache.methods.registry import get_method
 from flow_cache.runtime import opencv
 
-_TOGETHER = 4  # chunks of frames that are estimated at a time, at most
+_MAX_TOGETHER = 4  # chunks of frames that are estimated at a time
 _SENDERS = 4  # threads that send answers
 
 
 @dataclass(frozen=True)
 class Service:
-    """Where estimates can be had; workers are told."""
+    """How a worker reaches the process of a device, and what it finds there.
+
+    Attributes:
+        address, key: of the connection.
+        backend: what computes the flow, as written in cache files.
+        on_gpu: whether the device is a GPU.
+        chunk: pairs of a long video that are best sent at a time.
+    """
 
     address: Any
     key: bytes
     backend: str
-    """What computes the flow, as told in cache files."""
     on_gpu: bool
     chunk: int
-    """Pairs of a long video that are best brought at a time."""
 
 
 class EstimationProcess:
-    """The process that owns a device; as a context manager it is ended."""
+    """The process that owns a device; a context manager that ends it.
+
+    Args:
+        method: the flow estimator.
+        device: the device's name.
+        parameters: of the estimator.
+
+    Attributes:
+        device: the device's name.
+        service: how workers reach the process.
+
+    Raises:
+        DeviceError: the device cannot be used.
+        ArgumentError: unusable parameters.
+    """
 
     def __init__(self, method: str, device: str, parameters: dict[str, Any]) -> None:
-        """Start it; raises DeviceError if the device cannot be used, ArgumentError for unusable parameters."""
         context = multiprocessing.get_context("spawn")  # fork would copy CUDA's state
         self.device = device
         ours, theirs = context.Pipe()
-        self._life = ours  # its end tells the process that this one has gone
+        self._life = ours  # when it is closed, the other process knows that this one has ended
         self._process: SpawnProcess = context.Process(
             target=_serve, args=(theirs, method, device, parameters), name=f"flow-cache {device}", daemon=True
         )
@@ -72,7 +90,7 @@ class EstimationProcess:
 
     @property
     def failure(self) -> str | None:
-        """Say why the process has ended, None while it runs."""
+        """Why the process has ended; None while it runs."""
         if self._process.is_alive():
             return None
         with contextlib.suppress(EOFError, OSError):
@@ -95,14 +113,28 @@ class EstimationProcess:
 
 
 @contextlib.contextmanager
-def estimation_services(meta: CacheMeta, devices: str) -> Iterator[list[Service]]:
-    """Start a process for each GPU, for the method that `meta` names; none where `auto` finds no GPU.
+def estimation_services(
+    meta: CacheMeta,
+    devices: str,
+    start_process: Callable[[str, str, dict[str, Any]], EstimationProcess] = EstimationProcess,
+) -> Iterator[list[Service]]:
+    """Start a process for each GPU; a context manager that ends them.
 
-    Raises DeviceError where one cannot be used. A LostDeviceError of the work within is told why.
+    Args:
+        meta: names the method and its parameters.
+        devices: names of devices between commas; `auto` starts none if there is no GPU.
+        start_process: starts a process: (method, device, parameters).
+
+    Yields:
+        How workers reach the processes.
+
+    Raises:
+        DeviceError: a device cannot be used.
+        LostDeviceError: as raised by the work inside, with the reason why the process ended.
     """
     with contextlib.ExitStack() as stack:
         processes = [
-            stack.enter_context(EstimationProcess(meta.method, device, dict(meta.parameters)))
+            stack.enter_context(start_process(meta.method, device, dict(meta.parameters)))
             for device in check_devices(devices)
         ]
         try:
@@ -116,7 +148,14 @@ def estimation_services(meta: CacheMeta, devices: str) -> Iterator[list[Service]
 
 
 class RemoteEstimator:
-    """What a worker holds in place of an estimator."""
+    """A worker's connection to the process of a device, used like an estimator.
+
+    Args:
+        service: how the process is reached.
+
+    Raises:
+        LostDeviceError: it cannot be reached, or has ended.
+    """
 
     def __init__(self, service: Service) -> None:
         self.backend = service.backend
@@ -129,7 +168,7 @@ class RemoteEstimator:
     def quantized(
         self, frames: NDArray[np.uint8], bound: float, step: int = 1
     ) -> tuple[NDArray[np.uint8], int]:
-        """Estimate and quantise the flow of a stack, as `FlowMethod.quantized` does, and raise what that raises."""
+        """Estimate and quantise the flow of a stack, as `FlowMethod.quantized` does; raises the same errors."""
         levels = np.empty((len(frames) - step, 2, *frames.shape[1:]), np.uint8)
         try:
             self._connection.send((frames.shape, bound, step))
@@ -139,12 +178,14 @@ class RemoteEstimator:
                 raise answer
             self._connection.recv_bytes_into(levels.reshape(-1))
         except (OSError, EOFError) as error:
-            raise LostDeviceError("the process that estimates flow has gone") from error
+            raise LostDeviceError("the process that estimates flow has ended") from error
         return levels, int(answer)
 
 
 @dataclass(eq=False)
 class _Request:
+    """Frames that a worker wants the flow of."""
+
     connection: Connection
     frames: NDArray[np.uint8]
     bound: float
@@ -152,12 +193,12 @@ class _Request:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What requests must share to be estimated together."""
+        """Requests can be estimated together if they have the same kind: the size, the bound and the step."""
         return self.frames.shape[1:], self.bound, self.step
 
 
 def _serve(life: Connection, name: str, device: str, parameters: dict[str, Any]) -> None:
-    """Own a device: open it, say where, then estimate until the main process goes."""
+    """Own a device: open it, send the address, then estimate until the main process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     opencv().setNumThreads(1)
     try:
@@ -173,18 +214,20 @@ def _serve(life: Connection, name: str, device: str, parameters: dict[str, Any])
     threading.Thread(target=_end_with, args=(life,), daemon=True).start()
     try:
         _estimate_all(method, requests)
-    except Exception as error:  # of CUDA, after which no work can be done in this process
+    except Exception as error:  # an error of CUDA, after which this process cannot work any more
         life.send(f"{type(error).__name__}: {one_line(error)}")
         os._exit(1)
 
 
 def _end_with(life: Connection) -> None:
+    """End this process when the main process closes the pipe, or ends."""
     with contextlib.suppress(EOFError, OSError):
         life.recv()
     os._exit(0)
 
 
 def _listen(listener: Listener, requests: queue.SimpleQueue[_Request]) -> None:
+    """Accept the connections of workers, each read by its own thread."""
     while True:
         with contextlib.suppress(OSError, EOFError, multiprocessing.AuthenticationError):
             connection = listener.accept()
@@ -192,7 +235,7 @@ def _listen(listener: Listener, requests: queue.SimpleQueue[_Request]) -> None:
 
 
 def _read(connection: Connection, requests: queue.SimpleQueue[_Request]) -> None:
-    """Receive a worker's requests until it goes."""
+    """Receive a worker's requests until it ends."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             shape, bound, step = connection.recv()
@@ -202,7 +245,7 @@ def _read(connection: Connection, requests: queue.SimpleQueue[_Request]) -> None
 
 
 def _estimate_all(method: FlowMethod, requests: queue.SimpleQueue[_Request]) -> None:
-    """Answer requests: as many of one kind together as are there, while the answers before them are on their way."""
+    """Answer requests: those that wait and are of one kind together, while earlier answers are being sent."""
     waiting: list[_Request] = []
     with ThreadPoolExecutor(_SENDERS) as senders:
         while True:
@@ -211,13 +254,13 @@ def _estimate_all(method: FlowMethod, requests: queue.SimpleQueue[_Request]) -> 
             with contextlib.suppress(queue.Empty):
                 while True:
                     waiting.append(requests.get_nowait())
-            together, waiting = _gather(waiting, _TOGETHER * method.chunk)
+            together, waiting = _gather(waiting, _MAX_TOGETHER * method.chunk)
             for request, result in zip(together, _estimate(method, together), strict=True):
                 senders.submit(_send, request.connection, result)
 
 
 def _gather(waiting: list[_Request], most: int) -> tuple[list[_Request], list[_Request]]:
-    """Take the oldest request and those of its kind, up to `most` frames; returns them and the others."""
+    """Split off the oldest request and others of its kind, up to `most` frames; returns them, and the rest."""
     together, others, frames = [waiting[0]], [], len(waiting[0].frames)
     for request in waiting[1:]:
         if request.kind == waiting[0].kind and frames + len(request.frames) <= most:
@@ -229,15 +272,19 @@ def _gather(waiting: list[_Request], most: int) -> tuple[list[_Request], list[_R
 
 
 def _estimate(method: FlowMethod, together: Sequence[_Request]) -> Sequence[Any]:
+    """Return the levels and the count of clipped values of each request, or an error for each."""
     first = together[0]
     try:
         return method.quantized_stacks([request.frames for request in together], first.bound, first.step)
-    except FlowCacheError as error:  # the frames are too large, say: these videos fail, not the process
+    except (
+        FlowCacheError
+    ) as error:  # for example, frames that are too large: these videos fail, not the process
         return [error] * len(together)
 
 
 def _send(connection: Connection, result: Any) -> None:
-    with contextlib.suppress(OSError):  # the worker has gone
+    """Send an answer, or an error."""
+    with contextlib.suppress(OSError):  # the worker has ended
         if isinstance(result, Exception):
             connection.send(result)
         else:
@@ -247,4 +294,5 @@ def _send(connection: Connection, result: Any) -> None:
 
 
 def _bytes(array: NDArray[np.uint8]) -> memoryview:
+    """Return an array as the bytes that are sent."""
     return np.ascontiguousarray(array).reshape(-1).data

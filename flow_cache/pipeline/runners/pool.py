@@ -1,8 +1,8 @@
-"""Worker processes that take one video at a time, and whose death costs no more than that video.
+"""Worker processes that do one video at a time; when one dies, only its video is affected.
 
-Each worker has its own pipe, so it is always known what it was doing when it died (a decoder that crashes,
-the kernel's out-of-memory killer). The video is then tried once more when all others are done, alone on the
-machine; if it kills its worker again, it has failed.
+Each worker has its own pipe, so it is always known which video it was doing when it died (a decoder that crashes, the
+kernel's out-of-memory killer). The video is then tried once more when all others are done, alone on the machine; if its
+worker dies again, the video has failed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _MAX_FAILED_STARTS = 3  # in a row
 
 @dataclass
 class _Worker:
+    """A worker process, and the job that it does."""
+
     process: SpawnProcess
     connection: Connection
     ready: bool = False
@@ -40,13 +42,25 @@ class _Worker:
 
 
 class WorkerPool(Runner):
-    """Run jobs in worker processes of this machine."""
+    """Run jobs in worker processes of this machine.
 
-    def __init__(self, workers: int, services: Sequence[Service] = ()) -> None:
-        """services: where workers have flow estimated, in turns; none: each estimates itself, on the CPU."""
+    Args:
+        workers: number of processes at most.
+        services: processes of GPUs, which the workers use in turn; none: each worker estimates flow on the CPU.
+        serve: what a worker process runs, given its pipe and its service.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        services: Sequence[Service] = (),
+        *,
+        serve: Callable[[Connection, Service | None], None] | None = None,
+    ) -> None:
         self._size = workers
         self._services = itertools.cycle(services or [None])
-        # fork would copy locks that OpenCV's and CUDA's threads hold
+        self._serve = serve or _serve
+        # fork would copy locks that threads of OpenCV and CUDA hold
         self._context = multiprocessing.get_context("spawn")
         self._queue: deque[Job] = deque()
         self._workers: list[_Worker] = []
@@ -63,11 +77,11 @@ class WorkerPool(Runner):
 
     @property
     def workers_and_nodes(self) -> tuple[int, int]:
-        """How many workers there are at most."""
+        """Number of workers at most, and 0: they are on this machine."""
         return self._size, 0
 
     def poll(self, timeout: float | None = None) -> list[Event]:
-        """Work until something has happened, for `timeout` seconds at most (None: no limit), and return it."""
+        """Wait until something has happened, see `Runner.poll`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         events: list[Event] = []
         while not events and not self.idle:
@@ -88,7 +102,7 @@ class WorkerPool(Runner):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._workers:
-            worker.connection.close()  # an idle worker ends by itself
+            worker.connection.close()  # which ends an idle worker
             if worker.job is not None:
                 worker.process.terminate()
         for worker in self._workers:
@@ -99,6 +113,7 @@ class WorkerPool(Runner):
         self._workers.clear()
 
     def _hand_out(self) -> None:
+        """Start the workers that are needed, and give jobs to those that have none."""
         while len(self._workers) < min(self._size, len(self._queue) + self._busy()):
             self._workers.append(self._start())
         for worker in self._workers:
@@ -106,10 +121,11 @@ class WorkerPool(Runner):
                 self._give(worker)
 
     def _receive(self, worker: _Worker) -> list[Event]:
+        """Read a worker's message, or notice its death; raises an error that concerns the whole run."""
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            return self._bury(worker)
+            return self._remove(worker)
         if message is None:
             worker.ready = True
             return []
@@ -121,31 +137,35 @@ class WorkerPool(Runner):
         return [message]
 
     def _busy(self) -> int:
+        """Count the workers that have a job."""
         return sum(worker.job is not None for worker in self._workers)
 
     def _start(self) -> _Worker:
+        """Start a worker process."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_serve, args=(theirs, next(self._services)), name="flow-cache worker", daemon=True
+            target=self._serve, args=(theirs, next(self._services)), name="flow-cache worker", daemon=True
         )
         try:
             with _without_interrupts():
                 process.start()
         except OSError as error:
             raise FlowCacheError(f"cannot start a worker process: {error.strerror or error}") from error
-        theirs.close()  # so that its death shows as the end of the pipe
+        theirs.close()  # then the pipe ends when the process dies
         return _Worker(process, ours)
 
     def _give(self, worker: _Worker) -> None:
+        """Send a worker the next job."""
         worker.job = self._queue.popleft()
         try:
             worker.connection.send(worker.job)
         except OSError:
-            # It died while idle: not this video's doing. `wait` reports the death.
+            # It died while it was idle: this video is not the cause. `wait` reports the death.
             self._queue.appendleft(worker.job)
             worker.job = None
 
-    def _bury(self, worker: _Worker) -> list[Event]:
+    def _remove(self, worker: _Worker) -> list[Event]:
+        """Remove a dead worker; raises FlowCacheError if workers die again and again before they are ready."""
         worker.connection.close()
         worker.process.join(5)
         if worker.process.is_alive():
@@ -165,7 +185,16 @@ class WorkerPool(Runner):
 def attempt(
     job: Job, advance: Callable[[FieldsDone], object], estimator: Estimator | None = None
 ) -> Finished | FlowCacheError:
-    """Do one job; what goes wrong with the video becomes the reason of its failure, other errors are returned."""
+    """Do one job.
+
+    Args:
+        job: the video, and what is asked for.
+        advance: called after each chunk of frames.
+        estimator: what estimates the flow; None for the method that the job's meta names, on the CPU.
+
+    Returns:
+        What was done, or why the video failed; an error if it concerns the whole run.
+    """
     try:
         meta = cache_video(job, advance, estimator)
     except VideoError as error:
@@ -174,14 +203,14 @@ def attempt(
         general = isinstance(error, (CacheWriteError, LostDeviceError))
         return error if general else Finished(job, reason=str(error))
     except ConnectionError:
-        raise  # the main process is gone
-    except Exception as error:  # whatever a library throws on a broken video must not end the run
+        raise  # the main process has ended
+    except Exception as error:  # any error of a library at a damaged video: it must not end the run
         return Finished(job, reason=f"{type(error).__name__}: {one_line(error)}")
     return Finished(job, fields=meta.fields, partial=meta.partial is not None)
 
 
 def _serve(connection: Connection, service: Service | None) -> None:
-    """Be a worker: report ready, then do jobs until the pipe closes."""
+    """Run as a worker: report that it is ready, then do jobs until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     opencv().setNumThreads(1)
     try:
@@ -192,16 +221,16 @@ def _serve(connection: Connection, service: Service | None) -> None:
     except LostDeviceError as error:
         connection.send(error)
     except (EOFError, OSError):
-        return  # the main process closed the pipe, or is gone
+        return  # the main process has closed the pipe, or has ended
 
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach, not even while they import; it waits for the main one."""
+    """Block Ctrl-C for processes that are started inside, also while they import; the main process gets it later."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # else `start` does, and unblocks the signal
+    resource_tracker.ensure_running()  # otherwise `start` does it, and unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -210,6 +239,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _describe(exitcode: int | None) -> str:
+    """Say how a process ended."""
     if exitcode is not None and exitcode < 0:
         try:
             return f"killed by {signal.Signals(-exitcode).name}"

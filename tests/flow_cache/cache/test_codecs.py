@@ -130,10 +130,11 @@ def test_settings_without_effect_are_not_recorded() -> None:
 
 
 @pytest.mark.parametrize("length", [121, -1, -2])
-def test_a_cut_jpegls_stream_is_refused_before_it_is_decoded(length: int, monkeypatch) -> None:
+def test_a_cut_jpegls_stream_is_refused_before_it_is_decoded(length: int) -> None:
     # CharLS 2.4 takes 20 seconds to find that out.
     image = np.cumsum(np.random.default_rng(0).integers(-2, 3, (36, 24)), axis=1).astype(np.uint8)
     data = encode_flow(image, StorageSettings())
-    monkeypatch.setattr("flow_cache.cache.codecs._imagecodecs", lambda: pytest.fail("was decoded"))
+    out = np.full((36, 24), 7, np.uint8)
     with pytest.raises(CodecError, match="it is cut"):
-        decode_into(data[:length], StorageSettings(), np.empty((36, 24), np.uint8))
+        decode_into(data[:length], StorageSettings(), out)
+    assert (out == 7).all()  # a decoder writes the rows that it finds

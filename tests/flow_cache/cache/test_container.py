@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from flow_cache.cache.codecs import StorageSettings, encode_flow
-from flow_cache.cache.meta import CacheMeta, Source
+from flow_cache.cache.codecs import StorageSettings
+from flow_cache.cache.meta import CacheMeta
 from flow_cache.cache.naming import cache_path
 from flow_cache.cache.reader import CacheReader
 from flow_cache.cache.writer import CacheWriter
@@ -20,20 +20,6 @@ from flow_cache.errors import ArgumentError, CacheFileError
 from flow_cache.storage.atomic import temporary_files
 
 RNG = np.random.default_rng(0)
-FIELDS = RNG.integers(0, 256, (5, 2, 12, 16), dtype=np.uint8)
-FRAMES = RNG.integers(0, 256, (6, 12, 16, 3), dtype=np.uint8)
-PNG = CacheMeta(Source("a.avi", 9, "00"), "tvl1", storage=StorageSettings("png"))
-WITH_RGB = replace(PNG, storage=StorageSettings("png", rgb=True, rgb_quality=95))
-
-
-def write(path: Path, meta: CacheMeta = WITH_RGB) -> Path:
-    with CacheWriter(path, meta) as writer:
-        writer.add_rgb(FRAMES[:3]) if meta.has_rgb else None
-        writer.add_flow(FIELDS[:2])
-        writer.add_rgb(FRAMES[3:]) if meta.has_rgb else None
-        writer.add_flow(FIELDS[2:])
-        writer.close(clip_fraction=0.25)
-    return path
 
 
 def read_all(path: Path) -> tuple[CacheMeta, np.ndarray, np.ndarray]:
@@ -58,15 +44,15 @@ def edit_meta(**values):
     return edit
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_what_is_written_is_read(tmp_path: Path, fields, with_rgb, write) -> None:
     path = write(tmp_path / "deep" / "er" / "a.flow.zip")
     with CacheReader(path) as reader:
         assert (reader.num_fields, reader.num_frames, reader.height, reader.width) == (5, 6, 12, 16)
         assert reader.has_rgb
         assert reader.file_size == path.stat().st_size
-        assert reader.meta == replace(WITH_RGB, frames=6, fields=5, height=12, width=16, clip_fraction=0.25)
-        assert np.array_equal(reader.flow([4, 0, 0, 2, 4]), FIELDS[[4, 0, 0, 2, 4]])
-        assert np.array_equal(reader.flow(np.array([1])), FIELDS[[1]])
+        assert reader.meta == replace(with_rgb, frames=6, fields=5, height=12, width=16, clip_fraction=0.25)
+        assert np.array_equal(reader.flow([4, 0, 0, 2, 4]), fields[[4, 0, 0, 2, 4]])
+        assert np.array_equal(reader.flow(np.array([1])), fields[[1]])
         assert reader.flow([]).shape == (0, 2, 12, 16)
         assert reader.rgb([5, 5]).shape == (2, 12, 16, 3)
         assert reader.rgb([]).shape == (0, 12, 16, 3)
@@ -74,7 +60,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert not list(temporary_files(tmp_path))
 
 
-def test_any_unzip_opens_it_and_meta_is_first(tmp_path: Path) -> None:
+def test_any_unzip_opens_it_and_meta_is_first(tmp_path: Path, write) -> None:
     path = write(tmp_path / "a.flow.zip")
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
@@ -86,22 +72,22 @@ def test_any_unzip_opens_it_and_meta_is_first(tmp_path: Path) -> None:
         subprocess.run(["unzip", "-tqq", path], check=True)
 
 
-def test_near_lossless_error_is_bounded(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.flow.zip", replace(PNG, storage=StorageSettings("jpegls", max_error=2)))
+def test_near_lossless_error_is_bounded(tmp_path: Path, fields, png, write) -> None:
+    path = write(tmp_path / "a.flow.zip", replace(png, storage=StorageSettings("jpegls", max_error=2)))
     with CacheReader(path) as reader:
-        error = np.abs(reader.flow(range(5)).astype(int) - FIELDS)
+        error = np.abs(reader.flow(range(5)).astype(int) - fields)
     assert 0 < error.max() <= 2
 
 
-def test_reader_can_be_pickled(tmp_path: Path) -> None:
+def test_reader_can_be_pickled(tmp_path: Path, fields, write) -> None:
     with CacheReader(write(tmp_path / "a.flow.zip")) as reader:
         copy = pickle.loads(pickle.dumps(reader))
     with copy:
-        assert np.array_equal(copy.flow([3]), FIELDS[[3]])
+        assert np.array_equal(copy.flow([3]), fields[[3]])
 
 
 @pytest.mark.parametrize("indices", [[5], [-1], [0, 99]])
-def test_indices_outside_are_refused(tmp_path: Path, indices: list[int]) -> None:
+def test_indices_outside_are_refused(tmp_path: Path, indices: list[int], write) -> None:
     with CacheReader(write(tmp_path / "a.flow.zip")) as reader:
         with pytest.raises(CacheFileError, match="holds 0 to 4"):
             reader.flow(indices)
@@ -109,15 +95,15 @@ def test_indices_outside_are_refused(tmp_path: Path, indices: list[int]) -> None
             reader.rgb([6])
 
 
-def test_rgb_of_a_cache_without(tmp_path: Path) -> None:
+def test_rgb_of_a_cache_without(tmp_path: Path, png, write) -> None:
     with (
-        CacheReader(write(tmp_path / "a.flow.zip", PNG)) as reader,
+        CacheReader(write(tmp_path / "a.flow.zip", png)) as reader,
         pytest.raises(CacheFileError, match="--rgb"),
     ):
         reader.rgb([0])
 
 
-def test_closed_reader_says_so(tmp_path: Path) -> None:
+def test_closed_reader_says_so(tmp_path: Path, write) -> None:
     reader = CacheReader(write(tmp_path / "a.flow.zip"))
     reader.close()
     with pytest.raises(CacheFileError, match="closed"):
@@ -131,7 +117,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         CacheReader(tmp_path)
 
 
-def test_every_truncation_is_noticed_on_opening(tmp_path: Path) -> None:
+def test_every_truncation_is_noticed_on_opening(tmp_path: Path, write) -> None:
     data = write(tmp_path / "a.flow.zip").read_bytes()
     cut = tmp_path / "cut.flow.zip"
     for length in [*range(0, len(data), 97), len(data) - 1]:
@@ -140,16 +126,16 @@ def test_every_truncation_is_noticed_on_opening(tmp_path: Path) -> None:
             CacheReader(cut)
 
 
-def test_bit_flips_never_give_wrong_arrays(tmp_path: Path) -> None:
+def test_bit_flips_never_give_wrong_arrays(tmp_path: Path, write) -> None:
     path = write(tmp_path / "a.flow.zip")
     data = path.read_bytes()
     expected = read_all(path)
     flipped = tmp_path / "flipped.flow.zip"
     refused = 0
-    places = np.concatenate([RNG.integers(0, len(data), 200), np.arange(len(data) - 1200, len(data), 5)])
-    for place in places:
+    positions = np.concatenate([RNG.integers(0, len(data), 200), np.arange(len(data) - 1200, len(data), 5)])
+    for position in positions:
         broken = bytearray(data)
-        broken[place] ^= 1 << int(RNG.integers(8))
+        broken[position] ^= 1 << int(RNG.integers(8))
         flipped.write_bytes(broken)
         try:
             got = read_all(flipped)
@@ -158,7 +144,7 @@ def test_bit_flips_never_give_wrong_arrays(tmp_path: Path) -> None:
         else:  # a time stamp, a version number, ...
             assert got[0] == expected[0]
             assert all(np.array_equal(a, b) for a, b in zip(got[1:], expected[1:], strict=True))
-    assert refused > len(places) / 2
+    assert refused > len(positions) / 2
 
 
 def test_random_bytes_are_refused(tmp_path: Path) -> None:
@@ -173,7 +159,7 @@ def test_random_bytes_are_refused(tmp_path: Path) -> None:
             CacheReader(path)
 
 
-def test_damage_names_the_member(tmp_path: Path) -> None:
+def test_damage_names_the_member(tmp_path: Path, write) -> None:
     path = write(tmp_path / "a.flow.zip")
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
@@ -188,7 +174,7 @@ def test_damage_names_the_member(tmp_path: Path) -> None:
             reader.check()
 
 
-def test_file_that_shrinks_after_opening(tmp_path: Path) -> None:
+def test_file_that_shrinks_after_opening(tmp_path: Path, write) -> None:
     path = write(tmp_path / "a.flow.zip")
     with CacheReader(path) as reader:
         os.truncate(path, 2500)
@@ -220,7 +206,9 @@ def test_file_that_shrinks_after_opening(tmp_path: Path) -> None:
         (edit_meta(width=10**12), "width"),
     ],
 )
-def test_files_that_contradict_themselves_are_refused_on_opening(tmp_path: Path, edit, message: str) -> None:
+def test_files_that_contradict_themselves_are_refused_on_opening(
+    tmp_path: Path, edit, message: str, write
+) -> None:
     path = repack(write(tmp_path / "a.flow.zip"), tmp_path / "b.flow.zip", edit)
     with pytest.raises(CacheFileError) as caught:
         CacheReader(path)
@@ -230,7 +218,7 @@ def test_files_that_contradict_themselves_are_refused_on_opening(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("width", "height"), [(17, 12), (16, 13), (32767, 32767)])
-def test_size_in_meta_must_be_that_of_the_images(tmp_path: Path, width: int, height: int) -> None:
+def test_size_in_meta_must_be_that_of_the_images(tmp_path: Path, width: int, height: int, write) -> None:
     path = repack(
         write(tmp_path / "a.flow.zip"), tmp_path / "b.flow.zip", edit_meta(width=width, height=height)
     )
@@ -241,7 +229,7 @@ def test_size_in_meta_must_be_that_of_the_images(tmp_path: Path, width: int, hei
             reader.rgb([0])
 
 
-def test_image_of_another_codec_inside_is_named(tmp_path: Path) -> None:
+def test_image_of_another_codec_inside_is_named(tmp_path: Path, write) -> None:
     junk = repack(
         write(tmp_path / "a.flow.zip"),
         tmp_path / "b.flow.zip",
@@ -251,16 +239,16 @@ def test_image_of_another_codec_inside_is_named(tmp_path: Path) -> None:
         reader.flow([0, 1])
 
 
-def test_repacked_plain_zip_is_read_and_deflated_refused(tmp_path: Path) -> None:
+def test_repacked_plain_zip_is_read_and_deflated_refused(tmp_path: Path, fields, write) -> None:
     path = write(tmp_path / "a.flow.zip")
-    assert np.array_equal(read_all(repack(path, tmp_path / "b.flow.zip"))[1], FIELDS)
+    assert np.array_equal(read_all(repack(path, tmp_path / "b.flow.zip"))[1], fields)
     deflated = repack(path, tmp_path / "c.flow.zip", compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(CacheFileError, match="plainly stored"):
         CacheReader(deflated)
 
 
-def test_local_extra_fields_are_stepped_over(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.flow.zip", PNG)
+def test_local_extra_fields_are_stepped_over(tmp_path: Path, fields, png, write) -> None:
+    path = write(tmp_path / "a.flow.zip", png)
     target = tmp_path / "b.flow.zip"
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as other:
         for info in archive.infolist():
@@ -268,18 +256,14 @@ def test_local_extra_fields_are_stepped_over(tmp_path: Path) -> None:
             copy.extra = struct.pack("<2H4s", 0xCAFE, 4, b"abcd")
             other.writestr(copy, archive.read(info))
     with CacheReader(target) as reader:
-        assert np.array_equal(reader.flow(range(5)), FIELDS)
+        assert np.array_equal(reader.flow(range(5)), fields)
 
 
-def test_more_members_than_a_plain_zip_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_members_than_a_plain_zip_can_hold(tmp_path: Path, png) -> None:
     count = 66_000
     path = tmp_path / "long.flow.zip"
     still, moving = np.full((2, 2, 8, 8), 128, np.uint8), np.full((1, 2, 8, 8), 121, np.uint8)
-    encoded = {value: encode_flow(np.full((16, 8), value, np.uint8), PNG.storage) for value in (128, 121)}
-    monkeypatch.setattr(
-        "flow_cache.cache.writer.encode_flow", lambda image, _: encoded[image[0, 0]]
-    )  # for speed
-    with CacheWriter(path, PNG) as writer:
+    with CacheWriter(path, png) as writer:
         writer.add_flow(np.broadcast_to(still[:1], (count - 1, 2, 8, 8)))
         writer.add_flow(moving)
     with CacheReader(path) as reader:
@@ -295,9 +279,9 @@ def test_more_members_than_a_plain_zip_can_hold(tmp_path: Path, monkeypatch: pyt
         CacheReader(path)
 
 
-def test_offsets_beyond_four_gigabytes(tmp_path: Path) -> None:
+def test_offsets_beyond_four_gigabytes(tmp_path: Path, fields, png, write) -> None:
     """A sparse file: what a plain zip needs its zip64 offsets for, without the disk space."""
-    path = write(tmp_path / "a.flow.zip", PNG)
+    path = write(tmp_path / "a.flow.zip", png)
     with zipfile.ZipFile(path) as archive:
         members = [(info.filename, archive.read(info)) for info in archive.infolist()]
     target = tmp_path / "big.flow.zip"
@@ -308,7 +292,7 @@ def test_offsets_beyond_four_gigabytes(tmp_path: Path) -> None:
                 archive.start_dir = file.tell()
             archive.writestr(name, data)
     with CacheReader(target) as reader:
-        assert np.array_equal(reader.flow(range(5)), FIELDS)
+        assert np.array_equal(reader.flow(range(5)), fields)
 
 
 @pytest.mark.parametrize(
@@ -333,29 +317,28 @@ def test_cache_path_never_leaves_the_root(video: str) -> None:
         cache_path("root", video)
 
 
-def test_much_room_is_given_only_to_what_can_be_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_much_room_is_given_only_to_what_can_be_decoded(tmp_path: Path, fields, write) -> None:
+    class Strict(CacheReader):
+        _max_unproven = 0
+
+    class Full(CacheReader):
+        def _allocate(self, *arguments):
+            raise MemoryError
+
     path = write(tmp_path / "a.flow.zip")
-    monkeypatch.setattr("flow_cache.cache.reader._MAX_UNPROVEN", 0)
-    with CacheReader(path) as reader:
-        assert np.array_equal(reader.flow([4, 1, 4]), FIELDS[[4, 1, 4]])
+    with Strict(path) as reader:
+        assert np.array_equal(reader.flow([4, 1, 4]), fields[[4, 1, 4]])
     cut = repack(path, tmp_path / "b.flow.zip", lambda m: m | {"flow/00001.png": m["flow/00001.png"][:60]})
-
-    def no_room(*arguments) -> None:
-        raise MemoryError
-
-    with CacheReader(cut) as reader, pytest.raises(CacheFileError, match="cannot be decoded"):
+    with Strict(cut) as reader, pytest.raises(CacheFileError, match="cannot be decoded"):
         reader.flow([1] * 1000)
-    monkeypatch.setattr("flow_cache.cache.reader._room_for", no_room)
     with (
-        CacheReader(path) as reader,
+        Full(path) as reader,
         pytest.raises(CacheFileError, match=r"1000 images of .* do not fit into memory"),
     ):
         reader.flow([1] * 1000)
 
 
-def test_rgb_as_it_is_stored(tmp_path: Path) -> None:
+def test_rgb_as_it_is_stored(tmp_path: Path, write) -> None:
     path = write(tmp_path / "a.flow.zip")
     with CacheReader(path) as reader, zipfile.ZipFile(path) as archive:
         assert reader.encoded_rgb(5) == archive.read("rgb/00005.jpg")
@@ -364,7 +347,7 @@ def test_rgb_as_it_is_stored(tmp_path: Path) -> None:
                 reader.encoded_rgb(index)
 
 
-def test_an_odd_name_in_a_message_stays_one_line(tmp_path: Path) -> None:
+def test_an_odd_name_in_a_message_stays_one_line(tmp_path: Path, write) -> None:
     path = repack(
         write(tmp_path / "a.flow.zip"),
         tmp_path / "b.flow.zip",

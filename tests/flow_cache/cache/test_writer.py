@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flow_cache.cache.codecs import StorageSettings
-from flow_cache.cache.meta import CacheMeta, Source
+from flow_cache.cache.meta import Source
 from flow_cache.cache.reader import CacheReader
 from flow_cache.cache.writer import CacheWriter
 from flow_cache.errors import ArgumentError, CacheWriteError
@@ -22,34 +21,21 @@ from flow_cache.storage.atomic import (
     write_atomically,
 )
 
-RNG = np.random.default_rng(0)
-FIELDS = RNG.integers(0, 256, (5, 2, 12, 16), dtype=np.uint8)
-FRAMES = RNG.integers(0, 256, (6, 12, 16, 3), dtype=np.uint8)
-PNG = CacheMeta(Source("a.avi", 9, "00"), "tvl1", storage=StorageSettings("png"))
-WITH_RGB = replace(PNG, storage=StorageSettings("png", rgb=True, rgb_quality=95))
 
-
-def write(path: Path, meta: CacheMeta = WITH_RGB) -> Path:
-    with CacheWriter(path, meta) as writer:
-        writer.add_flow(FIELDS[:2])
-        writer.add_rgb(FRAMES) if meta.has_rgb else None
-        writer.add_flow(FIELDS[2:])
-        writer.close(clip_fraction=0.25)
-    return path
-
-
-def test_the_same_input_gives_the_same_bytes_however_it_is_chunked(tmp_path: Path) -> None:
-    streamed = write(tmp_path / "a.flow.zip", PNG)
-    with CacheWriter(tmp_path / "b.flow.zip", PNG) as writer:
-        writer.add_flow(FIELDS)
+def test_the_same_input_gives_the_same_bytes_however_it_is_chunked(
+    tmp_path: Path, fields, png, write
+) -> None:
+    streamed = write(tmp_path / "a.flow.zip", png)
+    with CacheWriter(tmp_path / "b.flow.zip", png) as writer:
+        writer.add_flow(fields)
         writer.close(clip_fraction=0.25)
     assert streamed.read_bytes() == (tmp_path / "b.flow.zip").read_bytes()
 
 
-def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+def test_an_exception_leaves_nothing(tmp_path: Path, fields, png) -> None:
     def fail() -> None:
-        with CacheWriter(tmp_path / "a.flow.zip", PNG) as writer:
-            writer.add_flow(FIELDS)
+        with CacheWriter(tmp_path / "a.flow.zip", png) as writer:
+            writer.add_flow(fields)
             assert len(list(tmp_path.iterdir())) == 1
             raise RuntimeError
 
@@ -58,70 +44,80 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_closed_writer_says_so(tmp_path: Path) -> None:
-    writer = CacheWriter(tmp_path / "a.flow.zip", PNG)
+def test_a_closed_writer_says_so(tmp_path: Path, fields, png) -> None:
+    writer = CacheWriter(tmp_path / "a.flow.zip", png)
     writer.abort()
     writer.abort()  # harmless
     with pytest.raises(ArgumentError, match="closed"):
         writer.close()
     with pytest.raises(ArgumentError, match="closed"):
-        writer.add_flow(FIELDS)
+        writer.add_flow(fields)
 
 
-def test_an_existing_file_is_replaced_only_when_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_when_the_new_one_is_whole(
+    tmp_path: Path, fields, png, write
+) -> None:
     path = write(tmp_path / "a.flow.zip")
     before = path.read_bytes()
-    writer = CacheWriter(path, PNG)
-    writer.add_flow(FIELDS)
+    writer = CacheWriter(path, png)
+    writer.add_flow(fields)
     writer.abort()
     assert path.read_bytes() == before
-    write(path, PNG)
+    write(path, png)
     assert path.read_bytes() != before
 
 
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda w: w.close(), "at least one flow field"),
-        (lambda w: (w.add_flow(FIELDS), w.add_rgb(FRAMES[:3]), w.close()), "need 6 RGB frames, got 3"),
-        (lambda w: w.add_flow(FIELDS[0]), r"flow must be \(n, 2, H, W\) uint8"),
-        (lambda w: w.add_flow(FIELDS.astype(np.float32)), "float32"),
-        (lambda w: w.add_rgb(FRAMES[..., :2]), r"rgb must be \(n, H, W, 3\)"),
-        (lambda w: (w.add_flow(FIELDS), w.add_flow(FIELDS[..., :8])), r"height and width \(12, 16\)"),
-        (lambda w: w.add_flow(FIELDS[..., :0]), "sides from 1"),
+        (lambda w, fields, frames: w.close(), "at least one flow field"),
+        (
+            lambda w, fields, frames: (w.add_flow(fields), w.add_rgb(frames[:3]), w.close()),
+            "need 6 RGB frames, got 3",
+        ),
+        (lambda w, fields, frames: w.add_flow(fields[0]), r"flow must be \(n, 2, H, W\) uint8"),
+        (lambda w, fields, frames: w.add_flow(fields.astype(np.float32)), "float32"),
+        (lambda w, fields, frames: w.add_rgb(frames[..., :2]), r"rgb must be \(n, H, W, 3\)"),
+        (
+            lambda w, fields, frames: (w.add_flow(fields), w.add_flow(fields[..., :8])),
+            r"height and width \(12, 16\)",
+        ),
+        (lambda w, fields, frames: w.add_flow(fields[..., :0]), "sides from 1"),
     ],
 )
-def test_arrays_that_do_not_belong_are_refused(tmp_path: Path, use, message: str) -> None:
+def test_arrays_that_do_not_belong_are_refused(
+    tmp_path: Path, use, message: str, fields, frames, with_rgb
+) -> None:
     with (
         pytest.raises(ArgumentError, match=message),
-        CacheWriter(tmp_path / "a.flow.zip", WITH_RGB) as writer,
+        CacheWriter(tmp_path / "a.flow.zip", with_rgb) as writer,
     ):
-        use(writer)
+        use(writer, fields, frames)
     assert not list(tmp_path.iterdir())
 
 
-def test_rgb_needs_a_quality(tmp_path: Path) -> None:
+def test_rgb_needs_a_quality(tmp_path: Path, frames, png) -> None:
     with (
         pytest.raises(ArgumentError, match="rgb_quality"),
-        CacheWriter(tmp_path / "a.flow.zip", PNG) as writer,
+        CacheWriter(tmp_path / "a.flow.zip", png) as writer,
     ):
-        writer.add_rgb(FRAMES)
+        writer.add_rgb(frames)
 
 
-def test_meta_fits_its_reserve_whatever_happens(tmp_path: Path) -> None:
-    meta = replace(PNG, source=Source("ü" * 200, (1 << 62), "f" * 64))
+def test_meta_fits_its_reserve_whatever_happens(tmp_path: Path, fields, png) -> None:
+    meta = replace(png, source=Source("ü" * 200, (1 << 62), "f" * 64))
     with CacheWriter(tmp_path / "a.flow.zip", meta) as writer:
-        writer.add_flow(FIELDS)
+        writer.add_flow(fields)
         final = writer.close(clip_fraction=1 / 3, partial="😀" * 5000)
     with CacheReader(tmp_path / "a.flow.zip") as reader:
         assert reader.meta == final
         assert reader.meta.partial == "😀" * 200
 
 
-def test_unwritable_places(tmp_path: Path) -> None:
+def test_unwritable_places(tmp_path: Path, png, write) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CacheWriteError, match="cannot write"):
-        CacheWriter(tmp_path / "file" / "a.flow.zip", PNG)
+        CacheWriter(tmp_path / "file" / "a.flow.zip", png)
     with pytest.raises(CacheWriteError, match="cannot write"):
         probe_writable(tmp_path / "file" / "cache")
     with pytest.raises(CacheWriteError, match="cannot write"):
@@ -155,20 +151,20 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path, limit: int)
     assert not list(tmp_path.iterdir())
 
 
-def test_temporaries_of_the_dead_are_removed_those_of_the_living_kept(tmp_path: Path) -> None:
-    with CacheWriter(tmp_path / "sub" / "a.flow.zip", PNG) as writer:
+def test_temporaries_of_the_dead_are_removed_those_of_the_living_kept(tmp_path: Path, fields, png) -> None:
+    with CacheWriter(tmp_path / "sub" / "a.flow.zip", png) as writer:
         (living,) = temporary_files(tmp_path)
         dead = tmp_path / ".0123456789abcdef.flow.tmp"
         dead.write_bytes(b"half")
         assert remove_stale_temporaries(tmp_path) == 1
         assert living.exists()
         assert not dead.exists()
-        writer.add_flow(FIELDS)
+        writer.add_flow(fields)
     with CacheReader(tmp_path / "sub" / "a.flow.zip") as reader:
         assert reader.num_fields == 5
 
 
-def test_crc_of_meta_is_right_after_patching(tmp_path: Path) -> None:
+def test_crc_of_meta_is_right_after_patching(tmp_path: Path, write) -> None:
     data = write(tmp_path / "a.flow.zip").read_bytes()
     crc, size = struct.unpack_from("<L4xL", data, 14)
     assert crc == zlib.crc32(data[39 : 39 + size])

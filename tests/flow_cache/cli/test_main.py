@@ -22,22 +22,21 @@ def video(tmp_path: Path, make_video) -> Path:
     return make_video(tmp_path / "videos" / "a.avi", frames=3)
 
 
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[PrecomputeConfig]:
-    """Catch the configs that the command line makes instead of running them."""
-    configs: list[PrecomputeConfig] = []
+class Recorder:
+    """Runs nothing and keeps the configs that the command line builds."""
 
-    def catch(config: PrecomputeConfig) -> PrecomputeSummary:
-        configs.append(config)
+    def __init__(self) -> None:
+        self.configs: list[PrecomputeConfig] = []
+
+    def __call__(self, config: PrecomputeConfig) -> PrecomputeSummary:
+        self.configs.append(config)
         return PrecomputeSummary(0, 0, [], 0, 0.0, Path(config.output))
 
-    monkeypatch.setattr("flow_cache.cli.main.precompute", catch)
-    return configs
 
-
-def test_flags_fill_the_config(seen: list[PrecomputeConfig]) -> None:
-    assert main(["precompute", "in", "--out", "out"]) == 0
-    assert seen[0] == PrecomputeConfig("in", "out")
+def test_flags_fill_the_config() -> None:
+    run = Recorder()
+    assert main(["precompute", "in", "--out", "out"], run=run) == 0
+    assert run.configs[0] == PrecomputeConfig("in", "out")
     flags = (
         "in --output out --method farneback --preset opencv --parameters.winsize 9 --short-side 240 "
         "--bound 15 --step 2 --codec jpeg --max-error 0 --quality 80 --rgb --rgb-quality 70 --workers 2 "
@@ -53,31 +52,33 @@ def test_flags_fill_the_config(seen: list[PrecomputeConfig]) -> None:
         keep_partial=True,
         limit=5,
     )
-    assert main(["precompute", *flags.split()]) == 0
-    assert main(["precompute", *flags.replace("-side", "_side").replace("keep-p", "keep_p").split()]) == 0
-    assert seen[1:] == [expected, expected]
+    assert main(["precompute", *flags.split()], run=run) == 0
+    flags = flags.replace("-side", "_side").replace("keep-p", "keep_p")
+    assert main(["precompute", *flags.split()], run=run) == 0
+    assert run.configs[1:] == [expected, expected]
 
 
 @pytest.mark.parametrize("size", ["340x256", "340,256", "[340, 256]"])
-def test_size_is_written_in_several_ways(seen: list[PrecomputeConfig], size: str) -> None:
-    assert main(["precompute", "in", "--out", "out", "--size", size]) == 0
-    assert seen[0].flow.size == (340, 256)
+def test_size_is_written_in_several_ways(size: str) -> None:
+    run = Recorder()
+    assert main(["precompute", "in", "--out", "out", "--size", size], run=run) == 0
+    assert run.configs[0].flow.size == (340, 256)
 
 
-def test_config_file_and_print_config(
-    seen: list[PrecomputeConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_config_file_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Recorder()
     flags = ["in", "--out", "out", "--rgb", "--size", "[64, 48]", "--method", "farneback", "--limit", "3"]
-    assert main(["precompute", *flags, "--print_config"]) == 0
+    assert main(["precompute", *flags, "--print_config"], run=run) == 0
     text = capsys.readouterr().out
     assert yaml.safe_load(text)["rgb"] is True
     (tmp_path / "c.yaml").write_text(text)
-    assert main(["precompute", "--config", str(tmp_path / "c.yaml"), "--no-rgb", "--limit", "7"]) == 0
-    assert seen == [PrecomputeConfig("in", "out", FlowSettings("farneback", size=(64, 48)), limit=7)]
-    # Arguments win over the file, wherever they stand.
-    assert main(["precompute", "other", "--limit", "8", f"--config={tmp_path / 'c.yaml'}"]) == 0
+    config = str(tmp_path / "c.yaml")
+    assert main(["precompute", "--config", config, "--no-rgb", "--limit", "7"], run=run) == 0
+    assert run.configs == [PrecomputeConfig("in", "out", FlowSettings("farneback", size=(64, 48)), limit=7)]
+    # Arguments override the file, before or after it.
+    assert main(["precompute", "other", "--limit", "8", f"--config={config}"], run=run) == 0
     flow, storage = FlowSettings("farneback", size=(64, 48)), StorageSettings(rgb=True)
-    assert seen[1] == PrecomputeConfig("other", "out", flow, storage, limit=8)
+    assert run.configs[1] == PrecomputeConfig("other", "out", flow, storage, limit=8)
 
 
 def test_help_documents_every_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +199,7 @@ def test_every_command_on_one_cache(
     assert main([*command, "--workers", "1", "--shard", "1/1"]) == 0
     assert main([*command, "--bound", "9", "--dry-run"]) == 2
     captured = capsys.readouterr()
-    assert "made otherwise 2" in " ".join(captured.out.split())
+    assert "other settings 2" in " ".join(captured.out.split())
     assert "made with other parameters" in captured.err
 
     assert main(["verify", str(cache), "--videos", str(video.parent / "list.txt"), "--decode"]) == 0
@@ -271,22 +272,18 @@ def test_tool_is_the_command_and_prints_no_traceback(video: Path, tmp_path: Path
     assert run.stderr == "flow-cache: error: nowhere: no such file or folder\n"
 
 
-def test_interruption_says_what_is_done(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interruption_says_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(config: PrecomputeConfig) -> PrecomputeSummary:
         raise PrecomputeInterrupted(PrecomputeSummary(3, 2, [], 30, 1.0, Path("out"), remaining=4))
 
-    monkeypatch.setattr("flow_cache.cli.main.precompute", interrupted)
-    assert main(["precompute", "in", "--out", "out"]) == 130
+    assert main(["precompute", "in", "--out", "out"], run=interrupted) == 130
     error = capsys.readouterr().err
     assert "5 videos are done, 0 failed, 4 remain; the same command goes on from here" in error
 
     def early(config: PrecomputeConfig) -> PrecomputeSummary:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flow_cache.cli.main.precompute", early)
-    assert main(["precompute", "in", "--out", "out"]) == 130
+    assert main(["precompute", "in", "--out", "out"], run=early) == 130
 
 
 def test_ctrl_c_stops_cleanly(tmp_path: Path, repository: Path, make_video) -> None:

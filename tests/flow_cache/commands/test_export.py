@@ -159,7 +159,7 @@ def test_folders_that_lack_something_are_named(cache: Path, tmp_path: Path) -> N
     assert failure(lambda f: (f / "flow_x_00003.png").unlink()) == "flow_x number 3 is missing"
     assert (
         failure(lambda f: (f / "flow_y_00005.png").unlink())
-        == "holds 5 flow_x and 4 flow_y images, expected as many"
+        == "holds 5 flow_x and 4 flow_y images, expected the same number"
     )
     assert (
         failure(lambda f: (f / "flow_x_00002.png").write_bytes(b""))
@@ -215,8 +215,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_is_left_half_done(cache: Pat
         export_cache(ExportConfig(cache, out, "png"))
     assert (out / "run" / "c" / "mine.txt").exists()
     data = bytearray((cache / "walk" / "a.b.flow.zip").read_bytes())
-    place = data.index(b"flow/00003.png") + 40
-    data[place] ^= 1
+    data[data.index(b"flow/00003.png") + 40] ^= 1
     (cache / "walk" / "a.b.flow.zip").write_bytes(data)
     summary = export_cache(ExportConfig(cache, out, "png", overwrite=True))
     assert [failure.video for failure in summary.failures] == ["walk/a.b.flow.zip"]

@@ -94,7 +94,7 @@ def test_every_kind_of_fault_is_named_and_repaired(
     assert verify_cache(cache, videos, decode=True).faults == []
 
 
-def test_wrong_sizes_places_and_makes_are_named_and_repaired(config: PrecomputeConfig) -> None:
+def test_wrong_sizes_names_and_settings_are_named_and_repaired(config: PrecomputeConfig) -> None:
     cache, videos = Path(config.output), Videos(config.input)
     before = cache_bytes(cache)
     with zipfile.ZipFile(cache / "c.flow.zip") as archive:
@@ -106,8 +106,8 @@ def test_wrong_sizes_places_and_makes_are_named_and_repaired(config: PrecomputeC
     found = verify_cache(cache)
     reasons = {fault.cache_file: fault.reason for fault in found.faults}
     assert reasons["c.flow.zip"] == "member flow/00002.png: is no PNG image"
-    assert reasons["walk/a.flow.zip"] == "holds the flow of d.avi, which belongs into d.flow.zip"
-    assert reasons["walk/b.flow.zip"] == "was made in another way than most: bound 15.0 (most: 12.5)"
+    assert reasons["walk/a.flow.zip"] == "holds the flow of d.avi, which belongs in d.flow.zip"
+    assert reasons["walk/b.flow.zip"] == "was made with other settings than most: bound 15.0 (most: 12.5)"
     assert reasons["d.flow.zip"] == "holds fields of 42x32, but short side 16 was asked for"
     assert repair_cache(found, videos, workers=1, progress=False).faults == []
     assert cache_bytes(cache) == before
@@ -160,7 +160,7 @@ def test_a_name_that_leads_out_is_a_fault(config: PrecomputeConfig, name: str) -
     path = Path(config.output) / "c.flow.zip"
     edit_meta(path, source={"path": name, "bytes": 1, "sha256": ""})
     (fault,) = verify_cache(path).faults
-    assert fault.reason.startswith("names a video that cannot be")
+    assert fault.reason.startswith("names a video by an unusable path")
 
 
 def test_parameters_survive_in_the_settings_made_of_a_file(config: PrecomputeConfig) -> None:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -22,33 +21,8 @@ from flow_cache.progress import FieldsDone
 from flow_cache.storage.atomic import temporary_files
 
 
-def members(root: Path) -> dict[str, bytes]:
-    """The flow and RGB members of every file in a cache."""
-    found = {}
-    for path in sorted(root.rglob("*.flow.zip")):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name != "meta.json":
-                    found[f"{path.relative_to(root)}:{name}"] = archive.read(name)
-    return found
-
-
-@pytest.fixture
-def videos(tmp_path: Path, make_video) -> Path:
-    root = tmp_path / "videos"
-    make_video(root / "walk" / "a.avi", frames=5, seed=1)
-    make_video(root / "walk" / "b.mp4", frames=4, seed=2)
-    make_video(root / "c.avi", frames=3, seed=3)
-    return root
-
-
-@pytest.fixture
-def config(videos: Path, tmp_path: Path) -> PrecomputeConfig:
-    return PrecomputeConfig(videos, tmp_path / "cache", flow=FlowSettings(method="farneback"), workers=1)
-
-
 def test_a_worker_death_is_a_failure_of_its_video_only(
-    config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch
+    config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video
 ) -> None:
     make_video(videos / "killer.avi", frames=140)
 
@@ -65,16 +39,13 @@ def test_a_worker_death_is_a_failure_of_its_video_only(
                         worker.process.join()
                 yield event
 
-    monkeypatch.setattr("flow_cache.pipeline.run.WorkerPool", Deadly)
-    summary = precompute(config, progress=False)
+    summary = precompute(config, progress=False, start_runner=lambda config, plan: Deadly(config.workers))
     assert summary.done == 3
     assert summary.failures == [Failure("killer.avi", "its worker process died twice (killed by SIGKILL)")]
     assert not list(temporary_files(tmp_path / "cache"))
 
 
-def test_interruption_keeps_what_is_done(
-    config: PrecomputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interruption_keeps_what_is_done(config: PrecomputeConfig, tmp_path: Path) -> None:
     class Interrupted(WorkerPool):
         def run(self, jobs):
             for event in super().run(jobs):
@@ -82,17 +53,17 @@ def test_interruption_keeps_what_is_done(
                 if not isinstance(event, FieldsDone):
                     raise KeyboardInterrupt
 
-    monkeypatch.setattr("flow_cache.pipeline.run.WorkerPool", Interrupted)
     with pytest.raises(PrecomputeInterrupted) as caught:
-        precompute(config, progress=False)
+        precompute(config, progress=False, start_runner=lambda config, plan: Interrupted(config.workers))
     assert (caught.value.summary.done, caught.value.summary.remaining) == (1, 2)
     assert len(read_index(tmp_path / "cache")) == 1
-    monkeypatch.undo()
     summary = precompute(config, progress=False)
     assert (summary.done, summary.skipped) == (2, 1)
 
 
-def test_killed_and_started_again_equals_uninterrupted(tmp_path: Path, repository: Path, make_video) -> None:
+def test_killed_and_started_again_equals_uninterrupted(
+    tmp_path: Path, repository: Path, make_video, members
+) -> None:
     root = tmp_path / "videos"
     for number in range(4):
         make_video(root / f"{number}.avi", frames=45, width=80, height=64, seed=number)

@@ -16,17 +16,6 @@ from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 
 
-def members(root: Path) -> dict[str, bytes]:
-    """The flow and RGB members of every file in a cache."""
-    found = {}
-    for path in sorted(root.rglob("*.flow.zip")):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name != "meta.json":
-                    found[f"{path.relative_to(root)}:{name}"] = archive.read(name)
-    return found
-
-
 def failures_file(root: Path) -> list[list[str]] | None:
     path = root / "failures.csv"
     if not path.exists():
@@ -42,20 +31,6 @@ def changed(config: PrecomputeConfig, **changes: object) -> PrecomputeConfig:
         own = {name: changes.pop(name) for name in [*changes] if hasattr(getattr(config, part), name)}
         parts[part] = replace(getattr(config, part), **own)
     return replace(config, **parts, **changes)
-
-
-@pytest.fixture
-def videos(tmp_path: Path, make_video) -> Path:
-    root = tmp_path / "videos"
-    make_video(root / "walk" / "a.avi", frames=5, seed=1)
-    make_video(root / "walk" / "b.mp4", frames=4, seed=2)
-    make_video(root / "c.avi", frames=3, seed=3)
-    return root
-
-
-@pytest.fixture
-def config(videos: Path, tmp_path: Path) -> PrecomputeConfig:
-    return PrecomputeConfig(videos, tmp_path / "cache", flow=FlowSettings(method="farneback"), workers=1)
 
 
 def test_first_run_resume_repair_and_overwrite(config: PrecomputeConfig, tmp_path: Path) -> None:
@@ -99,7 +74,7 @@ def test_a_replaced_video_is_redone(config: PrecomputeConfig, videos: Path, make
     assert (summary.done, summary.fields) == (1, 5)
 
 
-def test_number_of_workers_does_not_change_a_byte(config: PrecomputeConfig, tmp_path: Path) -> None:
+def test_number_of_workers_does_not_change_a_byte(config: PrecomputeConfig, tmp_path: Path, members) -> None:
     config = changed(config, rgb=True)
     precompute(config, progress=False)
     precompute(replace(config, output=tmp_path / "other", workers=3), progress=False)
@@ -111,7 +86,9 @@ def test_number_of_workers_does_not_change_a_byte(config: PrecomputeConfig, tmp_
     assert len(members(tmp_path / "cache")) == 9 + 12
 
 
-def test_other_parameters_are_refused_before_any_work(config: PrecomputeConfig, tmp_path: Path) -> None:
+def test_other_parameters_are_refused_before_any_work(
+    config: PrecomputeConfig, tmp_path: Path, members
+) -> None:
     precompute(config, progress=False)
     before = members(tmp_path / "cache")
     for change, message in (
@@ -132,7 +109,7 @@ def test_other_parameters_are_refused_before_any_work(config: PrecomputeConfig, 
 
 
 def test_files_of_another_format_version_are_refused_unless_overwritten(
-    config: PrecomputeConfig, tmp_path: Path
+    config: PrecomputeConfig, tmp_path: Path, members
 ) -> None:
     precompute(config, progress=False)
     for path in (tmp_path / "cache").rglob("*.flow.zip"):

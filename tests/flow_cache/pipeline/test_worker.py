@@ -44,6 +44,35 @@ class Outbox:
         self.sent.append(message)
 
 
+class Chunked:
+    """Farneback's estimator, which wants few pairs at a time."""
+
+    def __init__(self, chunk: int) -> None:
+        method = get_method("farneback")
+        self.backend, self.quantized = method.backend, method.quantized
+        self.chunk = chunk
+
+
+class Still:
+    """An estimator that says that nothing moves, and takes no time for it."""
+
+    backend = "none"
+    chunk = 8
+
+    def quantized(self, frames: np.ndarray, bound: float, step: int = 1) -> tuple[np.ndarray, int]:
+        return np.full((len(frames) - step, 2, *frames.shape[1:]), 128, np.uint8), 0
+
+
+class Failing(Still):
+    """An estimator that always raises an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def quantized(self, frames: np.ndarray, bound: float, step: int = 1) -> tuple[np.ndarray, int]:
+        raise self.error
+
+
 def images(folder: Path, count: int, broken: int | None = None) -> Path:
     folder.mkdir()
     for number in range(count):
@@ -57,13 +86,14 @@ def images(folder: Path, count: int, broken: int | None = None) -> Path:
 @pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("frames", [3, 9, 12])
 def test_streaming_in_chunks_equals_the_whole_stack(
-    tmp_path: Path, make_video, monkeypatch: pytest.MonkeyPatch, step: int, frames: int
+    tmp_path: Path, make_video, step: int, frames: int
 ) -> None:
-    monkeypatch.setattr("flow_cache.methods.base.FlowMethod.chunk", 3)
     video = make_video(tmp_path / "a.avi", frames=frames)
     advanced: list[FieldsDone] = []
     meta = cache_video(
-        job(video, tmp_path / "a.flow.zip", step=step, bound=1.0, short_side=32), advanced.append
+        job(video, tmp_path / "a.flow.zip", step=step, bound=1.0, short_side=32),
+        advanced.append,
+        Chunked(3),
     )
     decoded = list(read_frames(video, short_side=32, rgb=True))
     flow = get_method("farneback")(np.stack([frame.grey for frame in decoded]), step)
@@ -88,14 +118,13 @@ def test_too_few_frames(tmp_path: Path, frames: int, step: int) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_broken_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flow_cache.methods.base.FlowMethod.chunk", 2)
+def test_broken_half_way(tmp_path: Path) -> None:
     folder = images(tmp_path / "clip", 7, broken=4)
     target = tmp_path / "out" / "clip.flow.zip"
     with pytest.raises(VideoError, match="frame 4"):
-        cache_video(job(folder, target), lambda _: None)
+        cache_video(job(folder, target), lambda _: None, Chunked(2))
     assert not list(target.parent.iterdir())
-    meta = cache_video(job(folder, target, keep_partial=True), lambda _: None)
+    meta = cache_video(job(folder, target, keep_partial=True), lambda _: None, Chunked(2))
     assert (meta.frames, meta.fields) == (4, 3)
     assert meta.partial == "frame 4: image 4.png cannot be decoded"
     with CacheReader(target) as reader:
@@ -121,7 +150,7 @@ def test_hash_and_size_of_image_folders(tmp_path: Path) -> None:
         hash_source(tmp_path / "none.avi")
 
 
-def test_attempt_turns_errors_into_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_turns_errors_into_reasons(tmp_path: Path) -> None:
     folder = images(tmp_path / "clip", 3)
     outbox = Outbox()
     good = job(folder, tmp_path / "clip.flow.zip")
@@ -135,18 +164,11 @@ def test_attempt_turns_errors_into_reasons(tmp_path: Path, monkeypatch: pytest.M
     assert attempt(missing, outbox.send) == Finished(missing, reason="no such file")
     (tmp_path / "file").touch()
     assert isinstance(attempt(job(folder, tmp_path / "file" / "x.flow.zip"), outbox.send), CacheWriteError)
-
-    def explode(*_: object) -> None:
-        raise MemoryError("two\nlines")
-
-    monkeypatch.setattr("flow_cache.pipeline.runners.pool.cache_video", explode)
-    assert attempt(good, outbox.send).reason == "MemoryError: two lines"
-
-    def tiny(*_: object) -> None:
-        raise ArgumentError("frames must be larger")
-
-    monkeypatch.setattr("flow_cache.pipeline.runners.pool.cache_video", tiny)
-    assert attempt(good, outbox.send).reason == "frames must be larger"
+    for error, reason in (
+        (MemoryError("two\nlines"), "MemoryError: two lines"),
+        (ArgumentError("frames must be larger"), "frames must be larger"),
+    ):
+        assert attempt(good, outbox.send, Failing(error)).reason == reason
 
 
 def test_attempt_stops_when_the_main_process_is_gone(tmp_path: Path) -> None:
@@ -157,16 +179,6 @@ def test_attempt_stops_when_the_main_process_is_gone(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         attempt(job(images(tmp_path / "clip", 3), tmp_path / "out" / "clip.flow.zip"), Closed().send)
     assert not list((tmp_path / "out").iterdir())
-
-
-class Still:
-    """An estimator that says that nothing moves, and takes no time for it."""
-
-    backend = "none"
-    chunk = 8
-
-    def quantized(self, frames: np.ndarray, bound: float, step: int = 1) -> tuple[np.ndarray, int]:
-        return np.full((len(frames) - step, 2, *frames.shape[1:]), 128, np.uint8), 0
 
 
 def test_a_video_ten_times_as_long_takes_no_more_memory(tmp_path: Path) -> None:

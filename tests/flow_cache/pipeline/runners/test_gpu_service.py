@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import multiprocessing
 import os
 import queue
@@ -13,7 +15,7 @@ import pytest
 
 from flow_cache.errors import ArgumentError, DeviceError, LostDeviceError
 from flow_cache.methods.registry import get_method
-from flow_cache.pipeline.run import precompute
+from flow_cache.pipeline.run import precompute, start_runner
 from flow_cache.pipeline.runners import gpu_service as estimation
 from flow_cache.pipeline.runners.gpu_service import EstimationProcess, RemoteEstimator
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
@@ -127,20 +129,19 @@ def test_what_cannot_start_says_why(arguments, error, message, monkeypatch):
         EstimationProcess(*arguments)
 
 
-@pytest.fixture
-def on_gpu(monkeypatch):
-    """Let a process on the CPU stand for one on a GPU."""
-    started = []
+class ProcessOnCpu(EstimationProcess):
+    """A process on the CPU that stands for one on a GPU."""
 
-    class Process(EstimationProcess):
-        def __init__(self, method, device, parameters):
-            super().__init__(method, "cpu", parameters)
-            object.__setattr__(self.service, "on_gpu", True)
-            self.device = device
-            started.append(self)
+    def __init__(self, method, device, parameters):
+        super().__init__(method, "cpu", parameters)
+        self.service = dataclasses.replace(self.service, on_gpu=True)
+        self.device = device
 
-    monkeypatch.setattr("flow_cache.pipeline.runners.gpu_service.EstimationProcess", Process)
-    return started
+
+def precompute_with(start_process, config):
+    """Run with other processes in place of those of GPUs."""
+    runner = functools.partial(start_runner, start_process=start_process)
+    return precompute(config, progress=False, start_runner=runner)
 
 
 def flow_of(cache, name):
@@ -150,49 +151,47 @@ def flow_of(cache, name):
         return reader.flow(range(reader.num_fields))
 
 
-def test_precompute_through_processes_gives_what_it_gives_without(on_gpu, make_video, tmp_path):
+def test_precompute_through_processes_gives_what_it_gives_without(make_video, tmp_path):
+    started = []
     for n in range(4):
         make_video(tmp_path / "videos" / f"{n}.avi", frames=4 + n, seed=n)
+
+    def start(*arguments):
+        started.append(ProcessOnCpu(*arguments))
+        return started[-1]
 
     def run(output, device):
         flow = FlowSettings("farneback", device=device)
         config = PrecomputeConfig(tmp_path / "videos", tmp_path / output, flow, workers=3)
-        return precompute(config, progress=False)
+        return precompute_with(start, config)
 
     plain = run("a", "cpu")
     shared = run("b", "cuda:0,cuda:1")
-    assert [process.device for process in on_gpu] == ["cuda:0", "cuda:1"]
+    assert [process.device for process in started] == ["cuda:0", "cuda:1"]
     assert shared.done == plain.done == 4
     for n in range(4):
         assert np.array_equal(flow_of(tmp_path / "a", n), flow_of(tmp_path / "b", n))
     again = run("b", "cuda:0")
     assert again.skipped == 4
-    assert len(on_gpu) == 2  # none is started where there is nothing to do
+    assert len(started) == 2  # none is started where there is nothing to do
 
 
-def test_a_process_that_dies_ends_the_run_and_blames_no_video(on_gpu, make_video, tmp_path, monkeypatch):
+def test_a_process_that_dies_ends_the_run_and_blames_no_video(make_video, tmp_path):
     for n in range(6):
         make_video(tmp_path / "videos" / f"{n}.avi", frames=30, width=320, height=240, seed=n)
 
-    class Dying(on_gpu_class(monkeypatch)):
+    class Dying(ProcessOnCpu):
         def __enter__(self):
             threading.Timer(1.5, os.kill, (self._process.pid, signal.SIGKILL)).start()
             return super().__enter__()
 
-    monkeypatch.setattr("flow_cache.pipeline.runners.gpu_service.EstimationProcess", Dying)
     config = PrecomputeConfig(
         tmp_path / "videos", tmp_path / "cache", flow=FlowSettings(device="cuda"), workers=2
     )
     with pytest.raises(LostDeviceError, match=r"cuda \(exit status -9\); what is done is kept"):
-        precompute(config, progress=False)
+        precompute_with(Dying, config)
     assert not (tmp_path / "cache" / "failures.csv").exists()
     assert not list((tmp_path / "cache").glob(".*"))
-
-
-def on_gpu_class(monkeypatch):
-    import flow_cache.pipeline.runners.gpu_service
-
-    return flow_cache.pipeline.runners.gpu_service.EstimationProcess
 
 
 @pytest.mark.parametrize("device", ["cpu,cuda", "cuda,cuda:0", "auto,cuda:1", "cuda:0,gpu", ""])

@@ -92,13 +92,11 @@ def test_a_worker_that_cannot_write_ends_the_run(jobs: list[Job]) -> None:
         list(pool.run(jobs))
 
 
-def test_workers_that_cannot_start_are_an_error(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    with WorkerPool(2) as pool:
-        monkeypatch.setattr(
-            pool_module, "_serve", os._exit
-        )  # with the connection as exit status: dies at once
-        with pytest.raises(FlowCacheError, match=r"cannot start \(exit status 1\).*__main__"):
-            list(pool.run(jobs))
+def test_workers_that_cannot_start_are_an_error(jobs: list[Job]) -> None:
+    message = r"cannot start \(exit status 1\).*__main__"
+    # With a connection as exit status, a process dies at once.
+    with WorkerPool(2, serve=os._exit) as pool, pytest.raises(FlowCacheError, match=message):
+        list(pool.run(jobs))
 
 
 def test_a_worker_serves_until_the_pipe_closes(jobs: list[Job]) -> None:

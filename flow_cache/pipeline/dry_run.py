@@ -71,7 +71,11 @@ class _Sample:
 
 
 def estimate(
-    config: PrecomputeConfig, videos: Sequence[str] | None = None, *, max_opened: int = _MAX_OPENED
+    config: PrecomputeConfig,
+    videos: Sequence[str] | None = None,
+    *,
+    max_opened: int = _MAX_OPENED,
+    cluster: type[RayCluster] = RayCluster,
 ) -> Estimate:
     """Plan a run and estimate it from a few of its videos; nothing is written to the cache folder.
 
@@ -82,13 +86,14 @@ def estimate(
         config: what to precompute, and how.
         videos: paths relative to the input; None for all that are found.
         max_opened: number of videos that are opened at most (fewer if they are remote).
+        cluster: tells how many workers a Ray cluster has room for.
 
     Raises:
         ArgumentError: as `precompute`.
     """
     plan = plan_run(config, videos)
     template = plan.template
-    workers = max(min(_workers(config, plan), len(plan.jobs)), 1)
+    workers = max(min(_workers(config, plan, cluster), len(plan.jobs)), 1)
     opened = _choose(plan.jobs, max_opened)
     counts, unreadable = _count(opened)
     samples: list[tuple[int, _Sample]] = []
@@ -127,14 +132,14 @@ def estimate(
     )
 
 
-def _workers(config: PrecomputeConfig, plan: Plan) -> int:
+def _workers(config: PrecomputeConfig, plan: Plan, cluster: type[RayCluster]) -> int:
     """Return how many worker processes the run would have."""
     if config.ray is None or not plan.jobs:
         return config.workers or available_cores()
-    with RayCluster(
+    with cluster(
         config.ray, plan.template, plan.output, device=config.flow.device, workers=config.workers
-    ) as cluster:
-        actors, workers = cluster.capacity()
+    ) as connected:
+        actors, workers = connected.capacity()
     return actors * workers
 
 

@@ -37,6 +37,7 @@ def start_runner(
     plan: Plan,
     *,
     start_process: Callable[[str, str, dict[str, Any]], EstimationProcess] = EstimationProcess,
+    cluster: type[RayCluster] = RayCluster,
 ) -> Iterator[Runner]:
     """Start what works on the jobs: the nodes of a cluster, or processes of this machine; nothing without jobs.
 
@@ -44,13 +45,14 @@ def start_runner(
         config: what to precompute, and how.
         plan: what has to be done.
         start_process: starts the process of a GPU: (method, device, parameters).
+        cluster: what runs jobs on the nodes of a Ray cluster.
     """
     jobs, flow = len(plan.jobs), config.flow
     if config.ray is not None and jobs:
-        with RayCluster(
+        with cluster(
             config.ray, plan.template, plan.output, device=flow.device, workers=config.workers
-        ) as cluster:
-            yield cluster
+        ) as runner:
+            yield runner
         return
     workers = min(config.workers or available_cores(), jobs)
     with (

@@ -468,7 +468,7 @@ def test_a_run_over_the_memory_of_one_process_is_refused(
     assert main(["precompute", *arguments, "--method=farneback"]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert f"{url} is in this process only" in message
+    assert f"{url} is in the memory of this process" in message
     assert list_files(as_path(url)) == before
     assert not (tmp_path / "x").exists()
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from flow_cache.errors import ArgumentError, CacheWriteError, DeviceError, FlowC
 from flow_cache.methods.registry import get_method
 from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted
-from flow_cache.pipeline.run import precompute
+from flow_cache.pipeline.run import precompute, start_runner
 from flow_cache.pipeline.runners.base import Died, Finished
 from flow_cache.pipeline.runners.gpu_service import EstimationProcess
 from flow_cache.pipeline.runners.ray_cluster import RayCluster
@@ -183,12 +184,17 @@ def trap(videos: Path, config: PrecomputeConfig, long_video: bytes, make_video) 
     return Trap(make_video(videos / "trap" / "trap.avi"), Path(config.output), long_video)
 
 
-def kill_when_caught(
-    monkeypatch: pytest.MonkeyPatch, trap: Trap, kill: Callable[[], None], times: int
-) -> list[Died]:
-    """Let `precompute` work on a cluster on which `kill` is called as soon as a worker is in a video, so many times.
+def on(cluster: type[RayCluster]) -> dict[str, Any]:
+    """Return the argument with which `precompute` works on another kind of cluster."""
+    return {"start_runner": partial(start_runner, cluster=cluster)}
 
-    Returns a list that the videos join whose workers have died.
+
+def killing_when_caught(
+    trap: Trap, kill: Callable[[], None], times: int
+) -> tuple[type[RayCluster], list[Died]]:
+    """Make a cluster on which `kill` is called as soon as a worker is in a video, so many times.
+
+    Returns it, and a list that the videos join whose workers have died.
     """
     died: list[Died] = []
 
@@ -209,8 +215,7 @@ def kill_when_caught(
             died.extend(event for event in events if isinstance(event, Died))
             return events
 
-    monkeypatch.setattr("flow_cache.pipeline.run.RayCluster", Deadly)
-    return died
+    return Deadly, died
 
 
 def kill_workers() -> None:
@@ -244,7 +249,6 @@ def test_nodes_that_die_cost_nothing_and_one_that_joins_is_used(
     trap: Trap,
     expected: dict[str, bytes],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dead = []
 
@@ -265,8 +269,8 @@ def test_nodes_that_die_cost_nothing_and_one_that_joins_is_used(
     def processes_of(node: Any) -> set[int]:
         return below({kept.process.pid for kind in node.all_processes.values() for kept in kind})
 
-    died = kill_when_caught(monkeypatch, trap, pull_the_plug, times=2)
-    summary = precompute(config, progress=False)
+    deadly, died = killing_when_caught(trap, pull_the_plug, times=2)
+    summary = precompute(config, progress=False, **on(deadly))
     assert (summary.done, summary.failures) == (6, [])
     assert len(set(dead)) == 2
     assert [event.job.video for event in died] == ["trap/trap.avi"]  # the first loss was without blame
@@ -276,32 +280,28 @@ def test_nodes_that_die_cost_nothing_and_one_that_joins_is_used(
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_video_whose_worker_dies_is_tried_once_more(
-    config: PrecomputeConfig, trap: Trap, times: int, monkeypatch: pytest.MonkeyPatch
+    config: PrecomputeConfig, trap: Trap, times: int
 ) -> None:
-    kill_when_caught(monkeypatch, trap, kill_workers, times)
-    summary = precompute(replace(config, workers=1), progress=False)
+    deadly, _ = killing_when_caught(trap, kill_workers, times)
+    summary = precompute(replace(config, workers=1), progress=False, **on(deadly))
     reason = "its worker process died twice (killed by SIGKILL)"
     assert summary.failures == [Failure("trap/trap.avi", reason)][: times - 1]
     assert summary.done == 7 - times
 
 
-def test_a_video_that_loses_its_actor_three_times_has_failed(
-    config: PrecomputeConfig, trap: Trap, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_video_that_loses_its_actor_three_times_has_failed(config: PrecomputeConfig, trap: Trap) -> None:
     def kill_actor() -> None:
         os.kill(actor_that_writes_in(trap.folder), signal.SIGKILL)
 
-    kill_when_caught(monkeypatch, trap, kill_actor, times=3)
-    summary = precompute(config, progress=False)
+    deadly, _ = killing_when_caught(trap, kill_actor, times=3)
+    summary = precompute(config, progress=False, **on(deadly))
     assert summary.done == 5
     (failure,) = summary.failures
     assert failure.video == "trap/trap.avi"
     assert failure.reason.startswith("its worker was lost 3 times (with its Ray actor on node ")
 
 
-def test_interruption_keeps_what_is_done_and_leaves_nobody_behind(
-    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interruption_keeps_what_is_done_and_leaves_nobody_behind(config: PrecomputeConfig) -> None:
     config = replace(config, workers=1)
 
     class Interrupted(RayCluster):
@@ -311,13 +311,11 @@ def test_interruption_keeps_what_is_done_and_leaves_nobody_behind(
                 if isinstance(event, Finished):
                     raise KeyboardInterrupt
 
-    monkeypatch.setattr("flow_cache.pipeline.run.RayCluster", Interrupted)
     with pytest.raises(PrecomputeInterrupted) as caught:
-        precompute(config, progress=False)
+        precompute(config, progress=False, **on(Interrupted))
     assert (caught.value.summary.done, caught.value.summary.remaining) == (1, 4)
     wait_for(lambda: not actors())
     assert not list(temporary_files(Path(config.output)))
-    monkeypatch.undo()
     again = precompute(config, progress=False)
     assert again.done + again.skipped == 5
 
@@ -349,19 +347,21 @@ def test_a_cluster_that_goes_is_one_error(tmp_path: Path, make_video) -> None:
     make_video(tmp_path / "videos" / "a.avi")
     code = f"""
 import os, signal, subprocess
-from flow_cache.pipeline import run
-from flow_cache.pipeline.runners import ray_cluster as cluster
-class Doomed(cluster.RayCluster):
+from functools import partial
+from flow_cache import precompute
+from flow_cache.cli.main import main
+from flow_cache.pipeline.run import start_runner
+from flow_cache.pipeline.runners.ray_cluster import RayCluster
+class Doomed(RayCluster):
     give_up_after = 1
     def submit(self, job):
         super().submit(job)
         for name in ("gcs_server", "raylet"):
             for pid in subprocess.check_output(["pgrep", "-P", str(os.getpid()), "-f", name], text=True).split():
                 os.kill(int(pid), signal.SIGKILL)
-run.RayCluster = Doomed
-from flow_cache.cli.main import main
-os._exit(main(["precompute", {str(tmp_path / "videos")!r}, "--out", {str(tmp_path / "cache")!r},
-    "--method", "farneback", "--ray", "local", "--workers", "1"]))
+arguments = ["precompute", {str(tmp_path / "videos")!r}, "--out", {str(tmp_path / "cache")!r},
+    "--method", "farneback", "--ray", "local", "--workers", "1"]
+os._exit(main(arguments, run=partial(precompute, start_runner=partial(start_runner, cluster=Doomed))))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 1, run.stderr
@@ -451,18 +451,23 @@ def test_a_node_without_flow_cache_is_told(config: PrecomputeConfig, monkeypatch
         run_on(cluster, config)
 
 
-def test_a_dry_run_counts_the_workers_of_the_cluster(
-    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RayCluster, "capacity", lambda cluster: (2, 2))
-    found = estimate(on_device(config, "cuda"))  # which this machine need not have
+def test_a_dry_run_counts_the_workers_of_the_cluster(config: PrecomputeConfig) -> None:
+    class Roomy(RayCluster):
+        def __enter__(self):
+            return self  # without the GPU that this machine need not have
+
+        def __exit__(self, *exception):
+            pass
+
+        def capacity(self):
+            return 2, 2
+
+    found = estimate(on_device(config, "cuda"), cluster=Roomy)
     assert (found.workers, found.fields) == (4, 20)
     assert not Path(config.output).exists()
 
 
-def test_waiting_for_resources_is_told(
-    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_waiting_for_resources_is_told(config: PrecomputeConfig, caplog: pytest.LogCaptureFixture) -> None:
     class Impatient(RayCluster):
         warn_after = 0.0
         check_interval = 0.2
@@ -474,9 +479,8 @@ def test_waiting_for_resources_is_told(
             assert super().poll(1.0) == []
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("flow_cache.pipeline.run.RayCluster", Impatient)
     with pytest.raises(PrecomputeInterrupted):
-        precompute(config, progress=False)
+        precompute(config, progress=False, **on(Impatient))
     assert caplog.messages == ["waiting for Ray: no node has 999 cores free yet"]
 
 

@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import pickle
 import socket
+import tempfile
 import threading
 import uuid
 import warnings
@@ -37,6 +38,13 @@ from flow_cache.storage.paths import as_path, is_local, list_files, staging_fold
 from flow_cache.storage.remote import RemotePath
 from flow_cache.video.find import find_videos
 from flow_cache.video.source import local_copy
+
+
+@pytest.fixture(autouse=True)
+def own_staging_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on its way lies where no other program of this user puts anything."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("t")))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # so that TMPDIR is read anew
 
 
 @pytest.fixture(scope="session")

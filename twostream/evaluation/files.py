@@ -41,20 +41,19 @@ def write_evaluation(evaluation: Evaluation, directory: Path) -> None:
         partial.write_bytes(buffer.getvalue())
 
 
-def read_evaluation(directory: Path) -> Evaluation:
+def read_evaluation(directory: str | Path) -> Evaluation:
     """Read the evaluation that `write_reports` left in a folder, exactly as it was.
 
     Raises:
         DataError: `evaluation.npz` is missing or damaged.
 
     Example:
-        >>> from pathlib import Path
         >>> from twostream import read_evaluation
-        >>> evaluation = read_evaluation(Path("runs/videos/evaluation"))
+        >>> evaluation = read_evaluation("runs/videos/evaluation")
         >>> evaluation.protocol.side, evaluation.outputs
         ('test', ('fused', 'rgb', 'flow'))
     """
-    path = directory / EVALUATION_FILE
+    path = Path(directory) / EVALUATION_FILE
     try:
         with np.load(path, allow_pickle=False) as arrays:
             meta = json.loads(arrays["meta"].tobytes())

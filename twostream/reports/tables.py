@@ -172,16 +172,15 @@ def predictions_table(evaluation: Evaluation) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
+def read_predictions(path: str | Path) -> pd.DataFrame:
     """Read a `predictions.csv`; names stay text, whatever they look like ("NA", "001").
 
     Returns:
         The table that `predictions_table` makes, with the same names and types.
 
     Example:
-        >>> from pathlib import Path
         >>> from twostream import read_predictions
-        >>> table = read_predictions(Path("runs/videos/evaluation/predictions.csv"))
+        >>> table = read_predictions("runs/videos/evaluation/predictions.csv")
         >>> list(table.columns[:6])
         ['video', 'group', 'label', 'prediction', 'confidence', 'correct']
     """

@@ -52,7 +52,9 @@ FILES = (
 _SIDE_BY_SIDE = 24  # classes up to which the fused matrix stands beside those of the streams
 
 
-def write_reports(evaluation: Evaluation, directory: Path, history: Path | None = None) -> list[Path]:
+def write_reports(
+    evaluation: Evaluation, directory: str | Path, history: str | Path | None = None
+) -> list[Path]:
     """Write every file of an evaluation's report.
 
     A file of `FILES` that an earlier report left in the folder and this one does not write is removed, so
@@ -70,14 +72,14 @@ def write_reports(evaluation: Evaluation, directory: Path, history: Path | None 
         DataError: the history cannot be read.
 
     Example:
-        >>> from pathlib import Path
         >>> from twostream import read_evaluation, write_reports
-        >>> evaluation = read_evaluation(Path("runs/videos/evaluation"))
-        >>> written = write_reports(evaluation, Path("report"))
-        >>> written[0].name, Path("report/report.md").exists()
-        ('summary.csv', True)
+        >>> evaluation = read_evaluation("runs/videos/evaluation")
+        >>> written = write_reports(evaluation, "report", history="runs/videos/metrics.csv")
+        >>> written[0].as_posix(), written[-1].exists()
+        ('report/summary.csv', True)
     """
-    table = None if history is None else read_history(history)
+    directory = Path(directory)
+    table = None if history is None else read_history(Path(history))
     figures = compute_figures(evaluation)
     directory.mkdir(parents=True, exist_ok=True)
     written = _write_tables(figures, directory)

@@ -50,3 +50,21 @@ def test_help_shows_every_argument_and_the_version(name: str, capsys: pytest.Cap
         "predict": ("checkpoint", "videos", "--top", "--json"),
     }[name]:
         assert argument in text
+
+
+def test_prediction_needs_no_trainer(modules_after: Callable[[str], set[str]]) -> None:
+    loaded = modules_after("from twostream import Predictor, load_checkpoint")
+    assert {"torch", "twostream.inference.predictor"} <= loaded
+    assert not {name for name in loaded if name.partition(".")[0] in {"lightning", "sklearn", "pandas"}}
+    assert not {name for name in loaded if name.startswith(("twostream.training.fit", "twostream.config"))}
+
+
+def test_evaluation_needs_no_run(modules_after: Callable[[str], set[str]]) -> None:
+    loaded = modules_after("from twostream import evaluate, load_checkpoint, write_reports")
+    assert "twostream.evaluation.predictions" in loaded
+    assert not loaded & {
+        "twostream.run",
+        "twostream.run_directory",
+        "twostream.config",
+        "twostream.training.fit",
+    }

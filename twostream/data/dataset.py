@@ -7,6 +7,7 @@ resume.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -215,12 +216,13 @@ class ClipLoader(DataLoader[Clip]):
             num_workers=workers,
             collate_fn=collate_clips,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
             persistent_workers=keep and workers > 0,
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
+        with _one_opencv_thread():
+            batches = super().__iter__()  # starts the workers
+        for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
@@ -234,6 +236,16 @@ def collate_clips(items: Sequence[Clip | Exception]) -> Any:
     return default_collate(list(items))
 
 
-def _start_worker(worker: int) -> None:
-    # Workers already fill the cores, and OpenCV's thread pool does not survive a fork.
+@contextlib.contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Let processes that are forked meanwhile have one thread in OpenCV, since workers fill the cores anyway.
+
+    It must be set before the fork: a process that inherits OpenCV's pool without the pool's threads waits for them
+    forever as soon as it uses the pool or changes its size.
+    """
+    before = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

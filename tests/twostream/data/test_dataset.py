@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from twostream.data.annotations import VideoRecord
 from twostream.data.dataset import ClipDataset, ClipKey, ClipLoader, ClipSampler
 from twostream.data.settings import AugmentConfig, ClipShape
 from twostream.errors import DataError
+
+from .conftest import VIDEOS
 
 SHAPE = ClipShape(steps=3, stack=2)
 
@@ -131,6 +135,26 @@ def damage(path):
     for offset in range(3000, len(data) - 2000, 50):
         data[offset] ^= 0xFF
     path.write_bytes(data)
+
+
+AFTER_OPENCV = """
+import sys, cv2, numpy as np
+from flow_cache import as_path, read_index
+from twostream.data.annotations import VideoRecord
+from twostream.data.dataset import ClipDataset, ClipLoader, ClipSampler
+cv2.setNumThreads(2)
+cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (0, 0), 5)  # its pool of threads is there now
+entries = {entry.video: entry for entry in read_index(sys.argv[1])}
+dataset = ClipDataset([VideoRecord(video, 0, "") for video in entries], as_path(sys.argv[1]), entries)
+loader = ClipLoader(dataset, ClipSampler(len(dataset), shuffle=False), batch_size=2, workers=1, keep=False)
+print(sum(len(batch["label"]) for batch in loader), cv2.getNumThreads())
+"""
+
+
+def test_workers_start_after_opencv_has_used_its_threads(make_cache):
+    command = [sys.executable, "-c", AFTER_OPENCV, str(make_cache())]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.split() == [str(len(VIDEOS)), "2"], run.stderr
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,6 +1,6 @@
 """Files that appear whole or not at all: written under a temporary name, synced, then renamed.
 
-A temporary file is locked while its process lives, so that what dead processes left can be told and removed.
+A temporary file is locked while its process lives. So the files that dead processes left are known, and are removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ _FOLDER_SUFFIX = ".d"  # after that of the temporary file that guards a folder
 
 
 def temporary_files(root: AnyPath) -> Iterator[Path]:
-    """Iterate the writers' temporary files below a folder, of live and of dead processes; local ones for a URL."""
+    """Iterate the temporary files of writers, of live and of dead processes.
+
+    Args:
+        root: the folder to search, with its sub-folders; for a URL, the local staging folder is searched.
+    """
     for folder, _, names in os.walk(root if is_local(root) else staging_folder()):
         for name in names:
             if _is_temporary(name):
@@ -40,10 +44,15 @@ def remove_stale_temporaries(root: AnyPath) -> int:
 
 @contextlib.contextmanager
 def working_folder(parent: Path) -> Iterator[Path]:
-    """Give an empty hidden folder in `parent`, removed in the end; those that dead processes left go first.
+    """Give an empty hidden folder, which is removed in the end; folders that dead processes left are removed first.
 
-    A locked file beside it tells that its process lives: it is there before the folder and after. Raises
-    CacheWriteError.
+    A locked file beside the folder shows that its process lives. It is made before the folder and removed after it.
+
+    Args:
+        parent: where the folder is made; it must exist.
+
+    Raises:
+        CacheWriteError: the folder cannot be made.
     """
     try:
         for path in parent.glob(f".*{_TEMPORARY_SUFFIX}"):
@@ -65,7 +74,11 @@ def working_folder(parent: Path) -> Iterator[Path]:
 
 
 def probe_writable(folder: AnyPath) -> None:
-    """Create a folder and, for a moment, a file in it, to learn early whether that works; raises CacheWriteError."""
+    """Create a folder and, for a moment, a file in it, to find out early whether that works.
+
+    Raises:
+        CacheWriteError: it does not.
+    """
     try:
         if is_local(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +107,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: AnyPath, data: bytes) -> None:
-    """Write a small file whole or not at all; raises CacheWriteError."""
+    """Write a small file whole or not at all.
+
+    Raises:
+        CacheWriteError: the disk or the storage refuses.
+    """
     try:
         with PendingFile(path) as pending:
             pending.file.write(data)
@@ -105,10 +122,14 @@ def write_atomically(path: AnyPath, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing_file(target: AnyPath) -> Iterator[Path]:
-    """Give a temporary file to write by its path; when all went well it takes the target's place, synced.
+    """Give a temporary file to be written by its path; if all goes well it takes the target's place, synced.
 
-    Its name ends like the target's, for libraries that choose a format by that. After an exception nothing of it is
-    left. Raises CacheWriteError in place of an OSError, also of one inside the block.
+    Args:
+        target: the file to be replaced. The temporary name has the same suffix, for libraries that choose a format by
+            it.
+
+    Raises:
+        CacheWriteError: in place of any OSError, also of one inside the block. Nothing is left then.
     """
     try:
         with PendingFile(target, target.suffix) as pending:
@@ -121,8 +142,12 @@ def replacing_file(target: AnyPath) -> Iterator[Path]:
 class PendingFile:
     """A temporary file that is going to take a target's place; as a context manager it is discarded in the end.
 
-    path: where it is now. file: open for writing and reading, and locked: the lock ends with the process, however that
-    ends, so that others can tell what is left over. Every method raises OSError.
+    Every method raises OSError.
+
+    Attributes:
+        path: where the file is now.
+        file: open for writing and reading, and locked. The lock ends with the process, however that ends, so that
+            other processes know which files are left over.
     """
 
     def __init__(self, target: AnyPath, suffix: str = "") -> None:
@@ -153,7 +178,7 @@ class PendingFile:
 
     def discard(self) -> None:
         """Remove it unless it was published; harmless when repeated."""
-        with contextlib.suppress(OSError):  # a full disk refuses the last buffer; nobody wants it now
+        with contextlib.suppress(OSError):  # a full disk may refuse the last buffer, which is not needed
             self.file.close()
         self.path.unlink(missing_ok=True)
 

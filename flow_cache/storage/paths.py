@@ -103,7 +103,7 @@ def list_files(root: AnyPath) -> dict[str, Status]:
             for name in names:
                 try:
                     found[prefix + name] = status_of(Path(folder, name))
-                except OSError:  # a link that leads nowhere; whoever opens it will say so
+                except OSError:  # a broken link: opening it raises a clear error later
                     found[prefix + name] = Status(0, "")
     else:
         found = {name: _status(details) for name, details in root.files().items()}

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.timing import MIN_SECONDS, seconds_per_call
 from flow_cache.methods.cuda.backend import Backend
 
-# an absolute path: the seam compiles a file from anywhere
+# an absolute path: the backend compiles a file from anywhere
 SOURCE = str(Path(__file__).resolve().with_name("cuda_ceilings.cu"))
 BLOCK = (256, 1, 1)
 BLOCKS_PER_PROCESSOR = 32

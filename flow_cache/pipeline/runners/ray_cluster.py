@@ -317,7 +317,7 @@ class _Actor:
 
 def _connect(address: str) -> tuple[Any, bool]:
     """Connect to a cluster; return Ray's module, and whether it was not connected before. Raises ArgumentError."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that `local` starts tells nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started by `local` reports no usage
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:

@@ -226,8 +226,8 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
 }
 
 // Say how many iterations to do in the next pass: as many as seem to be left, since a pass that ends too early costs
-// another one, and so does one that goes too far. The change falls ever more slowly, hence the half more. `passes`:
-// launches left in this outer iteration.
+// another one, and so does one that goes too far. The change falls more and more slowly, so half as many again are
+// added. `passes`: launches left in this outer iteration.
 static __device__ int plan(double change, double before, double threshold, int left, int passes) {
     int least = max(1, left - (passes - 1) * ITERATIONS), most = min(ITERATIONS, left);
     int wanted = most;

@@ -1,7 +1,6 @@
 """Write the demo data set: a class-per-folder tree of Motion-JPEG files, whole or not at all."""
 
 import json
-import os
 import shutil
 import time
 import uuid
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
+from flow_cache import available_cores
 from twostream.demo.scene import APPEARANCES, MOTIONS, SourceGroup, make_group, render_clip
 from twostream.errors import ConfigError, DataError
 from twostream.settings import require_at_least
@@ -208,7 +208,7 @@ def _fill(folder: Path, settings: DemoSettings, progress: bool, write: VideoWrit
 
     clips = list(_clips(settings))
     # Threads, not processes: they start at once, need no guarded __main__, and most of the work is in OpenCV.
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, available_cores())) as pool:
         results = pool.map(make, clips)
         for _ in track(results, "Generating the demo's videos", total=len(clips), disable=not progress):
             pass

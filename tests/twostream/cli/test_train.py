@@ -370,7 +370,7 @@ def test_a_cache_made_with_other_settings_is_matched_by_the_flags_that_are_named
     error = refused(capsys, arguments)
     flags = re.search(r"made with \((--flow[^)]*)\)", error)[1].split()
     assert flags == (
-        "--flow.parameters.winsize 9 --flow.size 56x42 --flow.bound 15.0 --storage.codec png".split()
+        ["--flow.parameters.winsize", "9", "--flow.size", "56x42", "--flow.bound", "15.0", "--storage.codec", "png"]
     )
     assert main([*arguments, *flags]) == 0
     assert "0 videos done, 36 already there" in capsys.readouterr().out

@@ -80,7 +80,7 @@ def imports(name: str) -> frozenset[str]:
 
 def room(name: str) -> str:
     """Return the part of a package that a module belongs to; nothing for the package itself."""
-    return (name.split(".") + [""])[1]
+    return [*name.split("."), ""][1]
 
 
 def circles() -> Iterator[tuple[str, ...]]:

@@ -61,8 +61,9 @@ class VideoProgress:
             self._stream.flush()
 
     def _columns(self) -> int:
-        """Return the width of the terminal."""
+        """Return the width of the terminal; 80 for one that does not know."""
         try:
-            return os.get_terminal_size(self._stream.fileno()).columns if self._stream is not None else 80
+            columns = 0 if self._stream is None else os.get_terminal_size(self._stream.fileno()).columns
         except (OSError, ValueError):
-            return 80
+            columns = 0
+        return columns or 80

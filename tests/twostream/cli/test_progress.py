@@ -1,6 +1,9 @@
 """The progress line of a command."""
 
 import io
+import os
+import pty
+import termios
 
 import pytest
 
@@ -44,3 +47,12 @@ def test_one_video_and_other_streams_get_no_line(total: int, stream: io.StringIO
     with progress.shown():
         progress.finished(failed=False)
     assert stream is None or stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(("columns", "text"), [(0, "0/2 videos, 0 failed"), (12, "0/2 videos,"), (1, "")])
+def test_the_line_is_no_longer_than_the_terminal(columns: int, text: str) -> None:
+    reader, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    with os.fdopen(terminal, "w") as stream, VideoProgress(2, stream, Clock()).shown():
+        assert os.read(reader, 1000).decode() == f"\r\x1b[K{text}"
+    os.close(reader)

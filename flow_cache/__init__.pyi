@@ -31,6 +31,7 @@ from .methods.base import FlowMethod as FlowMethod
 from .methods.registry import get_method as get_method
 from .methods.registry import method_names as method_names
 from .methods.registry import preset_names as preset_names
+from .pipeline.inputs import expand_videos as expand_videos
 from .pipeline.outcome import Failure as Failure
 from .pipeline.outcome import PrecomputeInterrupted as PrecomputeInterrupted
 from .pipeline.outcome import PrecomputeSummary as PrecomputeSummary
@@ -90,6 +91,7 @@ __all__ = [
     "clip_fraction",
     "dequantize",
     "describe_cache",
+    "expand_videos",
     "export_cache",
     "find_videos",
     "flow_colours",

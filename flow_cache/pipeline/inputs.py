@@ -103,25 +103,63 @@ def _absolute(where: str | os.PathLike[str] | AnyPath) -> AnyPath:
     return Path(os.path.normpath(path.absolute())) if is_local(path) else path  # `.` has no name
 
 
+def expand_videos(
+    source: str | os.PathLike[str] | AnyPath, *, root: str | os.PathLike[str] | AnyPath | None = None
+) -> list[AnyPath]:
+    """List the videos that a path stands for, whatever they are called.
+
+    No cache file is going to be named after them, so absolute paths, odd names and names that differ only in their
+    suffix are all welcome. What does not exist is listed too, unless it is a list: whoever reads it names it.
+
+    Args:
+        source: path or URL of a video, a folder of videos (searched recursively), a folder of images, a list (`.txt`,
+            one path a line) or a manifest (`.csv` with a column `path` or `video`).
+        root: folder where the relative paths of a list or manifest start; default: where it lies.
+
+    Returns:
+        Paths, each once: sorted, or in the order of the list.
+
+    Raises:
+        ArgumentError: a list that cannot be used, a folder without videos, or a root for something that is no list.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from flow_cache import expand_videos
+        >>> _ = Path("list.txt").write_text("walk/b.mp4\\nrun/a.avi\\n")
+        >>> [path.as_posix() for path in expand_videos("list.txt", root="videos")]
+        ['videos/walk/b.mp4', 'videos/run/a.avi']
+        >>> expand_videos("c.mp4")  # doctest: +ELLIPSIS
+        [...Path('c.mp4')]
+    """
+    path = as_path(source)
+    try:
+        if path.suffix.lower() in {*LIST_SUFFIXES, MANIFEST_SUFFIX} and not path.is_dir():
+            folder = path.parent if root is None else as_path(root)
+            return list(dict.fromkeys(_below(folder, entry) for _, entry in _read_lines(path)))
+        if root is not None:
+            raise ArgumentError(f"root is for lists and manifests only, and {source} is neither")
+        if not path.is_dir():
+            return [path]
+        found = find_videos(path)
+    except OSError as error:
+        raise ArgumentError(f"{source}: {error.strerror or error}") from error
+    if not found:
+        raise ArgumentError(f"{source}: no videos found (neither video files nor folders of images)")
+    return found
+
+
 def read_list(path: AnyPath) -> list[str]:
     """Read the relative paths in a list or manifest, each once, in order.
 
     Raises:
         ArgumentError: the file or a path in it is unusable; the message names the line.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise ArgumentError(f"{path}: {error.strerror or error}") from error
-    lines = _manifest_lines(path, text) if path.suffix.lower() == MANIFEST_SUFFIX else _list_lines(text)
     names: dict[str, None] = {}
-    for number, entry in lines:
+    for number, entry in _read_lines(path):
         try:
             names.update(dict.fromkeys(_safe_names([entry])))
         except ArgumentError as error:
             raise ArgumentError(f"{path}, line {number}: {error}") from error
-    if not names:
-        raise ArgumentError(f"{path}: names no videos")
     return list(names)
 
 
@@ -141,6 +179,24 @@ def collision_key(path: str) -> str:
 def evenly_spread(count: int, most: int) -> list[int]:
     """Choose at most `most` of the indices 0 ... count - 1, evenly spread from the first to the last."""
     return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most)).tolist()})
+
+
+def _read_lines(path: AnyPath) -> list[tuple[int, str]]:
+    """Read the line numbers and paths of a list or manifest; raises ArgumentError, also if there are none."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise ArgumentError(f"{path}: {error.strerror or error}") from error
+    lines = _manifest_lines(path, text) if path.suffix.lower() == MANIFEST_SUFFIX else _list_lines(text)
+    entries = list(lines)
+    if not entries:
+        raise ArgumentError(f"{path}: names no videos")
+    return entries
+
+
+def _below(folder: AnyPath, entry: str) -> AnyPath:
+    """Return the path of a list's entry: a relative one starts at the folder."""
+    return as_path(entry) if "://" in entry or Path(entry).is_absolute() else folder / entry
 
 
 def _list_lines(text: str) -> Iterator[tuple[int, str]]:

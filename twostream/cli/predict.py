@@ -1,36 +1,73 @@
-"""`twostream-predict`: the class of a video, and how sure the model is."""
+"""`twostream-predict`: the classes of videos, and how sure the model is."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jsonargparse
 
-from flow_cache import FlowSettings, VideoError
-from twostream.cli.errors import INPUT_FAILED, complain, run_command
+from flow_cache import ArgumentError, DeviceError, FlowSettings, VideoError, expand_videos
+from twostream.cli.errors import INPUT_FAILED, INTERRUPTED, complain, run_command
 from twostream.cli.parser import command_parser
-from twostream.errors import ConfigError, DataError
+from twostream.cli.progress import VideoProgress
+from twostream.errors import ConfigError, DataError, first_names
+from twostream.inference.prediction_file import (
+    PredictionFile,
+    as_record,
+    best_classes,
+    check_suffix,
+    checkpoint_hash,
+)
 
 if TYPE_CHECKING:
-    from twostream.inference.predictor import Prediction
+    from flow_cache import RemotePath
+    from twostream.checkpoints import Checkpoint
+    from twostream.inference.predictor import Prediction, Predictor
 
 PROGRAM = "twostream-predict"
+DESCRIPTION = """Print the most probable classes of videos.
+
+A video that cannot be read is named, and the others go on. Exit status: 0 all done, 1 some videos failed, 2 unusable
+arguments or checkpoint, or no video at all, 130 interrupted."""
+_NAMED_AT_THE_END = 10
 
 
 def make_parser() -> jsonargparse.ArgumentParser:
     """Build the parser."""
-    parser = command_parser(PROGRAM, "Print the most probable classes of videos.")
+    parser = command_parser(PROGRAM, DESCRIPTION)
     parser.add_argument("checkpoint", type=str, help="A .ckpt file written by twostream-train.")
-    parser.add_argument("videos", type=str, nargs="+", help="Video files or folders of images.")
-    parser.add_argument("--top", type=int, default=3, help="How many classes to print.")
+    parser.add_argument(
+        "videos",
+        type=str,
+        nargs="+",
+        help="Paths or URLs of video files, folders of images, folders of videos (searched recursively), lists (.txt,"
+        " one path a line) or manifests (.csv with a column path or video).",
+    )
+    parser.add_argument(
+        "--root",
+        type=str,
+        default=None,
+        help="Folder where the paths of lists and manifests start; default: where each lies.",
+    )
+    parser.add_argument("--top", type=int, default=3, help="How many classes to name.")
     parser.add_argument(
         "--json", action="store_true", help="Print a JSON object per video, with every stream."
     )
+    parser.add_argument(
+        "--out",
+        type=str,
+        default=None,
+        help="Write predictions here instead of printing them: .jsonl (the objects of --json) or .csv, a line as soon"
+        " as its video is done. The same command goes on after an interruption: videos in the file, known by their"
+        " path, are kept, and failed ones are tried again. A file of another checkpoint is refused.",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Begin the file of --out anew.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     # Everything else about the flow is the checkpoint's.
     others = {field.name for field in fields(FlowSettings)} - {"device"}
@@ -38,48 +75,153 @@ def make_parser() -> jsonargparse.ArgumentParser:
     return parser
 
 
+@dataclass
+class Tally:
+    """What has become of a run's videos.
+
+    Attributes:
+        kept: how many were in the output file before.
+        predicted: how many have been predicted.
+        failed: those that could not be, and arguments that name no videos.
+    """
+
+    kept: int = 0
+    predicted: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def fail(self, name: object, reason: Exception | str) -> None:
+        """Count and name a failure."""
+        self.failed.append(str(name))
+        complain(PROGRAM, reason, INPUT_FAILED)
+
+
 def run(argv: Sequence[str]) -> int:
     """Predict as the arguments say; a video that fails is named, and the others go on."""
     arguments = make_parser().parse_args(list(argv))
     if arguments.top < 1:
         raise ConfigError(f"--top must be at least 1, got {arguments.top}")
+    out = None if arguments.out is None else Path(arguments.out)
+    if out is not None:
+        check_suffix(out)
+    elif arguments.overwrite:
+        raise ConfigError("--overwrite needs --out, the file to begin anew")
+    tally = Tally()
+    videos = _choose(arguments.videos, arguments.root, tally)
     # torch, which takes seconds, once the arguments are right
     from twostream.checkpoints import load_checkpoint
     from twostream.inference.predictor import Predictor
 
     checkpoint = load_checkpoint(arguments.checkpoint)
     predictor = Predictor(checkpoint, arguments.device, arguments.flow.device)
-    status = 0
-    for video in arguments.videos:
+    classes = checkpoint.card.classes
+    with contextlib.ExitStack() as stack:
+        file = None
+        if out is not None:
+            file = stack.enter_context(_open(out, predictor, checkpoint, arguments.top, arguments.overwrite))
+            tally.kept = sum(str(video) in file.kept for video in videos)
+            videos = [video for video in videos if str(video) not in file.kept]
+        if videos:
+            _ = predictor.estimator  # a device or weights that are missing are so for every video
+
+        def report(prediction: Prediction) -> None:
+            record = as_record(prediction, classes, arguments.top)
+            if file is not None:
+                file.append(record)
+            if arguments.json:
+                print(json.dumps(record), flush=True)
+            elif file is None:
+                best = best_classes(prediction.decision, classes, arguments.top)
+                shown = ", ".join(f"{name} {100 * p:.1f} %" for name, p in best)
+                print(f"{prediction.video}: {shown}", flush=True)
+
+        return predict_all(predictor, videos, report, tally, file)
+
+
+def _choose(sources: Sequence[str], root: str | None, tally: Tally) -> list[Path | RemotePath]:
+    """Find the videos that the arguments name, each once; raises ArgumentError if there are none."""
+    videos: dict[str, Path | RemotePath] = {}
+    unusable: list[tuple[str, ArgumentError]] = []
+    for source in sources:
         try:
-            prediction = predictor(Path(video))
-        except (VideoError, DataError) as error:
-            status = complain(PROGRAM, error, INPUT_FAILED)
-            continue
-        if arguments.json:
-            print(json.dumps(_as_json(prediction, checkpoint.card.classes, arguments.top)), flush=True)
-        else:
-            best = _best(prediction.decision, checkpoint.card.classes, arguments.top)
-            print(f"{video}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in best), flush=True)
-    return status
+            videos.update({str(video): video for video in expand_videos(source, root=root)})
+        except ArgumentError as error:
+            unusable.append((source, error))
+    last = None if videos else unusable.pop()[1]
+    for source, reason in unusable:
+        tally.fail(source, reason)
+    if last is not None:
+        raise last
+    return list(videos.values())
 
 
-def _best(probabilities: Any, classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:
-    order = (-probabilities).argsort(kind="stable")[:top]
-    return [(classes[i], float(probabilities[i])) for i in order]
+def _open(
+    path: Path, predictor: Predictor, checkpoint: Checkpoint, top: int, overwrite: bool
+) -> PredictionFile:
+    """Open the output file for records like those that the predictor is going to make."""
+    import numpy as np
+
+    from twostream.inference.predictor import Prediction
+
+    nothing = np.zeros(len(checkpoint.card.classes), np.float32)
+    weights = np.zeros(2, np.float32) if len(predictor.outputs) > 1 else None
+    sample = Prediction(Path(), dict.fromkeys(predictor.outputs, nothing), weights)
+    record = as_record(sample, checkpoint.card.classes, top)
+    return PredictionFile(path, record, checkpoint_hash(checkpoint.path), overwrite=overwrite)
 
 
-def _as_json(prediction: Prediction, classes: tuple[str, ...], top: int) -> dict[str, Any]:
-    name, confidence = _best(prediction.decision, classes, 1)[0]
-    result: dict[str, Any] = {"video": str(prediction.video), "class": name, "confidence": confidence}
-    for output, values in prediction.probabilities.items():
-        result[output] = dict(_best(values, classes, top))
-    if prediction.stream_weights is not None:
-        result["stream_weights"] = {
-            "rgb": float(prediction.stream_weights[0]),
-            "flow": float(prediction.stream_weights[1]),
-        }
-    return result
+def predict_all(
+    predictor: Callable[[Path | RemotePath], Prediction],
+    videos: Sequence[Path | RemotePath],
+    report: Callable[[Prediction], None],
+    tally: Tally,
+    file: PredictionFile | None,
+) -> int:
+    """Predict one video after the other, say at the end what failed, and return the exit status.
+
+    Args:
+        predictor: predicts one video.
+        videos: what is to be predicted.
+        report: writes or prints a prediction.
+        tally: counts; it may hold failures already.
+        file: where the predictions go, for the messages; None: standard output.
+    """
+    total = tally.kept + len(videos) + len(tally.failed)
+    progress = VideoProgress(len(videos), sys.stderr)
+    status = 0
+    try:
+        for video in videos:
+            prediction = None
+            try:
+                with progress.shown():
+                    prediction = predictor(video)
+            except (VideoError, DataError) as error:
+                tally.fail(video, error)
+            except DeviceError:
+                raise  # no video is the cause
+            except Exception as error:  # of a library at a damaged video: it must not end the run
+                tally.fail(video, f"{video}: {type(error).__name__}: {error}")
+            if prediction is not None:
+                report(prediction)
+                tally.predicted += 1
+            progress.finished(failed=prediction is None)
+    except KeyboardInterrupt:
+        done = tally.kept + tally.predicted
+        remaining = total - done - len(tally.failed)
+        more = "" if file is None else f"; the same command goes on from there, {file.path} is kept"
+        status = complain(
+            PROGRAM,
+            f"interrupted: {done} videos are done, {len(tally.failed)} failed, {remaining} remain{more}",
+            INTERRUPTED,
+        )
+    if tally.failed and total > 1:
+        names = first_names(tally.failed, _NAMED_AT_THE_END)
+        complain(PROGRAM, f"{len(tally.failed)} of {total} failed: {names}", INPUT_FAILED)
+    if file is not None:
+        print(
+            f"{PROGRAM}: {file.path}: {tally.predicted} videos predicted, {tally.kept} kept from before",
+            file=sys.stderr,
+        )
+    return status or (INPUT_FAILED if tally.failed else 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,9 +15,11 @@ from flow_cache import (
     FlowMethod,
     FlowSettings,
     Job,
+    RemotePath,
     Source,
     StorageSettings,
     VideoError,
+    as_path,
     cache_path,
     cache_video,
     read_index,
@@ -28,13 +30,15 @@ from twostream.data.dataset import ClipDataset
 from twostream.errors import DataError
 from twostream.inference.clips import choose_device, predict_clips
 
+_ONLY_VIDEO = "video"  # what every video is called in its temporary cache
+
 
 @dataclass(frozen=True)
 class Prediction:
     """What a model says of one video.
 
     Attributes:
-        video: the file.
+        video: the file or folder of images; a URL is a `RemotePath`.
         probabilities: per output ("fused", "rgb", "flow") the probability of each class, (C,) float32.
         stream_weights: share of RGB and flow in the fusion, (2,) float32; None with one stream.
 
@@ -47,7 +51,7 @@ class Prediction:
         np.int64(1)
     """
 
-    video: Path
+    video: Path | RemotePath
     probabilities: dict[str, npt.NDArray[np.float32]]
     stream_weights: npt.NDArray[np.float32] | None
 
@@ -95,14 +99,19 @@ class Predictor:
         """The estimator of optical flow, made when the first video needs it."""
         return self.flow.estimator(self.flow.device)
 
-    def __call__(self, video: str | Path) -> Prediction:
-        """Classify one video file or image folder.
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of a prediction, first the one that decides."""
+        return ("fused", *self.model.names) if len(self.model.names) > 1 else self.model.names
+
+    def __call__(self, video: str | Path | RemotePath) -> Prediction:
+        """Classify one video file or image folder, local or at a URL; its name may be any.
 
         Raises:
             VideoError: cannot be read.
             DataError: too short for a clip.
         """
-        video = Path(video)
+        video = as_path(video)
         if not video.exists():
             raise VideoError(video, "no such file or folder")
         with tempfile.TemporaryDirectory(prefix="twostream-") as folder:
@@ -131,7 +140,8 @@ class Predictor:
         weights = outputs.pop("weights", None)
         return Prediction(video, outputs, weights)
 
-    def _job(self, video: Path, cache: Path) -> Job:
+    def _job(self, video: Path | RemotePath, cache: Path) -> Job:
         """Describe how to make the flow of a video with the settings of the training cache."""
-        meta = replace(self.flow.template(self.storage, self.estimator), source=Source(video.name))
-        return Job(video, cache_path(cache, video.name), meta)
+        # Nobody sees the name of a temporary file, so it does not depend on the video's, which may be unfit for one.
+        meta = replace(self.flow.template(self.storage, self.estimator), source=Source(_ONLY_VIDEO))
+        return Job(video, cache_path(cache, _ONLY_VIDEO), meta)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flow_cache.cache.index import read_index
 from flow_cache.cache.naming import cache_path
 from flow_cache.errors import ArgumentError
-from flow_cache.pipeline.inputs import choose_videos, parse_shard, read_list
+from flow_cache.pipeline.inputs import choose_videos, expand_videos, parse_shard, read_list
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 
@@ -213,3 +213,45 @@ def test_shards_fill_one_cache_and_keep_their_own_failures(videos: Path, tmp_pat
     again = precompute(config, progress=False)
     assert (again.done, again.skipped, len(again.failures)) == (0, 4, 1)
     assert [path.name for path in cache.glob("failures*")] == ["failures.csv"]
+
+
+def test_what_is_only_read_may_have_any_name_and_lie_anywhere(videos: Path, tmp_path: Path) -> None:
+    for name in ("a\\b.mp4", ".h.mp4", "C:x.mp4", "none.mp4"):
+        assert expand_videos(tmp_path / name) == [tmp_path / name]
+    (videos / "walk" / "a.mp4").touch()  # beside a.avi: they would share a cache file
+    assert expand_videos(videos) == sorted(
+        videos / name for name in ("walk/a.avi", "walk/a.mp4", "walk/b c.avi", "run/d.mp4", "pictures/clip.1")
+    )
+    assert expand_videos(videos / "pictures" / "clip.1") == [videos / "pictures" / "clip.1"]
+    entries = ["C:x.mp4", "../up.avi", "/anywhere/a.avi", "walk/a.avi", "C:x.mp4"]
+    for listed in (tmp_path / "list.txt", manifest(tmp_path / "list.csv", "video", entries)):
+        listed.write_text("\n".join(entries)) if listed.suffix == ".txt" else None
+        for root in (None, videos):
+            start = root or tmp_path
+            expected = [start / "C:x.mp4", start / "../up.avi", Path("/anywhere/a.avi"), start / "walk/a.avi"]
+            assert expand_videos(listed, root=root) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.txt", None, "No such file"),
+        ("empty.txt", "\n", "names no videos"),
+        ("empty.csv", "path\n", "names no videos"),
+        ("other.csv", "label\nx\n", "needs a column"),
+    ],
+)
+def test_a_list_that_names_nothing_is_refused(
+    name: str, text: str | None, message: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ArgumentError, match=message):
+        expand_videos(tmp_path / name)
+
+
+def test_a_folder_without_videos_and_a_root_without_a_list_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="no videos found"):
+        expand_videos(tmp_path)
+    with pytest.raises(ArgumentError, match="root is for lists and manifests only"):
+        expand_videos(tmp_path / "a.avi", root=tmp_path)

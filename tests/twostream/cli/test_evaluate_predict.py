@@ -91,9 +91,10 @@ def test_a_bad_video_is_named_and_the_others_go_on(
     assert predict([str(checkpoint), str(tmp_path / "none.avi"), str(text), str(good)]) == 1
     output = capsys.readouterr()
     errors = output.err.splitlines()
-    assert len(errors) == 2
+    assert len(errors) == 3
     assert "none.avi: no such file" in errors[0]
     assert "text.avi" in errors[1]
+    assert f"2 of 3 failed: {tmp_path / 'none.avi'}, {text}" in errors[2]
     assert output.out.startswith(str(good))
 
 

@@ -47,7 +47,7 @@ def test_help_shows_every_argument_and_the_version(name: str, capsys: pytest.Cap
             "--model.hidden",
         ),
         "evaluate": ("checkpoint", "--part", "--data.eval_clips", "--device"),
-        "predict": ("checkpoint", "videos", "--top", "--json"),
+        "predict": ("checkpoint", "videos", "--top", "--json", "--out", "--root", "--overwrite"),
     }[name]:
         assert argument in text
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 
@@ -18,8 +21,8 @@ def opencv() -> ModuleType:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     import cv2
 
-    if quiet and hasattr(cv2, "setLogLevel"):
-        cv2.setLogLevel(0)
+    if quiet:  # also where it was imported before, which is when it reads the environment
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     module: ModuleType = cv2
     return module
 
@@ -35,3 +38,23 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def existing_working_folder() -> Iterator[None]:
+    """Leave a working folder that has been deleted for the root folder, and return to it afterwards.
+
+    For the start of processes: `multiprocessing` tells each of them which folder to work in.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        deleted = os.open(".", os.O_RDONLY)
+        try:
+            os.chdir("/")
+            yield
+        finally:
+            os.fchdir(deleted)
+            os.close(deleted)
+    else:
+        yield

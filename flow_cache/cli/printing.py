@@ -11,8 +11,6 @@ from flow_cache.progress import format_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rich.console import Console
-
     from flow_cache.commands.info import CacheInfo
     from flow_cache.commands.verify import Repair, Verification
     from flow_cache.pipeline.dry_run import Estimate
@@ -23,7 +21,6 @@ _SHOWN = 20  # failures and the like, before the rest is only counted
 
 def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
     """Print what a run did, and the first of its failures, to stdout."""
-    console = _console()
     rate = summary.fields / summary.seconds if summary.seconds > 0 else 0.0
     partial = f" ({summary.partial:,} only in part)" if summary.partial else ""
     rows = (
@@ -36,10 +33,10 @@ def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
     )
     _print_rows(rows)
     for failure in summary.failures[:_SHOWN]:
-        console.print(f"failed: {failure.video}: {failure.reason}")
+        print(f"failed: {failure.video}: {failure.reason}")
     if len(summary.failures) > _SHOWN:
         more = len(summary.failures) - _SHOWN
-        console.print(f"... and {more:,} more, all in {summary.output / failures_name}")
+        print(f"... and {more:,} more, all in {summary.output / failures_name}")
 
 
 def print_estimate(found: Estimate) -> None:
@@ -60,11 +57,10 @@ def print_estimate(found: Estimate) -> None:
         ("cache", f"{plan.output} (nothing was written)"),
     )
     _print_rows(rows)
-    console = _console()
     for failure in found.unreadable[:_SHOWN]:
-        console.print(f"cannot be read: {failure.video}: {failure.reason}")
+        print(f"cannot be read: {failure.video}: {failure.reason}")
     for video, reason in list(plan.redone.items())[:_SHOWN]:
-        console.print(f"to be redone: {video}: {reason}")
+        print(f"to be redone: {video}: {reason}")
 
 
 def info_as_json(info: CacheInfo) -> str:
@@ -121,19 +117,8 @@ def print_verification(found: Verification, repair: Repair | None) -> None:
 
 
 def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
-    """Print names and values in two columns."""
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    """Print names and values in two columns, a line each, which a narrow terminal breaks where it must."""
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        table.add_row(name, value)
-    _console().print(table)
-
-
-def _console() -> Console:
-    """Return a console for stdout that prints texts as they are."""
-    from rich.console import Console
-
-    return Console(markup=False, highlight=False, soft_wrap=True)
+        print(f"{name:<{width}}  {value}")

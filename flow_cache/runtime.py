@@ -10,18 +10,22 @@ from pathlib import Path
 from types import ModuleType
 
 
+def silence_opencv() -> bool:
+    """Switch the messages of OpenCV and its FFmpeg off, unless the environment asks for them; returns whether they are.
+
+    They would break the progress line, and what matters in them is raised as an error anyway.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    return os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT") == "SILENT"
+
+
 @functools.cache
 def opencv() -> ModuleType:
-    """Return the `cv2` module.
-
-    OpenCV and FFmpeg print warnings to stderr. They are switched off, unless the environment asks for them: they
-    would break the progress line, and what matters in them is raised as an error anyway.
-    """
-    quiet = os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT") == "SILENT"
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    """Return the `cv2` module, silent."""
+    silent = silence_opencv()
     import cv2
 
-    if quiet:  # also where it was imported before, which is when it reads the environment
+    if silent:  # also where it was imported before, which is when it reads the environment
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     module: ModuleType = cv2
     return module

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from flow_cache.runtime import silence_opencv
+
 INPUT_FAILED, UNUSABLE = 1, 2
 _READER_LEFT = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
 
@@ -45,6 +47,7 @@ def run_program(program: str, command: Callable[[], int]) -> int:
         0
     """
     _fill_closed_descriptors()
+    silence_opencv()  # whoever imports it in this process
     with _guarded("stdout") as output, _guarded("stderr"):
         end: SystemExit | None = None
         try:

@@ -26,6 +26,18 @@ def test_opencv_is_silent_also_where_it_was_imported_before(first: str, tmp_path
     assert (run.stdout, run.stderr) == ("False None\n", "")
 
 
+def test_opencv_is_silent_in_every_command() -> None:
+    code = (
+        "from flow_cache import run_program\n"
+        "def command():\n"
+        "    import cv2\n"
+        "    return cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT\n"
+        "assert run_program('test', command) == 1"
+    )
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
+    subprocess.run([sys.executable, "-c", code], env=quiet, check=True)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that somebody works in")
 def test_a_deleted_working_folder_is_left_and_entered_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from flow_cache.cli.printing import (
     print_summary,
     print_verification,
 )
-from flow_cache.cli.streams import complain, run_program
+from flow_cache.cli.streams import complain, print_line, run_program
 from flow_cache.commands.export import ExportConfig, export_cache
 from flow_cache.commands.import_folders import ImportConfig, import_folders
 from flow_cache.commands.info import describe_cache
@@ -118,7 +118,7 @@ def _export(arguments: dict[str, Any]) -> int:
     """Write a cache in another layout."""
     _require(arguments, "cache")
     exported = export_cache(ExportConfig(**arguments))
-    print(f"{exported.videos:,} videos, {exported.fields:,} fields exported to {exported.output}")
+    print_line(f"{exported.videos:,} videos, {exported.fields:,} fields exported to {exported.output}")
     return _report(exported.failures)
 
 
@@ -127,7 +127,7 @@ def _import(arguments: dict[str, Any]) -> int:
     _require(arguments, "input")
     storage = take(StorageSettings, arguments)
     imported = import_folders(ImportConfig(**arguments, storage=storage))
-    print(
+    print_line(
         f"{imported.done:,} videos, {imported.fields:,} fields imported to {imported.output}, "
         f"{imported.skipped:,} kept from before"
     )
@@ -139,7 +139,7 @@ def _view(arguments: dict[str, Any]) -> int:
     _require(arguments, "cache_file")
     out = arguments.pop("output")
     longest = view(arguments.pop("cache_file"), out, **arguments)
-    print(f"{out}: full colour is {longest:.2f} pixels")
+    print_line(f"{out}: full colour is {longest:.2f} pixels")
     return 0
 
 
@@ -165,7 +165,7 @@ def _require(arguments: dict[str, Any], name: str) -> None:
 def _report(failures: Sequence[Failure]) -> int:
     """Print what failed; returns the exit status."""
     for failure in failures:
-        print(f"failed: {failure.video}: {failure.reason}")
+        print_line(f"failed: {failure.video}: {failure.reason}")
     return 1 if failures else 0
 
 

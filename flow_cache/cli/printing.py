@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flow_cache.cli.streams import print_line
 from flow_cache.progress import format_seconds
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
     )
     _print_rows(rows)
     for failure in summary.failures[:_SHOWN]:
-        print(f"failed: {failure.video}: {failure.reason}")
+        print_line(f"failed: {failure.video}: {failure.reason}")
     if len(summary.failures) > _SHOWN:
         more = len(summary.failures) - _SHOWN
-        print(f"... and {more:,} more, all in {summary.output / failures_name}")
+        print_line(f"... and {more:,} more, all in {summary.output / failures_name}")
 
 
 def print_estimate(found: Estimate) -> None:
@@ -58,9 +59,9 @@ def print_estimate(found: Estimate) -> None:
     )
     _print_rows(rows)
     for failure in found.unreadable[:_SHOWN]:
-        print(f"cannot be read: {failure.video}: {failure.reason}")
+        print_line(f"cannot be read: {failure.video}: {failure.reason}")
     for video, reason in list(plan.redone.items())[:_SHOWN]:
-        print(f"to be redone: {video}: {reason}")
+        print_line(f"to be redone: {video}: {reason}")
 
 
 def info_as_json(info: CacheInfo) -> str:
@@ -105,11 +106,11 @@ def _plain(value: Any) -> str:
 def print_verification(found: Verification, repair: Repair | None) -> None:
     """Print what was found: a line for each bad file, one for each repaired file, then a summary."""
     for fault in found.faults if repair is None else repair.faults:
-        print(f"bad: {fault.cache_file}: {' '.join(fault.reason.split())}")
+        print_line(f"bad: {fault.cache_file}: {' '.join(fault.reason.split())}")
     for name in [] if repair is None else repair.repaired:
-        print(f"repaired: {name}")
+        print_line(f"repaired: {name}")
     partial = f", {found.partial:,} of them partial" if found.partial else ""
-    print(
+    print_line(
         f"{found.files:,} files{partial}, {found.fields:,} fields, {found.bytes / 1e6:,.1f} MB: "
         f"{len(found.faults):,} bad"
         + ("" if repair is None else f", {len(repair.repaired):,} repaired, {len(repair.faults):,} still bad")
@@ -121,4 +122,4 @@ def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
     rows = list(rows)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name:<{width}}  {value}")
+        print_line(f"{name:<{width}}  {value}")

@@ -76,7 +76,16 @@ def run_program(program: str, command: Callable[[], int]) -> int:
 
 def complain(program: str, message: object) -> None:
     """Print an error to standard error, in one line."""
-    print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    print_line(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def print_line(text: str, file: TextIO | None = None) -> None:
+    """Print a text in one line, to standard output by default.
+
+    File names may hold anything: line breaks, and sequences that change a terminal's state. They are escaped.
+    """
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    print(line, file=file or sys.stdout)
 
 
 class _Outlet(io.RawIOBase):

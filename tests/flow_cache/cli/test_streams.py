@@ -202,6 +202,17 @@ def test_streams_are_given_back_and_lone_surrogates_are_escaped(capfd: pytest.Ca
     assert (captured.out, captured.err) == ("caf\\udce9\n", "na\\udcefve\n")
 
 
+def test_a_name_cannot_break_a_line_or_a_terminal(
+    make_video, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    make_video(tmp_path / "videos" / "a.avi", frames=3)
+    (tmp_path / "videos" / "b\n\x1b[31m  c.avi").write_text("no video")
+    arguments = ["precompute", str(tmp_path / "videos"), "--out", str(cache), "--method", "farneback"]
+    assert main([*arguments, "--workers", "1"]) == 1
+    assert "failed: b\\n\\x1b[31m  c.avi: cannot be opened" in capsys.readouterr().out
+
+
 def test_a_defect_is_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> int:
         raise FileNotFoundError("of a library")

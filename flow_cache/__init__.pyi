@@ -7,6 +7,7 @@ from .cache.meta import Source as Source
 from .cache.naming import cache_path as cache_path
 from .cache.reader import CacheReader as CacheReader
 from .cache.writer import CacheWriter as CacheWriter
+from .cli.streams import run_program as run_program
 from .commands.colours import flow_colours as flow_colours
 from .commands.export import ExportConfig as ExportConfig
 from .commands.export import export_cache as export_cache
@@ -110,6 +111,7 @@ __all__ = [
     "read_index",
     "rebuild_index",
     "repair_cache",
+    "run_program",
     "verify_cache",
     "view",
 ]

@@ -106,15 +106,20 @@ class ProgressLine:
         return ", ".join(parts)
 
     def __enter__(self) -> Self:
+        if sys.stderr is None:  # closed; print(file=None) would write to standard output
+            self._enabled = False
         if self._enabled and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+            console = Console(stderr=True)
+            if console.is_dumb_terminal:
+                return self  # which cannot take a line back: plain lines
             self._live = Progress(
-                SpinnerColumn(),
+                SpinnerColumn("line"),  # which every encoding can show
                 BarColumn(bar_width=30),
                 TextColumn("{task.description}", markup=False),
-                console=Console(stderr=True),
+                console=console,
                 transient=True,
             )
             text = self.describe(self._started)

@@ -1,6 +1,7 @@
 """The command `flow-cache`: what each of its subcommands calls, and its exit status.
 
-Exit status: 0 all done, 1 some inputs failed (each named), 2 unusable arguments, 130 interrupted.
+Exit status: 0 all done, 1 some inputs failed (each named) or what was printed is lost, 2 unusable arguments,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from flow_cache.cli.printing import (
     print_summary,
     print_verification,
 )
+from flow_cache.cli.streams import complain, print_line, run_program
 from flow_cache.commands.export import ExportConfig, export_cache
 from flow_cache.commands.import_folders import ImportConfig, import_folders
 from flow_cache.commands.info import describe_cache
@@ -44,24 +46,30 @@ def main(
     Returns:
         The exit status.
     """
+    return run_program(PROGRAM, lambda: _run(sys.argv[1:] if argv is None else argv, run))
+
+
+def _run(argv: Sequence[str], run: Callable[[PrecomputeConfig], PrecomputeSummary]) -> int:
+    """Do what the arguments say, and say in one line what went wrong; returns the exit status."""
     commands = _COMMANDS | {"precompute": functools.partial(_precompute, run=run)}
     try:
-        command, arguments = parse(sys.argv[1:] if argv is None else argv)
+        command, arguments = parse(argv)
         return commands[command](arguments)
     except FlowCacheError as error:
-        _complain(str(error))
+        complain(PROGRAM, error)
         return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
     except PrecomputeInterrupted as interrupt:
         summary = interrupt.summary
-        _complain(
+        complain(
+            PROGRAM,
             f"interrupted: {summary.done + summary.skipped} videos are done, {len(summary.failures)} failed, "
-            f"{summary.remaining} remain; the same command goes on from here"
+            f"{summary.remaining} remain; the same command goes on from here",
         )
         return 130
     except SystemExit as finished:  # --help and --print_config
         return int(finished.code or 0)
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain(PROGRAM, "interrupted")
         return 130
 
 
@@ -89,7 +97,7 @@ def _info(arguments: dict[str, Any]) -> int:
     info = describe_cache(cache)
     print(info_as_json(info)) if arguments["json"] else print_info(info)
     for error in info.damaged:
-        _complain(error)
+        complain(PROGRAM, error)
     return 1 if info.damaged else 0
 
 
@@ -110,7 +118,7 @@ def _export(arguments: dict[str, Any]) -> int:
     """Write a cache in another layout."""
     _require(arguments, "cache")
     exported = export_cache(ExportConfig(**arguments))
-    print(f"{exported.videos:,} videos, {exported.fields:,} fields exported to {exported.output}")
+    print_line(f"{exported.videos:,} videos, {exported.fields:,} fields exported to {exported.output}")
     return _report(exported.failures)
 
 
@@ -119,7 +127,7 @@ def _import(arguments: dict[str, Any]) -> int:
     _require(arguments, "input")
     storage = take(StorageSettings, arguments)
     imported = import_folders(ImportConfig(**arguments, storage=storage))
-    print(
+    print_line(
         f"{imported.done:,} videos, {imported.fields:,} fields imported to {imported.output}, "
         f"{imported.skipped:,} kept from before"
     )
@@ -131,7 +139,7 @@ def _view(arguments: dict[str, Any]) -> int:
     _require(arguments, "cache_file")
     out = arguments.pop("output")
     longest = view(arguments.pop("cache_file"), out, **arguments)
-    print(f"{out}: full colour is {longest:.2f} pixels")
+    print_line(f"{out}: full colour is {longest:.2f} pixels")
     return 0
 
 
@@ -157,13 +165,8 @@ def _require(arguments: dict[str, Any], name: str) -> None:
 def _report(failures: Sequence[Failure]) -> int:
     """Print what failed; returns the exit status."""
     for failure in failures:
-        print(f"failed: {failure.video}: {failure.reason}")
+        print_line(f"failed: {failure.video}: {failure.reason}")
     return 1 if failures else 0
-
-
-def _complain(message: str) -> None:
-    """Print an error to stderr, in one line."""
-    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flow_cache.cli.streams import print_line
 from flow_cache.progress import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from rich.console import Console
 
     from flow_cache.commands.info import CacheInfo
     from flow_cache.commands.verify import Repair, Verification
@@ -23,7 +22,6 @@ _SHOWN = 20  # failures and the like, before the rest is only counted
 
 def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
     """Print what a run did, and the first of its failures, to stdout."""
-    console = _console()
     rate = summary.fields / summary.seconds if summary.seconds > 0 else 0.0
     partial = f" ({summary.partial:,} only in part)" if summary.partial else ""
     rows = (
@@ -36,10 +34,10 @@ def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
     )
     _print_rows(rows)
     for failure in summary.failures[:_SHOWN]:
-        console.print(f"failed: {failure.video}: {failure.reason}")
+        print_line(f"failed: {failure.video}: {failure.reason}")
     if len(summary.failures) > _SHOWN:
         more = len(summary.failures) - _SHOWN
-        console.print(f"... and {more:,} more, all in {summary.output / failures_name}")
+        print_line(f"... and {more:,} more, all in {summary.output / failures_name}")
 
 
 def print_estimate(found: Estimate) -> None:
@@ -60,11 +58,10 @@ def print_estimate(found: Estimate) -> None:
         ("cache", f"{plan.output} (nothing was written)"),
     )
     _print_rows(rows)
-    console = _console()
     for failure in found.unreadable[:_SHOWN]:
-        console.print(f"cannot be read: {failure.video}: {failure.reason}")
+        print_line(f"cannot be read: {failure.video}: {failure.reason}")
     for video, reason in list(plan.redone.items())[:_SHOWN]:
-        console.print(f"to be redone: {video}: {reason}")
+        print_line(f"to be redone: {video}: {reason}")
 
 
 def info_as_json(info: CacheInfo) -> str:
@@ -109,11 +106,11 @@ def _plain(value: Any) -> str:
 def print_verification(found: Verification, repair: Repair | None) -> None:
     """Print what was found: a line for each bad file, one for each repaired file, then a summary."""
     for fault in found.faults if repair is None else repair.faults:
-        print(f"bad: {fault.cache_file}: {' '.join(fault.reason.split())}")
+        print_line(f"bad: {fault.cache_file}: {' '.join(fault.reason.split())}")
     for name in [] if repair is None else repair.repaired:
-        print(f"repaired: {name}")
+        print_line(f"repaired: {name}")
     partial = f", {found.partial:,} of them partial" if found.partial else ""
-    print(
+    print_line(
         f"{found.files:,} files{partial}, {found.fields:,} fields, {found.bytes / 1e6:,.1f} MB: "
         f"{len(found.faults):,} bad"
         + ("" if repair is None else f", {len(repair.repaired):,} repaired, {len(repair.faults):,} still bad")
@@ -121,19 +118,8 @@ def print_verification(found: Verification, repair: Repair | None) -> None:
 
 
 def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
-    """Print names and values in two columns."""
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    """Print names and values in two columns, a line each, which a narrow terminal breaks where it must."""
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        table.add_row(name, value)
-    _console().print(table)
-
-
-def _console() -> Console:
-    """Return a console for stdout that prints texts as they are."""
-    from rich.console import Console
-
-    return Console(markup=False, highlight=False, soft_wrap=True)
+        print_line(f"{name:<{width}}  {value}")

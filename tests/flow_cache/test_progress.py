@@ -74,11 +74,12 @@ def test_nothing_is_shown_when_there_is_nothing_to_do(
     assert capsys.readouterr().err == ""
 
 
-def test_live_line_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_live_line_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -88,6 +89,28 @@ def test_live_line_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) 
         line.finished(10, failed=True)
     assert "2/2 videos" in terminal.getvalue()
     assert "1 failed" in terminal.getvalue()
+
+
+def test_plain_lines_on_a_terminal_that_takes_no_line_back(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    with ProgressLine(2, 10, kept=0, clock=clock) as line:
+        clock.now += 31
+        line.advance(FieldsDone(1, {}))
+    assert terminal.getvalue() == "flow-cache: 0/2 videos, 0.0 pairs/s, 0 failed\n"
+
+
+def test_the_line_of_a_library_never_goes_to_standard_output(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as it is where standard error is closed
+    with ProgressLine(2, 10, kept=0, clock=clock) as line:
+        clock.now += 31
+        line.advance(FieldsDone(1, {}))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
-"""How every command ends: one line for a user's mistake, and the exit status that says what kind it was."""
+"""How every command runs and ends: streams that cannot break it, one line for a user's mistake, an exit status."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from jsonargparse import ArgumentError
 
 from flow_cache import ArgumentError as FlowArgumentError
-from flow_cache import CacheMismatchError, FlowCacheError
-from twostream.errors import TwoStreamError, one_line
+from flow_cache import CacheMismatchError, FlowCacheError, run_program
+from twostream.errors import ConfigError, TwoStreamError, one_line
 
 INPUT_FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -20,9 +20,14 @@ def run_command(program: str, command: Callable[[], int]) -> int:
 
     Returns:
         What the command returns; 1 for an input that failed, 2 for arguments, data, splits, caches or checkpoints that
-        cannot be used, 130 after Ctrl-C.
+        cannot be used, 130 after Ctrl-C; 1 instead of 0 if the output could not be written, see `run_program`.
     """
+    return run_program(program, lambda: _run(program, command))
+
+
+def _run(program: str, command: Callable[[], int]) -> int:
     try:
+        _require_working_folder()
         return command()
     except (TwoStreamError, FlowArgumentError, CacheMismatchError, ArgumentError) as error:
         return complain(program, error, UNUSABLE)
@@ -30,10 +35,16 @@ def run_command(program: str, command: Callable[[], int]) -> int:
         return complain(program, error, INPUT_FAILED)
     except KeyboardInterrupt:
         return complain(program, "interrupted; the same command goes on from there", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone; keep the interpreter's last flush from complaining about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INPUT_FAILED
+
+
+def _require_working_folder() -> None:
+    """Refuse a working folder that has been deleted: there oneMKL, which torch computes with, ends the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "the working folder has been deleted, and torch cannot compute there: change to another folder"
+        ) from error
 
 
 def complain(program: str, what: Exception | str, status: int) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from twostream.checkpoints import Checkpoint
@@ -57,7 +56,10 @@ def evaluate(
         raise ConfigError(f"the split has no {part} videos")
     model = checkpoint.model().to(choose_device(device))
     loader = data.evaluation_dataloader(part)
-    batches = track(loader, description=f"evaluating {part}", transient=True, disable=not sys.stderr.isatty())
+    console = Console(stderr=True)
+    batches = track(
+        loader, f"evaluating {part}", console=console, transient=True, disable=not console.is_terminal
+    )
     outputs = [predict_clips(model, batch) for batch in batches]
     probabilities = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
     weights = probabilities.pop("weights", None)

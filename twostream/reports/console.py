@@ -10,12 +10,15 @@ from rich.table import Table
 
 from twostream.evaluation.results import Evaluation
 
+_ANY_WIDTH = 1000  # columns; a table takes what it needs
+
 
 def print_summary(evaluation: Evaluation, directory: Path) -> None:
     """Print the figures of an evaluation as a table, and where its report is."""
     with (directory / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    table = Table(title=evaluation.protocol.line(), title_justify="left", title_style="")
+    print(evaluation.protocol.line())
+    table = Table()
     columns = {
         "top1": "top-1",
         "top5": "top-5",
@@ -31,5 +34,6 @@ def print_summary(evaluation: Evaluation, directory: Path) -> None:
             table.add_row(
                 row["output"], *(f"{100 * float(row[key]):.1f} %" if row[key] else "" for key in present)
             )
-    Console().print(table)
+    # As wide as its figures: a narrow terminal breaks lines, where a table squeezed into it would show nothing.
+    Console(width=_ANY_WIDTH).print(table)
     print(f"report: {directory / 'report.md'} (and report.html, per_class.md, summary.csv, per_class.csv)")

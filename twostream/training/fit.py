@@ -93,7 +93,7 @@ def fit(
     if trainer_config.patience and data.has_validation:
         mode = "max" if by_accuracy else "min"
         callbacks.append(EarlyStopping(monitor, patience=trainer_config.patience, mode=mode, verbose=False))
-    show_bar = trainer_config.progress_bar and sys.stderr.isatty()
+    show_bar = trainer_config.progress_bar and sys.stderr is not None and sys.stderr.isatty()
     if show_bar:
         callbacks.append(TQDMProgressBar(leave=False))
     logger = TensorBoardLogger(run, name="tensorboard", version="") if trainer_config.tensorboard else False

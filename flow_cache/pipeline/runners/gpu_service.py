@@ -29,7 +29,7 @@ from flow_cache.errors import DeviceError, FlowCacheError, LostDeviceError, one_
 from flow_cache.methods.base import FlowMethod
 from flow_cache.methods.device import check_devices
 from flow_cache.methods.registry import get_method
-from flow_cache.runtime import opencv
+from flow_cache.runtime import existing_working_folder, opencv
 
 _MAX_TOGETHER = 4  # chunks of frames that are estimated at a time
 _SENDERS = 4  # threads that send answers
@@ -78,7 +78,8 @@ class EstimationProcess:
         self._process: SpawnProcess = context.Process(
             target=_serve, args=(theirs, method, device, parameters), name=f"flow-cache {device}", daemon=True
         )
-        self._process.start()
+        with existing_working_folder():
+            self._process.start()
         theirs.close()
         try:
             hello = ours.recv()

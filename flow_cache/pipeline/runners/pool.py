@@ -26,7 +26,7 @@ from flow_cache.pipeline.runners.base import Died, Event, Finished, Runner
 from flow_cache.pipeline.runners.gpu_service import RemoteEstimator, Service
 from flow_cache.pipeline.worker import Estimator, Job, cache_video
 from flow_cache.progress import FieldsDone
-from flow_cache.runtime import opencv
+from flow_cache.runtime import existing_working_folder, opencv
 
 _MAX_FAILED_STARTS = 3  # in a row
 
@@ -147,7 +147,7 @@ class WorkerPool(Runner):
             target=self._serve, args=(theirs, next(self._services)), name="flow-cache worker", daemon=True
         )
         try:
-            with _without_interrupts():
+            with _without_interrupts(), existing_working_folder():
                 process.start()
         except OSError as error:
             raise FlowCacheError(f"cannot start a worker process: {error.strerror or error}") from error

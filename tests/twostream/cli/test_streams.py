@@ -1,0 +1,137 @@
+"""Whatever the standard streams are, the work is done, and what must be said is said once in a line."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+LOST = "{}: error: cannot write standard output: No space left on device; the rest of it is lost\n"
+
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and a POSIX shell")
+
+Start = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Run a command, given its name, arguments, a shell's redirections and variables of the environment."""
+    place = tmp_path / "work"
+    place.mkdir()
+
+    def run(
+        name: str, arguments: list[object], streams: str = "", before: str = "", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        quiet = {key: value for key, value in os.environ.items() if not key.startswith("OPENCV_")}
+        return subprocess.run(
+            [
+                *("bash", "-c", f'{before} exec "$0" "$@" {streams}', sys.executable),
+                *("-m", f"twostream.cli.{name}", *map(str, arguments)),
+            ],
+            capture_output=True, text=True, encoding="utf-8", errors="surrogateescape", timeout=300, check=False,
+            cwd=place, env={**quiet, "PYTHONPATH": str(Path(__file__).parents[3]), **variables},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_run: Path) -> Path:
+    return tiny_run / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture
+def video(tiny_videos: Path, tmp_path: Path) -> Path:
+    """A video whose name ASCII cannot show."""
+    return Path(shutil.copy(sorted(tiny_videos.rglob("*.avi"))[0], tmp_path / "ő.avi"))
+
+
+@pytest.mark.parametrize(
+    ("streams", "variables", "shown"),
+    [
+        ("2>&-", {}, "ő.avi: "),
+        ("2>/dev/full", {}, "ő.avi: "),
+        ("", {"PYTHONIOENCODING": "ascii"}, "\\u0151.avi: "),
+        ("", {"LC_ALL": "C", "COLUMNS": "1"}, "ő.avi: "),
+    ],
+)
+def test_predictions_reach_the_reader(
+    start: Start, checkpoint: Path, video: Path, streams: str, variables: dict[str, str], shown: str
+) -> None:
+    bad = video.with_name("text.avi")
+    bad.write_text("no video")
+    run = start("predict", [checkpoint, bad, video, "--device=cpu"], streams, **variables)
+    assert run.returncode == 1  # one of the videos is none
+    (line,) = run.stdout.splitlines()
+    assert shown in line
+    assert line.count("%") == 3
+    if not streams:  # that the bad video is named, and nothing else: no warning of a library
+        (error,) = run.stderr.splitlines()
+        assert error.startswith(f"twostream-predict: error: {bad}: ")
+
+
+@pytest.mark.parametrize(
+    ("streams", "status", "said"),
+    [
+        (">&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("> >(exec <&-)", 0, ""),  # a reader that leaves at once
+        (">/dev/full", 1, LOST.format("twostream-evaluate")),
+    ],
+)
+def test_an_evaluation_is_written_though_nobody_listens(
+    start: Start, checkpoint: Path, tmp_path: Path, streams: str, status: int, said: str
+) -> None:
+    run = start("evaluate", [checkpoint, "--device=cpu", f"--out={tmp_path / 'out'}"], streams)
+    assert (run.returncode, run.stdout, run.stderr) == (status, "", said)
+    assert (tmp_path / "out" / "report.md").stat().st_size > 1000
+
+
+def test_the_table_shows_its_figures_on_a_narrow_terminal(
+    start: Start, checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = [checkpoint, "--device=cpu", f"--out={tmp_path / 'out'}"]
+    run = start("evaluate", arguments, COLUMNS="1", PYTHONIOENCODING="ascii")
+    assert (run.returncode, run.stderr) == (0, "")
+    (fused,) = (line for line in run.stdout.splitlines() if "fused " in line and "%" in line)
+    assert fused.count(" %") == 4
+    assert run.stdout.isascii()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("streams", [">/dev/full", ">&-", ""])
+def test_help(start: Start, name: str, streams: str) -> None:
+    run = start(name, ["--help"], streams, COLUMNS="1", PYTHONIOENCODING="ascii")
+    full = streams == ">/dev/full"
+    said = LOST.format(f"twostream-{name}") if full else ""
+    assert (run.returncode, run.stderr) == (int(full), said)
+    assert bool(streams) != ("--version" in run.stdout)
+
+
+def test_a_deleted_working_folder_is_named(start: Start, checkpoint: Path, video: Path) -> None:
+    run = start("predict", [checkpoint, video], before="rmdir ../work;")
+    assert run.returncode == 2
+    (error,) = run.stderr.splitlines()
+    assert error.startswith("twostream-predict: error: the working folder has been deleted")
+
+
+@pytest.mark.parametrize(
+    ("streams", "status", "said"),
+    [("<&- >&- 2>&-", 0, ""), (">/dev/full", 1, LOST.format("twostream-train"))],
+)
+def test_a_run_is_finished_though_nobody_listens(
+    start: Start,
+    tiny_arguments: Callable[..., list[object]],
+    tmp_path: Path,
+    streams: str,
+    status: int,
+    said: str,
+) -> None:
+    arguments = tiny_arguments(tmp_path / "run", trainer__epochs=1, data__workers=1)
+    run = start("train", arguments, streams)
+    assert (run.returncode, run.stdout, run.stderr) == (status, "", said)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    assert (tmp_path / "run" / "evaluation" / "report.html").exists()

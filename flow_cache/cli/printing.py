@@ -40,6 +40,8 @@ def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
     if len(summary.failures) > _SHOWN:
         more = len(summary.failures) - _SHOWN
         console.print(f"... and {more:,} more, all in {summary.output / failures_name}")
+    for note in summary.notes:
+        console.print(note)
 
 
 def print_estimate(found: Estimate) -> None:
@@ -65,6 +67,8 @@ def print_estimate(found: Estimate) -> None:
         console.print(f"cannot be read: {failure.video}: {failure.reason}")
     for video, reason in list(plan.redone.items())[:_SHOWN]:
         console.print(f"to be redone: {video}: {reason}")
+    for note in plan.notes:
+        console.print(note)
 
 
 def info_as_json(info: CacheInfo) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class PrecomputeSummary:
         output: the cache folder.
         partial: how many of `done` hold only the readable beginning of their video.
         remaining: videos not tried, after an interruption.
+        notes: what the search for videos left out, a line each.
 
     Example:
         >>> from flow_cache import Failure, PrecomputeSummary
@@ -68,6 +70,7 @@ class PrecomputeSummary:
     output: AnyPath
     partial: int = 0
     remaining: int = 0
+    notes: Sequence[str] = ()
 
 
 class PrecomputeInterrupted(KeyboardInterrupt):

@@ -13,7 +13,7 @@ from flow_cache.cache.naming import cache_path
 from flow_cache.cache.reader import CacheReader
 from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError, CacheVersionError
 from flow_cache.methods.device import check_cluster_device, check_devices
-from flow_cache.pipeline.inputs import choose_videos
+from flow_cache.pipeline.inputs import Inputs, choose_videos
 from flow_cache.pipeline.settings import PrecomputeConfig
 from flow_cache.pipeline.worker import Job
 from flow_cache.storage.paths import as_path, is_local, map_files
@@ -36,6 +36,8 @@ class Plan:
         redone: videos among the jobs that replace an existing file, and why.
         mismatches: cache files of the videos asked for that have other settings, and how they differ.
         others: cache files of other videos that have other settings, and how they differ.
+        refused: videos that cannot have a cache file, and why.
+        notes: what the search for videos left out, a line each.
     """
 
     template: CacheMeta
@@ -46,6 +48,8 @@ class Plan:
     redone: dict[str, str] = field(default_factory=dict)
     mismatches: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def new(self) -> list[str]:
@@ -90,43 +94,42 @@ def plan_run(
     check = check_devices if config.ray is None else check_cluster_device
     check(config.flow.device)
     template = config.flow.template(config.storage)
-    root, names = choose_videos(
+    inputs = choose_videos(
         config.input, videos=videos, root=config.root, limit=config.limit, shard=config.shard
     )
     output = as_path(config.output).absolute()
     if prepare is not None:
-        prepare(root, output)
-    return make_plan(
-        template, root, names, output, overwrite=config.overwrite, keep_partial=config.keep_partial
-    )
+        prepare(inputs.root, output)
+    return make_plan(template, inputs, output, overwrite=config.overwrite, keep_partial=config.keep_partial)
 
 
 def make_plan(
     template: CacheMeta,
-    root: AnyPath,
-    names: list[str],
+    inputs: Inputs,
     output: AnyPath,
     *,
     overwrite: bool = False,
     keep_partial: bool = False,
+    flow: bool = False,
 ) -> Plan:
     """Compare the videos asked for with the files in the cache folder.
 
     Args:
         template: the meta of every file, except its source.
-        root: folder where the videos' relative paths start.
-        names: the videos' relative paths.
+        inputs: the videos.
         output: the cache folder, which need not exist.
         overwrite: redo videos that have a cache file.
         keep_partial: keep the readable beginning of a video that is damaged later.
+        flow: the videos are folders of flow, of which all images are read.
 
     Raises:
         ArgumentError: a link leads out of the cache folder.
     """
-    plan = Plan(template, root, output)
+    root, names = inputs.root, inputs.names
+    plan = Plan(template, root, output, refused=inputs.refused, notes=inputs.notes)
     present = cache_files(output)
     metas = dict(zip(present, map_files(_meta_of, list(present.values()), output), strict=True))
-    sizes = map_files(lambda name: source_bytes(root / name), names, root)
+    sizes = map_files(lambda name: source_bytes(root / name, flow=flow), names, root)
     leads_out = functools.cache(lambda folder: not folder.resolve().is_relative_to(output.resolve()))
     for name, size in zip(names, sizes, strict=True):
         target = cache_path(output, name)

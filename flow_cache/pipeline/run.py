@@ -104,14 +104,16 @@ def precompute(
     # The longest first: otherwise one worker may still be busy with a long video when all others are idle.
     jobs = sorted(plan.jobs, key=lambda job: (-job.meta.source.bytes, job.video))
 
-    failures: list[Failure] = []
+    failures = [Failure(video, reason) for video, reason in plan.refused.items()]
     done = fields = partial = 0
 
     def summary(remaining: int = 0) -> PrecomputeSummary:
         """Return what was done until now."""
         seconds = time.monotonic() - started
         found = sorted(failures, key=lambda failure: failure.video)
-        return PrecomputeSummary(done, len(plan.kept), found, fields, seconds, output, partial, remaining)
+        return PrecomputeSummary(
+            done, len(plan.kept), found, fields, seconds, output, partial, remaining, plan.notes
+        )
 
     videos_in_all = len(jobs) + len(plan.kept)
     size = sum(job.meta.source.bytes for job in jobs)
@@ -135,7 +137,7 @@ def precompute(
                     remove_file(event.job.target)
                     failures.append(Failure(event.job.video, event.reason))
     except KeyboardInterrupt as interrupt:
-        remaining = len(jobs) - done - len(failures)
+        remaining = len(jobs) - done - (len(failures) - len(plan.refused))
         record_outcome(output, failures, config.shard)
         raise PrecomputeInterrupted(summary(remaining)) from interrupt
     except FlowCacheError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flow_cache.errors import CacheWriteError, VideoError
 from flow_cache.storage.atomic import working_folder
 from flow_cache.storage.paths import is_local, list_files, staging_folder, status_of
-from flow_cache.video.find import image_files, is_image
+from flow_cache.video.find import all_images, image_files, is_image, split_series
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -48,34 +48,46 @@ def local_copy(source: AnyPath) -> Iterator[Path]:
             raise VideoError(source, error.reason, error.frame) from error
 
 
-def source_bytes(path: AnyPath) -> int:
-    """Return the bytes of a video file, or of all images of a folder; 0 if they cannot be read."""
+def source_bytes(path: AnyPath, *, flow: bool = False) -> int:
+    """Return the bytes of a video file, or of the images of a folder; 0 if they cannot be read.
+
+    Args:
+        path: file or folder, local or remote.
+        flow: count all images of a folder, those of flow too: what an import reads.
+    """
     try:
         if is_local(path) and path.is_dir():
-            return sum(image.stat().st_size for image in image_files(path))
+            return sum(image.stat().st_size for image in _images(path, flow))
         with contextlib.suppress(FileNotFoundError):
             return status_of(path).size
         files = {} if is_local(path) else list_files(path)  # a remote folder
-        return sum(status.size for name, status in files.items() if "/" not in name and is_image(name))
-    except OSError:
+        images = [name for name in files if "/" not in name and is_image(name)]
+        return sum(files[name].size for name in (images if flow else split_series(images).frames))
+    except (OSError, VideoError):
         return 0  # the error will be reported when the video is read
 
 
-def hash_source(path: Path) -> str:
+def _images(folder: Path, flow: bool) -> list[Path]:
+    """List the images of a folder: its frames, or all of them."""
+    return all_images(folder) if flow else image_files(folder)
+
+
+def hash_source(path: Path, *, flow: bool = False) -> str:
     """Return the SHA-256 of a video file, or of the names and bytes of a folder's images.
 
     Args:
         path: local file or folder.
+        flow: take all images of a folder, as `source_bytes` does.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        VideoError: a file cannot be read.
+        VideoError: a file cannot be read, or the images are not one series.
     """
     digest = hashlib.sha256()
     try:
-        for file in image_files(path) if path.is_dir() else [path]:
+        for file in _images(path, flow) if path.is_dir() else [path]:
             if path.is_dir():
                 digest.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
             with file.open("rb") as stream:

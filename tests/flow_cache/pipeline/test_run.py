@@ -10,7 +10,9 @@ import pytest
 from flow_cache.cache.codecs import StorageSettings
 from flow_cache.cache.index import read_index
 from flow_cache.cache.reader import CacheReader
+from flow_cache.commands.verify import Videos, verify_cache
 from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError
+from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.outcome import Failure
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
@@ -273,10 +275,27 @@ def test_empty_inputs_are_refused(config: PrecomputeConfig, tmp_path: Path) -> N
         precompute(config, [], progress=False)
 
 
-def test_videos_that_would_share_a_cache_file_are_refused(config: PrecomputeConfig, videos: Path) -> None:
-    (videos / "c.mp4").touch()
-    with pytest.raises(ArgumentError, match=r"c\.avi and c\.mp4 would share the cache file c\.flow\.zip"):
-        precompute(config, progress=False)
+def test_a_video_that_cannot_have_a_cache_file_fails_alone(
+    config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video
+) -> None:
+    make_video(videos / "c.mp4")
+    make_video(videos / "walk" / "D:x.avi")
+    for done in (3, 0):
+        summary = precompute(config, progress=False)
+        assert (summary.done, summary.skipped) == (done, 3 - done)
+        shared, odd = summary.failures
+        assert shared == Failure("c.mp4", "would share the cache file c.flow.zip with c.avi; rename one")
+        assert odd.video == "walk/D:x.avi"
+        assert "drive letters" in odd.reason
+    assert failures_file(tmp_path / "cache") == [
+        ["video", "reason"], [shared.video, shared.reason], [odd.video, odd.reason]
+    ]  # fmt: skip
+    found = estimate(config)
+    assert [failure.video for failure in found.unreadable] == ["c.mp4", "walk/D:x.avi"]
+    faults = verify_cache(tmp_path / "cache", Videos(videos), progress=False).faults
+    assert [fault.cache_file for fault in faults] == ["c.mp4", "walk/D:x.avi"]
+    parts = [precompute(replace(config, shard=f"{n}/3"), progress=False).failures for n in (1, 2, 3)]
+    assert sorted(failure.video for part in parts for failure in part) == ["c.mp4", "walk/D:x.avi"]
 
 
 @pytest.mark.parametrize("name", ["../c.avi", "/etc/passwd", "walk/../../c.avi"])

@@ -171,14 +171,13 @@ def test_videos_are_found_as_in_local_folders(remote: str, videos: Path) -> None
     upload(videos, remote)
     (UPath(remote) / ".hidden" / "d.avi").write_bytes(b"x") if "s3" in remote else None
     for part in ("", "/walk", "/images", "/c.mp4"):
-        folder, names = choose_videos(remote + part)
-        where, expected = choose_videos(str(videos) + part)
-        assert names == expected
-        assert str(folder).rstrip("/").removeprefix(remote) == str(where).removeprefix(str(videos))
+        there, here = choose_videos(remote + part), choose_videos(str(videos) + part)
+        assert there.names == here.names
+        assert str(there.root).rstrip("/").removeprefix(remote) == str(here.root).removeprefix(str(videos))
     assert find_videos(as_path(remote + "/images")) == [as_path(remote + "/images")]
     write_atomically(as_path(remote + "/list.txt"), b"c.mp4\nwalk/a b.avi\n")
-    assert choose_videos(remote + "/list.txt")[1] == ["c.mp4", "walk/a b.avi"]
-    assert choose_videos(remote + "/list.txt", root=str(videos))[0] == videos
+    assert choose_videos(remote + "/list.txt").names == ["c.mp4", "walk/a b.avi"]
+    assert choose_videos(remote + "/list.txt", root=str(videos)).root == videos
 
 
 def test_resume_redoes_what_is_damaged_changed_or_asked_for(shared: str, videos: Path, local: Path) -> None:

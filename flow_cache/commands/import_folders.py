@@ -138,6 +138,7 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
     plan = make_plan(template, inputs, output, overwrite=config.overwrite, flow=True)
     plan.check()
     failures = [Failure(video, reason) for video, reason in plan.refused.items()]
+    stamps = {video: plan.stamps[video] for video in plan.kept}
     fields = done = 0
     with ProgressLine(len(inputs.names), len(plan.jobs), len(plan.kept), progress) as line:
         for job in plan.jobs:
@@ -146,11 +147,12 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
                 with local_copy(job.source) as folder:
                     fields += _import(job, folder, line).fields
                 done += 1
+                stamps[job.video] = plan.stamps[job.video]
             except VideoError as error:
                 job.target.unlink(missing_ok=True)
                 failures.append(Failure(job.video, error.reason_and_frame))
             line.finished(1, failed=len(failures) > failed)
-    record_outcome(output, failures)
+    record_outcome(output, failures, source_stamps=stamps)
     return ImportSummary(done, len(plan.kept), failures, fields, output)
 
 

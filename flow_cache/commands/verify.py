@@ -24,7 +24,7 @@ from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.progress import FieldsDone, ProgressLine
 from flow_cache.storage.paths import as_path
 from flow_cache.video.frames import output_size
-from flow_cache.video.source import hash_source, local_copy, source_bytes
+from flow_cache.video.source import hash_of_video, source_bytes
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -310,13 +310,7 @@ def _against_videos(
             found = source_bytes(video, flow=imported)
             if found != source.bytes:
                 yield Fault(cache_file, f"was made from a video of {source.bytes} bytes, it now has {found}")
-            elif source.sha256 and _hash(video, imported) != source.sha256:
+            elif source.sha256 and hash_of_video(video, flow=imported) != source.sha256:
                 yield Fault(cache_file, "was made from a video of the same size with other contents")
         except VideoError as error:
             yield Fault(cache_file, f"its video cannot be read ({error.reason})")
-
-
-def _hash(video: AnyPath, imported: bool) -> str:
-    """Return the SHA-256 of a video, which may be remote."""
-    with local_copy(video) as copy:
-        return hash_source(copy, flow=imported)

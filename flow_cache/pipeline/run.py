@@ -105,6 +105,7 @@ def precompute(
     jobs = sorted(plan.jobs, key=lambda job: (-job.meta.source.bytes, job.video))
 
     failures = [Failure(video, reason) for video, reason in plan.refused.items()]
+    stamps = {video: plan.stamps[video] for video in plan.kept}
     done = fields = partial = 0
 
     def summary(remaining: int = 0) -> PrecomputeSummary:
@@ -130,6 +131,7 @@ def precompute(
                 line.finished(event.job.meta.source.bytes, failed=event.reason is not None)
                 if event.reason is None:
                     done += 1
+                    stamps[event.job.video] = plan.stamps[event.job.video]
                     fields += event.fields
                     partial += event.partial
                 else:
@@ -138,12 +140,12 @@ def precompute(
                     failures.append(Failure(event.job.video, event.reason))
     except KeyboardInterrupt as interrupt:
         remaining = len(jobs) - done - (len(failures) - len(plan.refused))
-        record_outcome(output, failures, config.shard)
+        record_outcome(output, failures, config.shard, stamps)
         raise PrecomputeInterrupted(summary(remaining)) from interrupt
     except FlowCacheError:
         remove_stale_temporaries(output)
         raise
-    record_outcome(output, failures, config.shard)
+    record_outcome(output, failures, config.shard, stamps)
     return summary()
 
 

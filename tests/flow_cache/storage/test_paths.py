@@ -201,6 +201,28 @@ def test_resume_redoes_what_is_damaged_changed_or_asked_for(shared: str, videos:
     assert {entry.bound for entry in read_index(shared)} == {10.0}
 
 
+def test_a_replaced_remote_video_is_redone_and_one_uploaded_again_is_not(
+    s3: str, videos: Path, tmp_path: Path
+) -> None:
+    source = f"{s3}/{uuid.uuid4().hex}"
+    upload(videos, source)
+    config = config_for(source, tmp_path / "cache")
+    precompute(config, progress=False)
+    before = contents(tmp_path / "cache")
+    upload(videos, source)
+    assert precompute(config, progress=False).skipped == 3
+    for name in ("c.mp4", "images/img_10.png"):
+        path = as_path(source) / name
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1  # near the end: what is decoded may be the same
+        path.write_bytes(bytes(data))
+    summary = precompute(config, progress=False)
+    assert summary.skipped == 1
+    after = contents(tmp_path / "cache")
+    assert after["c.flow.zip"] != before["c.flow.zip"]
+    assert after["walk/a b.flow.zip"] == before["walk/a b.flow.zip"]
+
+
 def test_failures_are_listed_beside_the_cache(shared: str, tmp_path: Path, make_video) -> None:
     (tmp_path / "broken.avi").write_bytes(b"no video")
     make_video(tmp_path / "good.avi")

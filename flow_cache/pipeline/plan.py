@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flow_cache.cache.index import known_sources, list_cache_files
 from flow_cache.cache.meta import CacheMeta, Source
@@ -22,6 +23,20 @@ from flow_cache.video.source import hash_of_video, source_status
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
+_SHOWN = 3  # pairs of names in one line
+
+
+class Copy(NamedTuple):
+    """A video that is the same file as another one: its cache file is copied.
+
+    Attributes:
+        job: what would be done for a video of its own.
+        of: the other video, which is kept or done before.
+    """
+
+    job: Job
+    of: str
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -32,8 +47,9 @@ class Plan:
         root: folder where the videos' relative paths start.
         output: the cache folder.
         jobs: every video that has to be done, for any reason.
+        copies: the same, of videos that are the same file as another one.
         kept: videos whose cache file is complete and has the settings asked for.
-        redone: videos among the jobs that replace an existing file, and why.
+        redone: videos among the jobs and copies that replace an existing file, and why.
         mismatches: cache files of the videos asked for that have other settings, and how they differ.
         others: cache files of other videos that have other settings, and how they differ.
         stamps: of the videos asked for, as `source_status` gives them; empty if not known.
@@ -45,6 +61,7 @@ class Plan:
     root: AnyPath
     output: AnyPath
     jobs: list[Job] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     redone: dict[str, str] = field(default_factory=dict)
     mismatches: dict[str, str] = field(default_factory=dict)
@@ -56,7 +73,8 @@ class Plan:
     @property
     def new(self) -> list[str]:
         """Videos without a cache file."""
-        return [job.video for job in self.jobs if job.video not in self.redone]
+        jobs = [*self.jobs, *(copy.job for copy in self.copies)]
+        return [job.video for job in jobs if job.video not in self.redone]
 
     def check(self) -> None:
         """Raise CacheMismatchError if the cache holds files with other settings.
@@ -140,7 +158,7 @@ def make_plan(
         ArgumentError: a link leads out of the cache folder.
     """
     root, names = inputs.root, inputs.names
-    plan = Plan(template, root, output, refused=inputs.refused, notes=inputs.notes)
+    plan = Plan(template, root, output, refused=inputs.refused, notes=[*inputs.notes])
     files = list_cache_files(output)
     metas = dict(
         zip(files, map_files(lambda name: _meta_of(output / name), list(files), output), strict=True)
@@ -165,6 +183,7 @@ def make_plan(
     doubtful = [name for name in names if is_doubtful(name)]
     hashes = map_files(lambda name: _hash_of(root / name, flow), doubtful, root)
     contents = dict(zip(doubtful, hashes, strict=True))
+    originals = {} if flow else _originals(root, names)
     leads_out = functools.cache(lambda folder: not folder.resolve().is_relative_to(output.resolve()))
     for name, asked in asked_for.items():
         target = cache_path(output, name)
@@ -182,12 +201,33 @@ def make_plan(
                 plan.kept.append(name)
                 continue
             plan.redone[name] = reason
-        plan.jobs.append(Job(root / name, target, asked, keep_partial))
+        job = Job(root / name, target, asked, keep_partial)
+        if name in originals:
+            plan.copies.append(Copy(job, originals[name]))
+        else:
+            plan.jobs.append(job)
+    if plan.copies:
+        same = ", ".join(f"{copy.job.video} and {copy.of}" for copy in plan.copies[:_SHOWN])
+        more = f" and {len(plan.copies) - _SHOWN:,} more" if len(plan.copies) > _SHOWN else ""
+        plan.notes.append(f"computed once, since they are the same file under two names: {same}{more}")
     for relative, found in metas.items():
         source = found.source if isinstance(found, CacheMeta) else template.source
         if (difference := _difference(found, replace(template, source=source))) is not None:
             plan.others[relative] = difference
     return plan
+
+
+def _originals(root: AnyPath, names: list[str]) -> dict[str, str]:
+    """Find videos that are the same file as an earlier one, by a hard or a symbolic link, and that one of each."""
+    originals: dict[str, str] = {}
+    seen: dict[tuple[int, int], str] = {}
+    for name in names if is_local(root) else []:
+        with contextlib.suppress(OSError, ValueError):  # the run will report it
+            status = (root / name).stat()
+            first = seen.setdefault((status.st_dev, status.st_ino), name)
+            if first != name and status.st_ino:  # 0 where a file system has no such numbers
+                originals[name] = first
+    return originals
 
 
 def _hash_of(video: AnyPath, flow: bool) -> str:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from flow_cache.cache.index import read_index
 from flow_cache.cache.naming import cache_path
+from flow_cache.commands.verify import Videos, verify_cache
 from flow_cache.errors import ArgumentError
+from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.inputs import Inputs, choose_videos, parse_shard, read_list
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
@@ -218,3 +220,32 @@ def test_shards_fill_one_cache_and_keep_their_own_failures(videos: Path, tmp_pat
     again = precompute(config, progress=False)
     assert (again.done, again.skipped, len(again.failures)) == (0, 4, 1)
     assert [path.name for path in cache.glob("failures*")] == ["failures.csv"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_names_with_bytes_that_are_no_utf8_work(tmp_path: Path) -> None:
+    names = [os.fsdecode(name) for name in (b"caf\xe9/clip\xff", b"b\xfe.01")]
+    for name in names:
+        folder = tmp_path / "in" / name
+        try:
+            folder.mkdir(parents=True)
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+        for number in range(3):
+            encoded = cv2.imencode(".png", np.full((16, 20), number, np.uint8))[1]
+            (folder / f"{number}.png").write_bytes(encoded.tobytes())
+    (tmp_path / "in" / os.fsdecode(b"empty\xff.avi")).touch()
+    cache = tmp_path / "cache"
+    config = PrecomputeConfig(tmp_path / "in", cache, flow=FlowSettings("farneback"), workers=1)
+    assert estimate(config).plan.new == sorted([*names, os.fsdecode(b"empty\xff.avi")])
+    for done in (2, 0):
+        summary = precompute(config, progress=False)
+        assert (summary.done, summary.skipped) == (done, 2 - done)
+        assert [os.fsencode(failure.video) for failure in summary.failures] == [b"empty\xff.avi"]
+    assert sorted(entry.video for entry in read_index(cache)) == sorted(names)
+    assert b"empty\xff.avi," in (cache / "failures.csv").read_bytes()
+    listed = tmp_path / "in" / "list.txt"
+    listed.write_bytes(b"caf\xe9/clip\xff\nb\xfe.01\n")
+    assert precompute(replace(config, input=listed), progress=False).skipped == 2
+    faults = verify_cache(cache, Videos(tmp_path / "in"), progress=False).faults
+    assert [os.fsencode(fault.cache_file) for fault in faults] == [b"empty\xff.flow.zip"]

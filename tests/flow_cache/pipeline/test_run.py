@@ -339,3 +339,43 @@ def test_real_clips_store_one_field_less_than_frames(real_data: Path, tmp_path: 
             count += 1
         assert entry.video == f"wave/{clip.name}"
         assert (entry.num_frames, entry.num_fields) == (count, count - 1)
+
+
+def test_the_same_file_under_two_names_is_computed_once(
+    config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video
+) -> None:
+    """Both names have a cache file, with the bytes that computing it would give."""
+    (videos / "walk" / "hard.avi").hardlink_to(videos / "c.avi")
+    (videos / "walk" / "soft.avi").symlink_to(videos / "walk" / "a.avi")
+    make_video(videos / "walk" / "same contents, another file.avi", frames=3, seed=3)
+    config = changed(config, rgb=True)
+    note = (
+        "computed once, since they are the same file under two names: "
+        "walk/hard.avi and c.avi, walk/soft.avi and walk/a.avi"
+    )
+    found = estimate(config)
+    assert (len(found.plan.jobs), len(found.plan.new), found.plan.notes) == (4, 6, [note])
+    summary = precompute(config, progress=False)
+    assert (summary.done, summary.failures, summary.notes) == (6, [], [note])
+    assert summary.fields == 4 + 3 + 2 + 2  # of four videos
+    for name in ("hard", "soft"):
+        alone = precompute(replace(config, output=tmp_path / name), [f"walk/{name}.avi"], progress=False)
+        assert (alone.done, alone.notes) == (1, [])
+        file = f"walk/{name}.flow.zip"
+        assert (tmp_path / name / file).read_bytes() == (tmp_path / "cache" / file).read_bytes()
+    again = precompute(config, progress=False)
+    assert (again.done, again.skipped, again.notes) == (0, 6, [])
+    assert verify_cache(tmp_path / "cache", Videos(videos), decode=True, progress=False).faults == []
+    # Where only the copy is missing, it is made of the file that was kept.
+    (tmp_path / "cache" / "walk" / "hard.flow.zip").unlink()
+    assert (precompute(config, progress=False).fields, len(read_index(tmp_path / "cache"))) == (0, 6)
+
+
+def test_both_names_of_a_damaged_file_fail(config: PrecomputeConfig, videos: Path, tmp_path: Path) -> None:
+    (videos / "bad.avi").write_text("no video")
+    (videos / "worse.avi").symlink_to("bad.avi")
+    (videos / "broken link.avi").symlink_to("nowhere.avi")
+    summary = precompute(config, progress=False)
+    assert [failure.video for failure in summary.failures] == ["bad.avi", "broken link.avi", "worse.avi"]
+    assert summary.failures[2].reason == "is the same file as bad.avi, which failed"
+    assert len(read_index(tmp_path / "cache")) == 3

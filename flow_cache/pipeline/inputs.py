@@ -214,10 +214,9 @@ def _collisions(names: list[str]) -> dict[str, str]:
     collisions: dict[str, str] = {}
     owners: dict[str, str] = {}
     for name in names:
-        target = cache_path("", name).as_posix()
-        owner = owners.setdefault(collision_key(target), name)
+        owner = owners.setdefault(collision_key(cache_path("", name).as_posix()), name)
         if owner != name:
-            collisions[name] = f"would share the cache file {target} with {owner}; rename one"
+            collisions[name] = shares_cache_file(name, owner)
     for key, name in owners.items():
         folder = key
         while folder := folder.rpartition("/")[0]:
@@ -226,6 +225,11 @@ def _collisions(names: list[str]) -> dict[str, str]:
                     f"lies in a folder named like the cache file of {owners[folder]}; rename one"
                 )
     return collisions
+
+
+def shares_cache_file(name: str, owner: str) -> str:
+    """Say why a video is refused whose cache file another one has."""
+    return f"would share the cache file {cache_path('', name).as_posix()} with {owner}; rename one"
 
 
 def _part(names: Iterable[str], number: int, count: int) -> list[str]:

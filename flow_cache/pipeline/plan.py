@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from flow_cache.cache.index import known_sources, list_cache_files
 from flow_cache.cache.meta import CacheMeta, Source
-from flow_cache.cache.naming import cache_path
+from flow_cache.cache.naming import cache_path, unusable_name
 from flow_cache.cache.reader import CacheReader
 from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError, CacheVersionError, VideoError
 from flow_cache.methods.device import check_cluster_device, check_devices
-from flow_cache.pipeline.inputs import Inputs, choose_videos
+from flow_cache.pipeline.inputs import Inputs, choose_videos, shares_cache_file
 from flow_cache.pipeline.settings import PrecomputeConfig
 from flow_cache.pipeline.worker import Job
 from flow_cache.storage.paths import as_path, is_local, map_files
@@ -157,12 +157,13 @@ def make_plan(
     Raises:
         ArgumentError: a link leads out of the cache folder.
     """
-    root, names = inputs.root, inputs.names
-    plan = Plan(template, root, output, refused=inputs.refused, notes=[*inputs.notes])
     files = list_cache_files(output)
     metas = dict(
         zip(files, map_files(lambda name: _meta_of(output / name), list(files), output), strict=True)
     )
+    inputs = _with_owners(inputs, metas)
+    root, names = inputs.root, inputs.names
+    plan = Plan(template, root, output, refused=inputs.refused, notes=[*inputs.notes])
     statuses = map_files(lambda name: source_status(root / name, flow=flow), names, root)
     plan.stamps.update((name, status.stamp) for name, status in zip(names, statuses, strict=True))
     known = {} if check_content else known_sources(output, files)
@@ -215,6 +216,25 @@ def make_plan(
         if (difference := _difference(found, replace(template, source=source))) is not None:
             plan.others[relative] = difference
     return plan
+
+
+def _with_owners(inputs: Inputs, metas: Mapping[str, CacheMeta | CacheFileError]) -> Inputs:
+    """Let each cache file stay with its video, though another one of the same cache file may come first."""
+    names, refused = [], {**inputs.refused}
+    for name in inputs.names:
+        found = metas.get(cache_path("", name).as_posix())
+        owner = found.source.path if isinstance(found, CacheMeta) else name
+        if (
+            owner in refused
+            and unusable_name(owner) is None
+            and cache_path("", owner) == cache_path("", name)
+        ):
+            del refused[owner]
+            refused[name] = shares_cache_file(name, owner)
+            names.append(owner)
+        else:
+            names.append(name)
+    return replace(inputs, names=names, refused=dict(sorted(refused.items())))
 
 
 def _originals(root: AnyPath, names: list[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 # Found too, but they stay in the names of cache files: `a.gif` beside `a.mp4` is often a preview of it.
 _MORE_SUFFIXES = frozenset({".264", ".265", ".gif", ".h264", ".h265", ".hevc", ".mjpeg", ".mjpg", ".y4m"})
+_SUFFIXES = VIDEO_SUFFIXES | _MORE_SUFFIXES
 _PREVIEW = ".gif"
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # What network drives and archives put beside a user's files: thumbnails, deleted files.
@@ -94,6 +95,7 @@ def find_videos(root: AnyPath) -> list[AnyPath]:
 def search_videos(root: AnyPath) -> Found:
     """Find what `find_videos` lists, and say what was left out; raises the same."""
     root = as_path(root)
+    repeated: list[PurePosixPath] = []
     if not is_local(root):
         folders = _remote_folders(root)
         if not folders:
@@ -103,7 +105,7 @@ def search_videos(root: AnyPath) -> Found:
     elif root.is_file():
         return Found([root], [])
     elif root.is_dir():
-        folders = _local_folders(root)
+        folders = _local_folders(root, repeated)
     else:
         raise ArgumentError(f"{root}: no such file or folder")
     flow = _flow_folders(folders)
@@ -116,7 +118,7 @@ def search_videos(root: AnyPath) -> Found:
             continue
         videos = [folder / name for name in files if is_video(name)]
         images = [name for name in files if is_image(name)]
-        if images and _are_previews(videos, images):
+        if videos and images and _are_previews(videos, images):
             previews += videos
             videos = []
         if videos or not images:
@@ -125,7 +127,7 @@ def search_videos(root: AnyPath) -> Found:
             beside.append(folder)
         else:
             found.append(folder)
-            if split_series(images).flow:
+            if any("flow" in name.lower() for name in images) and split_series(images).flow:
                 mixed.append(folder)
 
     def path_of(name: PurePosixPath) -> AnyPath:
@@ -136,6 +138,7 @@ def search_videos(root: AnyPath) -> Found:
         for text, named in (
             ("passed over, since images lie beside folders there: {}; a folder of images holds nothing else", beside),
             ("left out, since they hold components of flow: {}; flow-cache import takes " + _IMPORTED, sorted(flow)),
+            ("passed over, since they are links to folders that are searched anyway: {}", repeated),
             ("passed over, since they lie beside the images of a video: {}", previews),
             ("only the frames are taken, not the flow beside them: {}; flow-cache import reads that", mixed),
         )
@@ -147,19 +150,21 @@ def search_videos(root: AnyPath) -> Found:
 _Tree = dict[PurePosixPath, tuple[list[str], list[str]]]  # the names of folders and files in each folder
 
 
-def _local_folders(root: Path) -> _Tree:
-    """Walk a folder, without what is hidden."""
+def _local_folders(root: Path, repeated: list[PurePosixPath]) -> _Tree:
+    """Walk a folder, without what is hidden; links to folders that were searched already are appended to `repeated`."""
     found: _Tree = {}
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above it
+        name = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        if real in seen:
+            repeated.append(name)
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if _is_visible_folder(name))
-        visible = [name for name in files if not name.startswith(".")]
-        found[PurePosixPath(Path(folder).relative_to(root).as_posix())] = (list(subfolders), visible)
+        subfolders[:] = sorted(inner for inner in subfolders if _is_visible_folder(inner))
+        visible = [file for file in files if not file.startswith(".")]
+        found[name] = (list(subfolders), visible)
     return found
 
 
@@ -243,7 +248,7 @@ def is_video(name: str) -> bool:
     >>> is_video("walk/a.AVI"), is_video("walk/a.txt")
     (True, False)
     """
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES | _MORE_SUFFIXES
+    return PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
 def is_image(name: str) -> bool:

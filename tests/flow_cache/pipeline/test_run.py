@@ -341,6 +341,20 @@ def test_real_clips_store_one_field_less_than_frames(real_data: Path, tmp_path: 
         assert (entry.num_frames, entry.num_fields) == (count, count - 1)
 
 
+def test_a_cache_file_stays_with_its_video_when_another_one_comes_first(
+    config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video
+) -> None:
+    precompute(config, progress=False)
+    before = (tmp_path / "cache" / "c.flow.zip").read_bytes()
+    make_video(videos / "c.3gp", seed=9)
+    summary = precompute(config, progress=False)
+    assert (summary.done, summary.skipped) == (0, 3)
+    assert summary.failures == [
+        Failure("c.3gp", "would share the cache file c.flow.zip with c.avi; rename one")
+    ]
+    assert (tmp_path / "cache" / "c.flow.zip").read_bytes() == before
+
+
 def test_the_same_file_under_two_names_is_computed_once(
     config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video
 ) -> None:

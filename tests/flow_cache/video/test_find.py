@@ -158,6 +158,17 @@ def test_images_beside_folders_are_said_to_be_passed_over(tmp_path: Path) -> Non
     assert (summary.done, summary.notes) == (1, [note])
 
 
+def test_a_link_to_a_folder_is_followed_once_and_said(tmp_path: Path) -> None:
+    put(tmp_path / "a", "#.png")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "c").symlink_to(".")
+    found = search_videos(tmp_path)
+    assert found.videos == [tmp_path / "a"]
+    assert found.notes == [
+        f"passed over, since they are links to folders that are searched anyway: {tmp_path / 'b'}, {tmp_path / 'c'}"
+    ]
+
+
 def test_other_formats_are_found_and_taken_as_when_given_directly(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -262,7 +262,7 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         VideoError: they are not one numbered series.
     """
-    series = split_series([path.name for path in all_images(folder)])
+    series = split_series(_image_names(folder))
     if series.problem is not None:
         raise VideoError(folder, series.problem)
     return [folder / name for name in series.frames]
@@ -270,8 +270,12 @@ def image_files(folder: Path) -> list[Path]:
 
 def all_images(folder: Path) -> list[Path]:
     """List all images of a folder, pictures of flow too, in natural order."""
-    images = [path for path in folder.iterdir() if is_image(path.name) and path.is_file()]
-    return sorted(images, key=lambda path: _natural_key(path.name))
+    return [folder / name for name in sorted(_image_names(folder), key=_natural_key)]
+
+
+def _image_names(folder: Path) -> list[str]:
+    """List the names of a folder's images, in any order."""
+    return [path.name for path in folder.iterdir() if is_image(path.name) and path.is_file()]
 
 
 def split_series(names: Sequence[str]) -> Series:

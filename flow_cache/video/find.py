@@ -127,7 +127,8 @@ def search_videos(root: AnyPath) -> Found:
             beside.append(folder)
         else:
             found.append(folder)
-            if any("flow" in name.lower() for name in images) and split_series(images).flow:
+            series = split_series(images if any("flow" in name.lower() for name in images) else [])
+            if series.flow and series.problem is None:
                 mixed.append(folder)
 
     def path_of(name: PurePosixPath) -> AnyPath:

@@ -66,6 +66,7 @@ def test_an_exported_folder_is_a_video_of_its_frames(tmp_path: Path) -> None:
 def test_an_exported_folder_without_frames_fails_and_is_imported(tmp_path: Path) -> None:
     folder = put(tmp_path / "out" / "clip", "flow_x_#.png", "flow_y_#.png")
     put(tmp_path / "out" / "good", "#.png")
+    assert search_videos(folder.parent) == ([folder, tmp_path / "out" / "good"], [])
     summary = precompute(config_for(folder.parent, tmp_path / "cache"), progress=False)
     assert (summary.done, summary.failures) == (
         1,

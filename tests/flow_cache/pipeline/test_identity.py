@@ -1,7 +1,6 @@
 """A cache file is kept while its video is the one that it was made from."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +17,14 @@ from flow_cache.video.source import source_status
 
 
 @pytest.fixture
-def config(tmp_path: Path, make_video: Callable[..., Path]) -> PrecomputeConfig:
-    """A file and a folder of images of equal sizes, done."""
-    make_video(tmp_path / "in" / "a.avi", frames=4)
+def config(tmp_path: Path) -> PrecomputeConfig:
+    """A file and a folder of images, done; both hold bare pixels, so that a changed byte is no damage."""
     folder = tmp_path / "in" / "clip"
-    folder.mkdir()
+    folder.mkdir(parents=True)
+    frames = np.random.default_rng(0).integers(0, 256, (4, 48 * 32 * 3 // 2), np.uint8)
+    (tmp_path / "in" / "a.y4m").write_bytes(
+        b"YUV4MPEG2 W48 H32 F25:1 C420\n" + b"".join(b"FRAME\n" + frame.tobytes() for frame in frames)
+    )
     for number in range(4):
         cv2.imwrite(str(folder / f"{number}.bmp"), np.full((16, 20), number, np.uint8))
     config = PrecomputeConfig(tmp_path / "in", tmp_path / "cache", FlowSettings("farneback"), workers=1)
@@ -70,14 +72,14 @@ def swap(one: Path, other: Path) -> None:
 
 def test_the_stamps_of_the_videos_stand_in_the_index(config: PrecomputeConfig) -> None:
     folder = Path(config.input)
-    expected = {name: source_status(folder / name).stamp for name in ("a.avi", "clip")}
+    expected = {name: source_status(folder / name).stamp for name in ("a.y4m", "clip")}
     assert stamps(config) == expected
-    assert expected["a.avi"] == str((folder / "a.avi").stat().st_mtime_ns)
+    assert expected["a.y4m"] == str((folder / "a.y4m").stat().st_mtime_ns)
 
 
 def test_a_video_replaced_by_another_of_the_same_size_is_redone(config: PrecomputeConfig) -> None:
-    replace_file(Path(config.input) / "a.avi")
-    assert redone(config) == ["a.avi"]
+    replace_file(Path(config.input) / "a.y4m")
+    assert redone(config) == ["a.y4m"]
     assert redone(config) == []
 
 
@@ -103,9 +105,9 @@ def test_what_was_only_touched_is_kept_and_its_new_stamp_remembered(config: Prec
     assert redone(config) == []
     assert stamps(config) == {name: source_status(folder / name).stamp for name in old} != old
     # Now the stamp decides again: a change that keeps it is not seen, unless the content is asked for.
-    replace_file(folder / "a.avi", keep_time=True)
+    replace_file(folder / "a.y4m", keep_time=True)
     assert redone(config) == []
-    assert redone(replace(config, check_content=True)) == ["a.avi"]
+    assert redone(replace(config, check_content=True)) == ["a.y4m"]
     assert redone(replace(config, check_content=True)) == []
 
 
@@ -116,18 +118,18 @@ def test_without_a_stamp_the_content_decides(config: PrecomputeConfig, damage: s
         index.unlink()
     elif damage == "of an earlier version":
         index.write_text("".join(line.rpartition(",")[0] + "\n" for line in index.read_text().splitlines()))
-        assert stamps(config) == {"a.avi": "", "clip": ""}
+        assert stamps(config) == {"a.y4m": "", "clip": ""}
     else:  # a cache file that was written after the index
-        path = Path(config.output) / "a.flow.zip"
+        path = Path(config.output) / "a.y4m.flow.zip"
         os.utime(path, ns=(10**18, 10**18))
-    replace_file(Path(config.input) / "a.avi", keep_time=True)
-    assert redone(config) == ["a.avi"]
+    replace_file(Path(config.input) / "a.y4m", keep_time=True)
+    assert redone(config) == ["a.y4m"]
 
 
 def test_an_interrupted_run_does_not_take_the_old_flow_for_that_of_the_new_video(
     config: PrecomputeConfig,
 ) -> None:
-    replace_file(Path(config.input) / "a.avi")
+    replace_file(Path(config.input) / "a.y4m")
 
     class Stopped:
         def __enter__(self):
@@ -142,13 +144,13 @@ def test_an_interrupted_run_does_not_take_the_old_flow_for_that_of_the_new_video
 
     with pytest.raises(KeyboardInterrupt):
         precompute(config, progress=False, start_runner=lambda config, plan: Stopped())
-    assert redone(config) == ["a.avi"]
+    assert redone(config) == ["a.y4m"]
 
 
 def test_the_flag_asks_for_the_content(config: PrecomputeConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    replace_file(Path(config.input) / "a.avi", keep_time=True)
+    replace_file(Path(config.input) / "a.y4m", keep_time=True)
     command = ["precompute", str(config.input), "--out", str(config.output), "--method", "farneback"]
     assert main([*command, "--dry-run"]) == 0
-    assert "to be redone: a.avi" not in capsys.readouterr().out
+    assert "to be redone: a.y4m" not in capsys.readouterr().out
     assert main([*command, "--dry-run", "--check-content"]) == 0
-    assert "to be redone: a.avi: the video has changed" in capsys.readouterr().out
+    assert "to be redone: a.y4m: the video has changed" in capsys.readouterr().out

@@ -288,7 +288,8 @@ def prove(
     videos: Path, kills: int, seed: int, options: list[str], folder: Path
 ) -> tuple[list[str], list[Kill], list[str]]:
     """Run everything in a folder; returns the findings as lines of text, the kills, and the broken promises."""
-    root, names = choose_videos(videos)
+    inputs = choose_videos(videos)
+    root, names = inputs.root, inputs.names
     command = [*PRECOMPUTE, str(videos), *options]
     reference = folder / "reference"
     began, started = time.time(), time.monotonic()

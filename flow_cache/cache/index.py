@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from flow_cache.cache.naming import CACHE_SUFFIX
@@ -20,7 +20,7 @@ from flow_cache.storage.paths import Status, as_path, list_files, map_files
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from flow_cache.storage.paths import AnyPath
 
@@ -45,6 +45,8 @@ class IndexEntry:
         clip_fraction: share of the flow values beyond the bound, 0 to 1.
         bytes: size of the cache file.
         stamp: changes when the file is written again, see `flow_cache.storage.paths.Status`.
+        source_stamp: the same of the video when it was last found to be the one that the file was made from; empty if
+            not known. It stands here and not in the file, whose bytes do not depend on when a video was copied.
 
     Example:
         >>> import numpy as np
@@ -71,6 +73,7 @@ class IndexEntry:
     clip_fraction: float
     bytes: int
     stamp: str = field(compare=False)
+    source_stamp: str = field(default="", compare=False)
 
 
 def read_index(root: str | os.PathLike[str] | AnyPath) -> list[IndexEntry]:
@@ -149,6 +152,7 @@ def scan_cache(root: str | os.PathLike[str] | AnyPath) -> tuple[list[IndexEntry]
 
 def refresh_index(
     root: str | os.PathLike[str] | AnyPath,
+    source_stamps: Mapping[str, str] | None = None,
     *,
     scan: Callable[[AnyPath], tuple[list[IndexEntry], list[CacheFileError]]] = scan_cache,
 ) -> list[CacheFileError]:
@@ -158,6 +162,7 @@ def refresh_index(
 
     Args:
         root: the cache folder, a path or a URL.
+        source_stamps: what is newly known of the videos, by cache file.
         scan: lists what the folder holds.
 
     Raises:
@@ -165,13 +170,31 @@ def refresh_index(
     """
     root = as_path(root)
     entries, damaged = scan(root)
-    _write_index(root, entries)
+    stamps = source_stamps or {}
+    _write_index(
+        root,
+        [replace(entry, source_stamp=stamps.get(entry.cache_file, entry.source_stamp)) for entry in entries],
+    )
     return damaged
 
 
 def indexed_files(root: str | os.PathLike[str] | AnyPath) -> list[str]:
     """List the cache files that `index.csv` names, whether they exist or not."""
     return list(_load(as_path(root) / INDEX_NAME))
+
+
+def known_sources(root: AnyPath, files: Mapping[str, Status]) -> dict[str, str]:
+    """Return the stamps of the videos that cache files were made from, as far as the index knows them.
+
+    Args:
+        root: the cache folder.
+        files: what a listing says of the cache files, by name; rows of other ones are not believed.
+    """
+    return {
+        name: entry.source_stamp
+        for name, entry in _load(root / INDEX_NAME).items()
+        if entry.source_stamp and files.get(name) == (entry.bytes, entry.stamp)
+    }
 
 
 def cache_files_of(cache: AnyPath) -> dict[str, AnyPath]:
@@ -181,8 +204,13 @@ def cache_files_of(cache: AnyPath) -> dict[str, AnyPath]:
 
 def cache_files(root: AnyPath) -> dict[str, AnyPath]:
     """Find the cache files below a folder, sorted by relative path with forward slashes; raises CacheFileError."""
+    return {name: root / name for name in list_cache_files(root)}
+
+
+def list_cache_files(root: AnyPath) -> dict[str, Status]:
+    """List the cache files below a folder, by relative path, and their status; raises CacheFileError."""
     try:
-        return {name: root / name for name in list_files(root) if _is_cache_file(name)}
+        return {name: status for name, status in list_files(root).items() if _is_cache_file(name)}
     except OSError as error:
         raise CacheFileError(root, error.strerror or str(error)) from error
 
@@ -247,6 +275,8 @@ def _parse(row: dict[str, str]) -> IndexEntry:
     """Convert the text of each column to the type of its field; raises ValueError or KeyError."""
     values: dict[str, Any] = {}
     for column in fields(IndexEntry):
+        if column.name not in row and column.default is not MISSING:
+            continue  # an index of an earlier version
         text = row[column.name]
         if column.type == "bool":
             values[column.name] = {"True": True, "False": False}[text]

@@ -35,16 +35,23 @@ def cache_path(root: str | os.PathLike[str] | AnyPath, video_relative: str | Pur
         >>> cache_path("cache", "walk/a.avi").as_posix()
         'cache/walk/a.flow.zip'
     """
+    if (reason := unusable_name(video_relative)) is not None:
+        raise ArgumentError(f"{video_relative!s:.200}: {reason}")
+    relative = PurePosixPath(video_relative)
+    parts, name = relative.parts, relative.name
+    if relative.suffix.lower() in VIDEO_SUFFIXES:
+        name = relative.stem
+    return as_path(root).joinpath(*parts[:-1], name + CACHE_SUFFIX)
+
+
+def unusable_name(video_relative: str | PurePosixPath) -> str | None:
+    """Say why a video of this relative path cannot have a cache file; None if it can."""
     relative = PurePosixPath(video_relative)
     parts = relative.parts
     odd = any("\\" in part or "\0" in part or PureWindowsPath(part).drive for part in parts)
     if not parts or relative.is_absolute() or ".." in parts or odd:
-        raise ArgumentError(
-            f"{video_relative!s:.200}: expected a relative path that stays inside the input folder"
+        return (
+            "expected a relative path that stays inside the input folder, on every system "
+            "(without drive letters and backslashes); rename it"
         )
-    name = relative.name
-    if name.startswith("."):
-        raise ArgumentError(f"{video_relative!s:.200}: hidden files are not used as videos; rename it")
-    if relative.suffix.lower() in VIDEO_SUFFIXES:
-        name = relative.stem
-    return as_path(root).joinpath(*parts[:-1], name + CACHE_SUFFIX)
+    return "hidden files are not used as videos; rename it" if relative.name.startswith(".") else None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -184,6 +184,16 @@ class CacheReader:
         except CodecError as error:
             raise CacheFileError(self.path, str(error), member.name) from error
         return data
+
+    def encoded(self) -> Iterator[tuple[str, bytes]]:
+        """Iterate the names and bytes of all images as they are stored, in the order of the file.
+
+        Raises:
+            CacheFileError: one is damaged.
+        """
+        members = [images[index] for images in (self._flow, self._rgb) for index in range(len(images))]
+        for member in sorted(members, key=lambda member: member.offset):
+            yield member.name, self._read(member)
 
     def close(self) -> None:
         """Close the file; it may be closed twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -19,6 +20,7 @@ from flow_cache.storage.paths import as_path, is_local
 from flow_cache.video.frames import MAX_SIDE
 
 if TYPE_CHECKING:
+    from flow_cache.cache.reader import CacheReader
     from flow_cache.storage.paths import AnyPath
 
 _PARTIAL_LIMIT = 200  # characters of the reason for a partial file
@@ -114,6 +116,33 @@ class CacheWriter:
             if isinstance(error, OSError):
                 raise CacheWriteError.from_os_error(self.path, error) from error
             raise
+        return meta
+
+    @classmethod
+    def copy(cls, reader: CacheReader, path: str | os.PathLike[str] | AnyPath, video: str) -> CacheMeta:
+        """Write a cache file once more, for the same video under another name: the bytes that computing it would give.
+
+        Args:
+            reader: the file, open.
+            path: where the copy will appear.
+            video: the other name, relative to the input folder.
+
+        Returns:
+            What the copy says about itself.
+
+        Raises:
+            CacheFileError: the file is damaged.
+            CacheWriteError: the disk refuses.
+        """
+        meta = replace(reader.meta, source=replace(reader.meta.source, path=video))
+        start = meta.closed(frames=0, fields=0, width=0, height=0, clip_fraction=0.0, partial=None)
+        with cls(path, start) as writer:
+            for name, data in reader.encoded():
+                writer._add(name, data)
+            try:
+                writer._commit(meta)
+            except OSError as error:
+                raise CacheWriteError.from_os_error(writer.path, error) from error
         return meta
 
     def abort(self) -> None:

@@ -38,6 +38,8 @@ def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
     if len(summary.failures) > _SHOWN:
         more = len(summary.failures) - _SHOWN
         print_line(f"... and {more:,} more, all in {summary.output / failures_name}")
+    for note in summary.notes:
+        print_line(note)
 
 
 def print_estimate(found: Estimate) -> None:
@@ -62,6 +64,8 @@ def print_estimate(found: Estimate) -> None:
         print_line(f"cannot be read: {failure.video}: {failure.reason}")
     for video, reason in list(plan.redone.items())[:_SHOWN]:
         print_line(f"to be redone: {video}: {reason}")
+    for note in plan.notes:
+        print_line(note)
 
 
 def info_as_json(info: CacheInfo) -> str:

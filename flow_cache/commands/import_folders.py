@@ -130,34 +130,36 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
         storage=config.storage,
         versions=current_versions(),
     )
-    root, names = choose_videos(config.input)
-    names = [name for name in names if _holds_flow(root / name)]
-    if not names:
+    inputs = choose_videos(config.input)
+    inputs = replace(inputs, names=[name for name in inputs.names if _holds_flow(inputs.root / name)])
+    if not inputs.names:
         raise ArgumentError(f"{config.input}: holds no folder with flow_x_... images")
     prepare_output(output)
-    plan = make_plan(template, root, names, output, overwrite=config.overwrite)
+    plan = make_plan(template, inputs, output, overwrite=config.overwrite, flow=True)
     plan.check()
-    failures: list[Failure] = []
-    fields = 0
-    with ProgressLine(len(names), len(plan.jobs), len(plan.kept), progress) as line:
+    failures = [Failure(video, reason) for video, reason in plan.refused.items()]
+    stamps = {video: plan.stamps[video] for video in plan.kept}
+    fields = done = 0
+    with ProgressLine(len(inputs.names), len(plan.jobs), len(plan.kept), progress) as line:
         for job in plan.jobs:
             failed = len(failures)
             try:
                 with local_copy(job.source) as folder:
                     fields += _import(job, folder, line).fields
+                done += 1
+                stamps[job.video] = plan.stamps[job.video]
             except VideoError as error:
                 job.target.unlink(missing_ok=True)
                 failures.append(Failure(job.video, error.reason_and_frame))
             line.finished(1, failed=len(failures) > failed)
-    done = len(plan.jobs) - len(failures)
-    record_outcome(output, failures)
+    record_outcome(output, failures, source_stamps=stamps)
     return ImportSummary(done, len(plan.kept), failures, fields, output)
 
 
 def _import(job: Job, folder: Path, line: ProgressLine) -> CacheMeta:
     """Write one folder's cache file; raises VideoError if its images cannot be used."""
     layout = _layout(job, folder)
-    meta = replace(job.meta, source=replace(job.meta.source, sha256=hash_source(folder)))
+    meta = replace(job.meta, source=replace(job.meta.source, sha256=hash_source(folder, flow=True)))
     writer: CacheWriter | None = None
     ends = values = 0
     try:

@@ -14,6 +14,7 @@ from flow_cache.cache.index import cache_files_of, indexed_files
 from flow_cache.cache.meta import CacheMeta
 from flow_cache.cache.naming import cache_path
 from flow_cache.cache.reader import CacheReader
+from flow_cache.commands.import_folders import METHOD as IMPORTED
 from flow_cache.errors import ArgumentError, CacheFileError, VideoError
 from flow_cache.methods.registry import method_names
 from flow_cache.pipeline.inputs import choose_videos
@@ -23,7 +24,7 @@ from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.progress import FieldsDone, ProgressLine
 from flow_cache.storage.paths import as_path
 from flow_cache.video.frames import output_size
-from flow_cache.video.source import hash_source, local_copy, source_bytes
+from flow_cache.video.source import hash_of_video, source_bytes
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -226,13 +227,13 @@ def repair_cache(
         raise ArgumentError(
             f"{found.path} was made by method {settings.method}, which is no estimator; import it again"
         )
-    root, names = choose_videos(videos.input, root=videos.root)
-    by_file = {cache_path("", name).as_posix(): name for name in names}
+    inputs = choose_videos(videos.input, root=videos.root)
+    by_file = {cache_path("", name).as_posix(): name for name in inputs.names}
     wanted = [by_file[fault.cache_file] for fault in found.faults if fault.cache_file in by_file]
     summary = None
     if wanted:
         config = PrecomputeConfig(
-            str(root),
+            str(inputs.root),
             str(found.path),
             FlowSettings.of(settings, device=device),
             settings.storage,
@@ -293,26 +294,23 @@ def _against_videos(
     videos: Videos, metas: dict[str, CacheMeta], files: dict[str, AnyPath], bad: set[str]
 ) -> Iterator[Fault]:
     """Compare each video with its cache file; files that are known to be bad are left out."""
-    root, names = choose_videos(videos.input, root=videos.root)
-    for name in names:
+    inputs = choose_videos(videos.input, root=videos.root)
+    for name, reason in inputs.refused.items():
+        yield Fault(name, f"has no cache file: {reason}")
+    for name in inputs.names:
         cache_file = cache_path("", name).as_posix()
         if cache_file in bad:
             continue
         if cache_file not in files:
             yield Fault(cache_file, f"is missing: video {name} is not in the cache")
             continue
-        source = metas[cache_file].source
+        source, video = metas[cache_file].source, inputs.root / name
+        imported = metas[cache_file].method == IMPORTED
         try:
-            found = source_bytes(root / name)
+            found = source_bytes(video, flow=imported)
             if found != source.bytes:
                 yield Fault(cache_file, f"was made from a video of {source.bytes} bytes, it now has {found}")
-            elif source.sha256 and _hash(root / name) != source.sha256:
+            elif source.sha256 and hash_of_video(video, flow=imported) != source.sha256:
                 yield Fault(cache_file, "was made from a video of the same size with other contents")
         except VideoError as error:
             yield Fault(cache_file, f"its video cannot be read ({error.reason})")
-
-
-def _hash(video: AnyPath) -> str:
-    """Return the SHA-256 of a video, which may be remote."""
-    with local_copy(video) as copy:
-        return hash_source(copy)

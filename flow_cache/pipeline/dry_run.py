@@ -43,7 +43,8 @@ class Estimate:
     Attributes:
         plan: what has to be done.
         opened: videos that were opened to check them and count their frames.
-        unreadable: those of them that cannot be opened, or whose first frames cannot be decoded.
+        unreadable: those of them that cannot be opened, or whose first frames cannot be decoded; and videos that
+            cannot have a cache file.
         fields, bytes, seconds: estimates; 0 if nothing could be sampled.
         workers: worker processes that the time is estimated for.
         sampled_fields: fields that were computed for this estimate.
@@ -119,9 +120,11 @@ def estimate(
         expected *= sum(job.meta.source.bytes for job in plan.jobs) / max(size, 1)
     fields = round(expected)
     sampled = sum(sample.fields for _, sample in samples)
+    read = len(counts) + len(unreadable)
+    unreadable += [Failure(video, reason) for video, reason in plan.refused.items()]
     return Estimate(
         plan,
-        len(counts) + len(unreadable),
+        read,
         unreadable,
         fields,
         round(fields * sum(sample.bytes for _, sample in samples) / max(sampled, 1))

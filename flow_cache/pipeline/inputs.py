@@ -1,7 +1,8 @@
 """Which videos to do: a file, a folder, a list or a manifest becomes relative paths, which are checked.
 
 Every cache file lies below the output folder at its video's relative path, so a hostile list could do harm there.
-`cache_path` refuses paths that lead out of the folder; here, two videos with the same cache file are refused too.
+`cache_path` refuses paths that lead out of the folder, and a list that holds one is refused whole. A video that was
+found under an unusable name, or whose cache file another video has, is refused alone: the run goes on without it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flow_cache.cache.naming import cache_path
+from flow_cache.cache.naming import cache_path, unusable_name
 from flow_cache.errors import ArgumentError
 from flow_cache.storage.paths import as_path, is_local, relative_name
-from flow_cache.video.find import find_videos, is_image_folder
+from flow_cache.video.find import find_videos, is_image_folder, search_videos
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -31,6 +33,23 @@ MANIFEST_SUFFIX = ".csv"
 MANIFEST_COLUMNS = ("path", "video")
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """The videos of a run.
+
+    Attributes:
+        root: folder where relative paths start.
+        names: the videos' relative paths; no two have the same cache file.
+        refused: videos that cannot have a cache file, and why.
+        notes: what a search left out, a line each.
+    """
+
+    root: AnyPath
+    names: list[str]
+    refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
 def choose_videos(
     source: str | os.PathLike[str] | AnyPath,
     *,
@@ -38,7 +57,7 @@ def choose_videos(
     root: str | os.PathLike[str] | AnyPath | None = None,
     limit: int | None = None,
     shard: str | None = None,
-) -> tuple[AnyPath, list[str]]:
+) -> Inputs:
     """Find the videos of a run.
 
     Args:
@@ -49,11 +68,9 @@ def choose_videos(
         limit: maximum number of videos; the first ones are taken.
         shard: of those, part i of n as `i/n`.
 
-    Returns:
-        The folder where relative paths start, and the videos' relative paths.
-
     Raises:
-        ArgumentError: paths that are absolute, lead out of the folder or collide; the message names the line.
+        ArgumentError: there is no video; `videos` or a list holds a path that is absolute, leads out of the folder or
+            is hidden (the message names the line).
     """
     part = None if shard is None else parse_shard(shard)
     try:
@@ -68,7 +85,7 @@ def _choose(
     root: str | os.PathLike[str] | AnyPath | None,
     limit: int | None,
     part: tuple[int, int] | None,
-) -> tuple[AnyPath, list[str]]:
+) -> Inputs:
     """Do what `choose_videos` does; raises OSError, too."""
     path = _absolute(source)
     if not path.exists():
@@ -82,6 +99,8 @@ def _choose(
             raise ArgumentError(f"root {root}: no such folder")
     else:
         folder = path if path.is_dir() and not is_image_folder(path) else path.parent
+    refused: dict[str, str] = {}
+    notes: list[str] = []
     if videos is not None:
         names = _safe_names(videos)
         if not names:
@@ -89,12 +108,26 @@ def _choose(
     elif listed:
         names = read_list(path)
     else:
-        names = _safe_names(relative_name(video, folder) for video in find_videos(path))
-        if not names:
-            raise ArgumentError(f"{source}: no videos found (neither video files nor folders of images)")
+        found = search_videos(path)
+        notes = found.notes
+        names = []
+        for name in (relative_name(video, folder) for video in found.videos):
+            if (reason := unusable_name(name)) is not None:
+                refused[name] = reason
+            else:
+                names.append(name)
+        if not found.videos:
+            left_out = "".join(f"; {note}" for note in notes)
+            raise ArgumentError(
+                f"{source}: no videos found (neither video files nor folders of images){left_out}"
+            )
     names = names[:limit]
-    _refuse_collisions(names)
-    return folder, names if part is None else _part(names, *part)
+    refused |= _collisions(names)
+    names = [name for name in names if name not in refused]
+    if part is not None:
+        names = _part(names, *part)
+        refused = {name: refused[name] for name in _part(refused, *part)}
+    return Inputs(folder, names, dict(sorted(refused.items())), notes)
 
 
 def _absolute(where: str | os.PathLike[str] | AnyPath) -> AnyPath:
@@ -232,25 +265,30 @@ def _safe_names(names: Iterable[str]) -> list[str]:
     return list(safe)
 
 
-def _refuse_collisions(names: list[str]) -> None:
-    """Raise ArgumentError if two videos would have the same cache file, on this file system or on another."""
+def _collisions(names: list[str]) -> dict[str, str]:
+    """Find videos whose cache file an earlier one has, on this file system or on another, and say so of each."""
+    collisions: dict[str, str] = {}
     owners: dict[str, str] = {}
     for name in names:
-        target = cache_path("", name).as_posix()
-        key = collision_key(target)
-        if key in owners:
-            raise ArgumentError(f"{owners[key]} and {name} would share the cache file {target}; rename one")
-        owners[key] = name
+        owner = owners.setdefault(collision_key(cache_path("", name).as_posix()), name)
+        if owner != name:
+            collisions[name] = shares_cache_file(name, owner)
     for key, name in owners.items():
         folder = key
         while folder := folder.rpartition("/")[0]:
             if folder in owners:
-                raise ArgumentError(
-                    f"{name} lies in a folder named like the cache file of {owners[folder]}; rename one"
+                collisions[name] = (
+                    f"lies in a folder named like the cache file of {owners[folder]}; rename one"
                 )
+    return collisions
 
 
-def _part(names: list[str], number: int, count: int) -> list[str]:
+def shares_cache_file(name: str, owner: str) -> str:
+    """Say why a video is refused whose cache file another one has."""
+    return f"would share the cache file {cache_path('', name).as_posix()} with {owner}; rename one"
+
+
+def _part(names: Iterable[str], number: int, count: int) -> list[str]:
     """Choose a shard by the hash of each path: a video stays in its shard when others are added or removed."""
     return [name for name in names if _hash(name) % count == number - 1]
 

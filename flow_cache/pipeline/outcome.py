@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flow_cache.cache.index import refresh_index
+from flow_cache.cache.naming import cache_path
 from flow_cache.errors import CacheWriteError
 from flow_cache.pipeline.inputs import parse_shard
 from flow_cache.storage.atomic import remove_stale_temporaries, write_atomically
@@ -51,6 +53,7 @@ class PrecomputeSummary:
         output: the cache folder.
         partial: how many of `done` hold only the readable beginning of their video.
         remaining: videos not tried, after an interruption.
+        notes: what the search for videos left out, a line each.
 
     Example:
         >>> from flow_cache import Failure, PrecomputeSummary
@@ -68,6 +71,7 @@ class PrecomputeSummary:
     output: AnyPath
     partial: int = 0
     remaining: int = 0
+    notes: Sequence[str] = ()
 
 
 class PrecomputeInterrupted(KeyboardInterrupt):
@@ -98,19 +102,26 @@ def failures_name(shard: str | None = None) -> str:
     return f"failures.{number}-of-{count}.csv"
 
 
-def record_outcome(output: AnyPath, failures: list[Failure], shard: str | None = None) -> None:
+def record_outcome(
+    output: AnyPath,
+    failures: list[Failure],
+    shard: str | None = None,
+    source_stamps: Mapping[str, str] | None = None,
+) -> None:
     """Write the index and the list of failures.
 
     Args:
         output: the cache folder.
         failures: videos that failed; damaged cache files of other videos are appended.
         shard: the part that was run, i/n, if only one was.
+        source_stamps: of the videos whose files are good, by video, for the index.
 
     Raises:
         CacheWriteError: one of the two cannot be written.
     """
     remove_stale_temporaries(output)  # of workers that died
-    damaged = refresh_index(output)
+    stamps = {cache_path("", video).as_posix(): stamp for video, stamp in (source_stamps or {}).items()}
+    damaged = refresh_index(output, stamps)
     failures += [Failure(relative_name(error.path, output), error.reason) for error in damaged]
     if shard is None:  # the videos that failed in earlier shards were tried again in this run
         for path in output.glob("failures.*-of-*.csv"):

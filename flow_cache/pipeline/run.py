@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from flow_cache.errors import ArgumentError, CacheWriteError, FlowCacheError
+from flow_cache.cache.naming import cache_path
+from flow_cache.cache.reader import CacheReader
+from flow_cache.cache.writer import CacheWriter
+from flow_cache.errors import ArgumentError, CacheFileError, CacheWriteError, FlowCacheError
 from flow_cache.pipeline.outcome import (
     Failure,
     PrecomputeInterrupted,
@@ -16,7 +19,7 @@ from flow_cache.pipeline.outcome import (
     record_outcome,
     remove_file,
 )
-from flow_cache.pipeline.plan import Plan, plan_run
+from flow_cache.pipeline.plan import Copy, Plan, plan_run
 from flow_cache.pipeline.runners.base import Runner
 from flow_cache.pipeline.runners.gpu_service import EstimationProcess, estimation_services
 from flow_cache.pipeline.runners.pool import WorkerPool
@@ -104,16 +107,19 @@ def precompute(
     # The longest first: otherwise one worker may still be busy with a long video when all others are idle.
     jobs = sorted(plan.jobs, key=lambda job: (-job.meta.source.bytes, job.video))
 
-    failures: list[Failure] = []
+    failures = [Failure(video, reason) for video, reason in plan.refused.items()]
+    stamps = {video: plan.stamps[video] for video in plan.kept}
     done = fields = partial = 0
 
     def summary(remaining: int = 0) -> PrecomputeSummary:
         """Return what was done until now."""
         seconds = time.monotonic() - started
         found = sorted(failures, key=lambda failure: failure.video)
-        return PrecomputeSummary(done, len(plan.kept), found, fields, seconds, output, partial, remaining)
+        return PrecomputeSummary(
+            done, len(plan.kept), found, fields, seconds, output, partial, remaining, plan.notes
+        )
 
-    videos_in_all = len(jobs) + len(plan.kept)
+    videos_in_all = len(jobs) + len(plan.copies) + len(plan.kept)
     size = sum(job.meta.source.bytes for job in jobs)
     try:
         with (
@@ -128,21 +134,46 @@ def precompute(
                 line.finished(event.job.meta.source.bytes, failed=event.reason is not None)
                 if event.reason is None:
                     done += 1
+                    stamps[event.job.video] = plan.stamps[event.job.video]
                     fields += event.fields
                     partial += event.partial
                 else:
                     # The video is in the list of failures: no file of an earlier run may remain.
                     remove_file(event.job.target)
                     failures.append(Failure(event.job.video, event.reason))
+            failed = {failure.video for failure in failures}
+            for copy in plan.copies:
+                reason = (
+                    f"is the same file as {copy.of}, which failed"
+                    if copy.of in failed
+                    else _copy(copy, output)
+                )
+                line.finished(0, failed=reason is not None)
+                if reason is None:
+                    done += 1
+                    stamps[copy.job.video] = plan.stamps[copy.job.video]
+                else:
+                    remove_file(copy.job.target)
+                    failures.append(Failure(copy.job.video, reason))
     except KeyboardInterrupt as interrupt:
-        remaining = len(jobs) - done - len(failures)
-        record_outcome(output, failures, config.shard)
+        remaining = len(jobs) + len(plan.copies) - done - (len(failures) - len(plan.refused))
+        record_outcome(output, failures, config.shard, stamps)
         raise PrecomputeInterrupted(summary(remaining)) from interrupt
     except FlowCacheError:
         remove_stale_temporaries(output)
         raise
-    record_outcome(output, failures, config.shard)
+    record_outcome(output, failures, config.shard, stamps)
     return summary()
+
+
+def _copy(copy: Copy, output: AnyPath) -> str | None:
+    """Write the cache file of a video that is the same file as another one; returns why not, if that one is damaged."""
+    try:
+        with CacheReader(cache_path(output, copy.of)) as reader:
+            CacheWriter.copy(reader, copy.job.target, copy.job.video)
+    except CacheFileError as error:
+        return f"is the same file as {copy.of}, whose cache file cannot be read ({error.reason_and_member})"
+    return None
 
 
 def _prepare_folders(root: AnyPath, output: AnyPath) -> None:

@@ -119,6 +119,8 @@ class PrecomputeConfig:
             nodes must share the input and the cache folder; workers is then the maximum in the whole cluster.
         overwrite: redo videos that are in the cache already, whatever their parameters.
         keep_partial: keep the readable beginning of a video that is damaged later.
+        check_content: read every video that has a cache file, to see whether it is still the one that the file was made
+            from; otherwise its size and the time of its last change (or its ETag) say so while they are the same.
         limit: maximum number of videos; the first ones are taken.
         root: folder where the paths of a list or manifest start; default: where it lies.
         shard: only part i of n, as i/n with i from 1: shards are disjoint, may run at the same time on one cache
@@ -143,6 +145,7 @@ class PrecomputeConfig:
     ray: str | None = None
     overwrite: bool = False
     keep_partial: bool = False
+    check_content: bool = False
     limit: int | None = None
     root: str | Path | None = None
     shard: str | None = None

@@ -1,4 +1,4 @@
-"""The file or folder that a video comes from: a local copy of a remote one, its size, its hash."""
+"""The file or folder that a video comes from: a local copy of a remote one, its size, its stamp, its hash."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from flow_cache.errors import CacheWriteError, VideoError
 from flow_cache.storage.atomic import working_folder
-from flow_cache.storage.paths import is_local, list_files, staging_folder, status_of
-from flow_cache.video.find import image_files, is_image
+from flow_cache.storage.paths import Status, is_local, list_files, staging_folder, status_of
+from flow_cache.video.find import all_images, image_files, is_image, split_series
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -48,34 +48,66 @@ def local_copy(source: AnyPath) -> Iterator[Path]:
             raise VideoError(source, error.reason, error.frame) from error
 
 
-def source_bytes(path: AnyPath) -> int:
-    """Return the bytes of a video file, or of all images of a folder; 0 if they cannot be read."""
+def source_status(path: AnyPath, *, flow: bool = False) -> Status:
+    """Return the size of a video and a stamp that is another one after a change, without reading it.
+
+    Args:
+        path: file or folder, local or remote.
+        flow: take all images of a folder, those of flow too: what an import reads.
+
+    Returns:
+        Of a file, what its storage says: bytes, and the time of the last change or an ETag. Of a folder, the bytes of
+        its images, and a hash of their names, sizes and stamps. Size 0 without a stamp if it cannot be read.
+    """
     try:
         if is_local(path) and path.is_dir():
-            return sum(image.stat().st_size for image in image_files(path))
-        with contextlib.suppress(FileNotFoundError):
-            return status_of(path).size
-        files = {} if is_local(path) else list_files(path)  # a remote folder
-        return sum(status.size for name, status in files.items() if "/" not in name and is_image(name))
-    except OSError:
-        return 0  # the error will be reported when the video is read
+            images = {image.name: status_of(image) for image in _images(path, flow)}
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                return status_of(path)
+            files = {} if is_local(path) else list_files(path)  # a remote folder
+            names = [name for name in files if "/" not in name and is_image(name)]
+            images = {name: files[name] for name in (sorted(names) if flow else split_series(names).frames)}
+    except (OSError, VideoError):
+        return Status(0, "")  # the error will be reported when the video is read
+    known = bool(images) and all(status.stamp for status in images.values())
+    text = "\n".join(f"{name}\0{status.size}\0{status.stamp}" for name, status in images.items())
+    stamp = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest() if known else ""
+    return Status(sum(status.size for status in images.values()), stamp)
 
 
-def hash_source(path: Path) -> str:
+def source_bytes(path: AnyPath, *, flow: bool = False) -> int:
+    """Return the bytes of a video file, or of the images of a folder; 0 if they cannot be read."""
+    return source_status(path, flow=flow).size
+
+
+def _images(folder: Path, flow: bool) -> list[Path]:
+    """List the images of a folder: its frames, or all of them."""
+    return all_images(folder) if flow else image_files(folder)
+
+
+def hash_of_video(video: AnyPath, *, flow: bool = False) -> str:
+    """Return what `hash_source` does of a video that may be remote; raises VideoError."""
+    with local_copy(video) as copy:
+        return hash_source(copy, flow=flow)
+
+
+def hash_source(path: Path, *, flow: bool = False) -> str:
     """Return the SHA-256 of a video file, or of the names and bytes of a folder's images.
 
     Args:
         path: local file or folder.
+        flow: take all images of a folder, as `source_status` does.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        VideoError: a file cannot be read.
+        VideoError: a file cannot be read, or the images are not one series.
     """
     digest = hashlib.sha256()
     try:
-        for file in image_files(path) if path.is_dir() else [path]:
+        for file in _images(path, flow) if path.is_dir() else [path]:
             if path.is_dir():
                 digest.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
             with file.open("rb") as stream:

@@ -15,3 +15,8 @@ def test_summary_names_failures(capsys: pytest.CaptureFixture[str]) -> None:
     assert "failed: [b]0.avi: broken" in out
     assert "[b]20.avi" not in out
     assert "and 5 more, all in /c/failures.csv" in out
+
+
+def test_summary_ends_with_what_was_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(PrecomputeSummary(1, 0, [], 9, 1.0, Path("/c"), notes=["left out: [b]x"]), "failures.csv")
+    assert capsys.readouterr().out.splitlines()[-1] == "left out: [b]x"

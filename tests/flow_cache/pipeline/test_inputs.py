@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from flow_cache.cache.index import read_index
 from flow_cache.cache.naming import cache_path
+from flow_cache.commands.verify import Videos, verify_cache
 from flow_cache.errors import ArgumentError
-from flow_cache.pipeline.inputs import choose_videos, expand_videos, parse_shard, read_list
+from flow_cache.pipeline.dry_run import estimate
+from flow_cache.pipeline.inputs import Inputs, choose_videos, expand_videos, parse_shard, read_list
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 
@@ -64,9 +66,9 @@ def test_lists_and_manifests_name_videos_from_where_they_lie_or_from_a_root(
     kind: str, videos: Path, tmp_path: Path
 ) -> None:
     inside = lists(videos)[kind]
-    assert choose_videos(inside) == (videos, NAMES)
+    assert choose_videos(inside) == Inputs(videos, NAMES)
     outside = lists(tmp_path)[kind]
-    assert choose_videos(outside, root=videos) == (videos, NAMES)
+    assert choose_videos(outside, root=videos) == Inputs(videos, NAMES)
     cache = tmp_path / "cache"
     config = PrecomputeConfig(outside, cache, flow=FlowSettings(method="farneback"), workers=1, root=videos)
     summary = precompute(config, progress=False)
@@ -128,15 +130,20 @@ def test_no_path_ever_leads_out(parts: list[str]) -> None:
         ["a", "a.avi"], ["stra\u00dfe.avi", "STRASSE.avi"],
     ],
 )  # fmt: skip
-def test_names_that_would_meet_in_one_file_are_refused(names: list[str], tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="would share the cache file"):
-        choose_videos(tmp_path, videos=names)
-    assert choose_videos(tmp_path, videos=[names[0]])[1] == [names[0]]
+def test_of_names_that_would_meet_in_one_file_the_first_is_taken(names: list[str], tmp_path: Path) -> None:
+    chosen = choose_videos(tmp_path, videos=names)
+    assert chosen.names == names[:1]
+    assert list(chosen.refused) == names[1:]
+    assert f"with {names[0]}; rename one" in chosen.refused[names[1]]
+    assert choose_videos(tmp_path, videos=[names[0]]) == Inputs(tmp_path, names[:1])
 
 
 def test_a_folder_in_the_place_of_a_cache_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"b\.avi lies in a folder named like the cache file of a\.avi"):
-        choose_videos(tmp_path, videos=["a.avi", "a.flow.zip/b.avi"])
+    chosen = choose_videos(tmp_path, videos=["a.avi", "a.flow.zip/b.avi"])
+    assert chosen.names == ["a.avi"]
+    assert chosen.refused == {
+        "a.flow.zip/b.avi": "lies in a folder named like the cache file of a.avi; rename one"
+    }
 
 
 def test_a_link_in_the_cache_folder_does_not_lead_out(videos: Path, tmp_path: Path) -> None:
@@ -186,11 +193,11 @@ def test_root_belongs_to_lists(videos: Path, tmp_path: Path) -> None:
 @given(st.sets(st.text("abcdef", min_size=1, max_size=8), min_size=1, max_size=40), st.integers(1, 7))
 def test_shards_are_disjoint_complete_and_do_not_hang_on_the_others(names: set[str], count: int) -> None:
     ordered = sorted(f"{name}.avi" for name in names)
-    parts = [choose_videos(".", videos=ordered, shard=f"{n}/{count}")[1] for n in range(1, count + 1)]
+    parts = [choose_videos(".", videos=ordered, shard=f"{n}/{count}").names for n in range(1, count + 1)]
     assert Counter(name for part in parts for name in part) == Counter(ordered)
     fewer = ordered[::2]
     for n, part in enumerate(parts, 1):
-        assert choose_videos(".", videos=fewer, shard=f"{n}/{count}")[1] == [
+        assert choose_videos(".", videos=fewer, shard=f"{n}/{count}").names == [
             name for name in part if name in fewer
         ]
 
@@ -255,3 +262,32 @@ def test_a_folder_without_videos_and_a_root_without_a_list_are_refused(tmp_path:
         expand_videos(tmp_path)
     with pytest.raises(ArgumentError, match="root is for lists and manifests only"):
         expand_videos(tmp_path / "a.avi", root=tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_names_with_bytes_that_are_no_utf8_work(tmp_path: Path) -> None:
+    names = [os.fsdecode(name) for name in (b"caf\xe9/clip\xff", b"b\xfe.01")]
+    for name in names:
+        folder = tmp_path / "in" / name
+        try:
+            folder.mkdir(parents=True)
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+        for number in range(3):
+            encoded = cv2.imencode(".png", np.full((16, 20), number, np.uint8))[1]
+            (folder / f"{number}.png").write_bytes(encoded.tobytes())
+    (tmp_path / "in" / os.fsdecode(b"empty\xff.avi")).touch()
+    cache = tmp_path / "cache"
+    config = PrecomputeConfig(tmp_path / "in", cache, flow=FlowSettings("farneback"), workers=1)
+    assert estimate(config).plan.new == sorted([*names, os.fsdecode(b"empty\xff.avi")])
+    for done in (2, 0):
+        summary = precompute(config, progress=False)
+        assert (summary.done, summary.skipped) == (done, 2 - done)
+        assert [os.fsencode(failure.video) for failure in summary.failures] == [b"empty\xff.avi"]
+    assert sorted(entry.video for entry in read_index(cache)) == sorted(names)
+    assert b"empty\xff.avi," in (cache / "failures.csv").read_bytes()
+    listed = tmp_path / "in" / "list.txt"
+    listed.write_bytes(b"caf\xe9/clip\xff\nb\xfe.01\n")
+    assert precompute(replace(config, input=listed), progress=False).skipped == 2
+    faults = verify_cache(cache, Videos(tmp_path / "in"), progress=False).faults
+    assert [os.fsencode(fault.cache_file) for fault in faults] == [b"empty\xff.flow.zip"]

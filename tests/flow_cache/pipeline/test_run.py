@@ -10,7 +10,9 @@ import pytest
 from flow_cache.cache.codecs import StorageSettings
 from flow_cache.cache.index import read_index
 from flow_cache.cache.reader import CacheReader
+from flow_cache.commands.verify import Videos, verify_cache
 from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError
+from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.outcome import Failure
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
@@ -273,10 +275,27 @@ def test_empty_inputs_are_refused(config: PrecomputeConfig, tmp_path: Path) -> N
         precompute(config, [], progress=False)
 
 
-def test_videos_that_would_share_a_cache_file_are_refused(config: PrecomputeConfig, videos: Path) -> None:
-    (videos / "c.mp4").touch()
-    with pytest.raises(ArgumentError, match=r"c\.avi and c\.mp4 would share the cache file c\.flow\.zip"):
-        precompute(config, progress=False)
+def test_a_video_that_cannot_have_a_cache_file_fails_alone(
+    config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video
+) -> None:
+    make_video(videos / "c.mp4")
+    make_video(videos / "walk" / "D:x.avi")
+    for done in (3, 0):
+        summary = precompute(config, progress=False)
+        assert (summary.done, summary.skipped) == (done, 3 - done)
+        shared, odd = summary.failures
+        assert shared == Failure("c.mp4", "would share the cache file c.flow.zip with c.avi; rename one")
+        assert odd.video == "walk/D:x.avi"
+        assert "drive letters" in odd.reason
+    assert failures_file(tmp_path / "cache") == [
+        ["video", "reason"], [shared.video, shared.reason], [odd.video, odd.reason]
+    ]  # fmt: skip
+    found = estimate(config)
+    assert [failure.video for failure in found.unreadable] == ["c.mp4", "walk/D:x.avi"]
+    faults = verify_cache(tmp_path / "cache", Videos(videos), progress=False).faults
+    assert [fault.cache_file for fault in faults] == ["c.mp4", "walk/D:x.avi"]
+    parts = [precompute(replace(config, shard=f"{n}/3"), progress=False).failures for n in (1, 2, 3)]
+    assert sorted(failure.video for part in parts for failure in part) == ["c.mp4", "walk/D:x.avi"]
 
 
 @pytest.mark.parametrize("name", ["../c.avi", "/etc/passwd", "walk/../../c.avi"])
@@ -320,3 +339,57 @@ def test_real_clips_store_one_field_less_than_frames(real_data: Path, tmp_path: 
             count += 1
         assert entry.video == f"wave/{clip.name}"
         assert (entry.num_frames, entry.num_fields) == (count, count - 1)
+
+
+def test_a_cache_file_stays_with_its_video_when_another_one_comes_first(
+    config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video
+) -> None:
+    precompute(config, progress=False)
+    before = (tmp_path / "cache" / "c.flow.zip").read_bytes()
+    make_video(videos / "c.3gp", seed=9)
+    summary = precompute(config, progress=False)
+    assert (summary.done, summary.skipped) == (0, 3)
+    assert summary.failures == [
+        Failure("c.3gp", "would share the cache file c.flow.zip with c.avi; rename one")
+    ]
+    assert (tmp_path / "cache" / "c.flow.zip").read_bytes() == before
+
+
+def test_the_same_file_under_two_names_is_computed_once(
+    config: PrecomputeConfig, videos: Path, tmp_path: Path, make_video
+) -> None:
+    """Both names have a cache file, with the bytes that computing it would give."""
+    (videos / "walk" / "hard.avi").hardlink_to(videos / "c.avi")
+    (videos / "walk" / "soft.avi").symlink_to(videos / "walk" / "a.avi")
+    make_video(videos / "walk" / "same contents, another file.avi", frames=3, seed=3)
+    config = changed(config, rgb=True)
+    note = (
+        "computed once, since they are the same file under two names: "
+        "walk/hard.avi and c.avi, walk/soft.avi and walk/a.avi"
+    )
+    found = estimate(config)
+    assert (len(found.plan.jobs), len(found.plan.new), found.plan.notes) == (4, 6, [note])
+    summary = precompute(config, progress=False)
+    assert (summary.done, summary.failures, summary.notes) == (6, [], [note])
+    assert summary.fields == 4 + 3 + 2 + 2  # of four videos
+    for name in ("hard", "soft"):
+        alone = precompute(replace(config, output=tmp_path / name), [f"walk/{name}.avi"], progress=False)
+        assert (alone.done, alone.notes) == (1, [])
+        file = f"walk/{name}.flow.zip"
+        assert (tmp_path / name / file).read_bytes() == (tmp_path / "cache" / file).read_bytes()
+    again = precompute(config, progress=False)
+    assert (again.done, again.skipped, again.notes) == (0, 6, [])
+    assert verify_cache(tmp_path / "cache", Videos(videos), decode=True, progress=False).faults == []
+    # Where only the copy is missing, it is made of the file that was kept.
+    (tmp_path / "cache" / "walk" / "hard.flow.zip").unlink()
+    assert (precompute(config, progress=False).fields, len(read_index(tmp_path / "cache"))) == (0, 6)
+
+
+def test_both_names_of_a_damaged_file_fail(config: PrecomputeConfig, videos: Path, tmp_path: Path) -> None:
+    (videos / "bad.avi").write_text("no video")
+    (videos / "worse.avi").symlink_to("bad.avi")
+    (videos / "broken link.avi").symlink_to("nowhere.avi")
+    summary = precompute(config, progress=False)
+    assert [failure.video for failure in summary.failures] == ["bad.avi", "broken link.avi", "worse.avi"]
+    assert summary.failures[2].reason == "is the same file as bad.avi, which failed"
+    assert len(read_index(tmp_path / "cache")) == 3

@@ -171,14 +171,13 @@ def test_videos_are_found_as_in_local_folders(remote: str, videos: Path) -> None
     upload(videos, remote)
     (UPath(remote) / ".hidden" / "d.avi").write_bytes(b"x") if "s3" in remote else None
     for part in ("", "/walk", "/images", "/c.mp4"):
-        folder, names = choose_videos(remote + part)
-        where, expected = choose_videos(str(videos) + part)
-        assert names == expected
-        assert str(folder).rstrip("/").removeprefix(remote) == str(where).removeprefix(str(videos))
+        there, here = choose_videos(remote + part), choose_videos(str(videos) + part)
+        assert there.names == here.names
+        assert str(there.root).rstrip("/").removeprefix(remote) == str(here.root).removeprefix(str(videos))
     assert find_videos(as_path(remote + "/images")) == [as_path(remote + "/images")]
     write_atomically(as_path(remote + "/list.txt"), b"c.mp4\nwalk/a b.avi\n")
-    assert choose_videos(remote + "/list.txt")[1] == ["c.mp4", "walk/a b.avi"]
-    assert choose_videos(remote + "/list.txt", root=str(videos))[0] == videos
+    assert choose_videos(remote + "/list.txt").names == ["c.mp4", "walk/a b.avi"]
+    assert choose_videos(remote + "/list.txt", root=str(videos)).root == videos
 
 
 def test_resume_redoes_what_is_damaged_changed_or_asked_for(shared: str, videos: Path, local: Path) -> None:
@@ -200,6 +199,28 @@ def test_resume_redoes_what_is_damaged_changed_or_asked_for(shared: str, videos:
         == 3
     )
     assert {entry.bound for entry in read_index(shared)} == {10.0}
+
+
+def test_a_replaced_remote_video_is_redone_and_one_uploaded_again_is_not(
+    s3: str, videos: Path, tmp_path: Path
+) -> None:
+    source = f"{s3}/{uuid.uuid4().hex}"
+    upload(videos, source)
+    config = config_for(source, tmp_path / "cache")
+    precompute(config, progress=False)
+    before = contents(tmp_path / "cache")
+    upload(videos, source)
+    assert precompute(config, progress=False).skipped == 3
+    for name in ("c.mp4", "images/img_10.png"):
+        path = as_path(source) / name
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1  # near the end: what is decoded may be the same
+        path.write_bytes(bytes(data))
+    summary = precompute(config, progress=False)
+    assert summary.skipped == 1
+    after = contents(tmp_path / "cache")
+    assert after["c.flow.zip"] != before["c.flow.zip"]
+    assert after["walk/a b.flow.zip"] == before["walk/a b.flow.zip"]
 
 
 def test_failures_are_listed_beside_the_cache(shared: str, tmp_path: Path, make_video) -> None:

@@ -1,6 +1,7 @@
 """The command `flow-cache`: what each of its subcommands calls, and its exit status.
 
-Exit status: 0 all done, 1 some inputs failed (each named), 2 unusable arguments, 130 interrupted.
+Exit status: 0 all done, 1 some inputs failed (each named), 2 unusable arguments, 130 interrupted by Ctrl-C, 143 by
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted, PrecomputeSummary, failures_name
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
+from flow_cache.runtime import interruptible
 from flow_cache.storage.paths import as_path
 
 
@@ -45,24 +47,25 @@ def main(
         The exit status.
     """
     commands = _COMMANDS | {"precompute": functools.partial(_precompute, run=run)}
-    try:
-        command, arguments = parse(sys.argv[1:] if argv is None else argv)
-        return commands[command](arguments)
-    except FlowCacheError as error:
-        _complain(str(error))
-        return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
-    except PrecomputeInterrupted as interrupt:
-        summary = interrupt.summary
-        _complain(
-            f"interrupted: {summary.done + summary.skipped} videos are done, {len(summary.failures)} failed, "
-            f"{summary.remaining} remain; the same command goes on from here"
-        )
-        return 130
-    except SystemExit as finished:  # --help and --print_config
-        return int(finished.code or 0)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return 130
+    with interruptible() as interruption:
+        try:
+            command, arguments = parse(sys.argv[1:] if argv is None else argv)
+            return commands[command](arguments)
+        except FlowCacheError as error:
+            _complain(str(error))
+            return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
+        except PrecomputeInterrupted as interrupt:
+            summary = interrupt.summary
+            _complain(
+                f"interrupted: {summary.done + summary.skipped} videos are done, {len(summary.failures)} failed, "
+                f"{summary.remaining} remain; the same command goes on from here"
+            )
+            return interruption.exit_status
+        except SystemExit as finished:  # --help and --print_config
+            return int(finished.code or 0)
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            return interruption.exit_status
 
 
 def _precompute(arguments: dict[str, Any], *, run: Callable[[PrecomputeConfig], PrecomputeSummary]) -> int:

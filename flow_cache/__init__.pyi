@@ -48,6 +48,9 @@ from .quantization import dequantize as dequantize
 from .quantization import negate as negate
 from .quantization import quantize as quantize
 from .runtime import available_cores as available_cores
+from .runtime import interruptible as interruptible
+from .runtime import leave_signals_to_parent as leave_signals_to_parent
+from .runtime import signals_blocked as signals_blocked
 from .storage.paths import as_path as as_path
 from .storage.remote import RemotePath as RemotePath
 from .video.find import find_videos as find_videos
@@ -99,7 +102,9 @@ __all__ = [
     "format_seconds",
     "get_method",
     "import_folders",
+    "interruptible",
     "is_video",
+    "leave_signals_to_parent",
     "method_names",
     "negate",
     "precompute",
@@ -112,6 +117,7 @@ __all__ = [
     "rebuild_index",
     "repair_cache",
     "run_program",
+    "signals_blocked",
     "verify_cache",
     "view",
 ]

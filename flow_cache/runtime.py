@@ -1,13 +1,31 @@
-"""What this process runs on: its processor cores, and OpenCV, imported on first use with its messages off."""
+"""What this process runs on: cores, OpenCV with its messages off, and the signals that ask it to end.
+
+Ctrl-C (SIGINT) and a scheduler's SIGTERM mean the same here: end now, in order, and lose nothing. `interruptible` turns
+both into KeyboardInterrupt in the main process of a command. Terminals and schedulers often signal every process that
+they know of, so worker processes leave the decision to the one that started them: `start_worker` sees to that.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_AFTER = 0.1  # seconds
+_GRACE = 5.0  # seconds that a worker gives its parent to end
 
 
 def silence_opencv() -> bool:
@@ -62,3 +80,199 @@ def existing_working_folder() -> Iterator[None]:
             os.close(deleted)
     else:
         yield
+
+
+@dataclass
+class Interruption:
+    """The request to end that a command has got.
+
+    Attributes:
+        signal: number of the last signal; that of Ctrl-C as long as there was none.
+    """
+
+    signal: int = signal.SIGINT
+
+    @property
+    def exit_status(self) -> int:
+        """What shells report for a command that a signal has ended: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.signal
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does; a context manager for the main function of a command.
+
+    A signal that the command was started to ignore stays ignored. In other threads than the main one nothing changes,
+    because only that one can handle signals.
+
+    Yields:
+        Which of the two signals came, and the exit status for it.
+
+    Example:
+        >>> import signal
+        >>> from flow_cache import interruptible
+        >>> with interruptible() as interruption:
+        ...     try:
+        ...         signal.raise_signal(signal.SIGTERM)  # as a scheduler does when the time is over
+        ...     except KeyboardInterrupt:
+        ...         print("exit status", interruption.exit_status)
+        exit status 143
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    process, hook = os.getpid(), sys.unraisablehook
+    inside, ending = True, False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal ending
+        if os.getpid() != process:
+            return  # a forked worker, which has not yet said that it leaves signals to its parent
+        # `timeout` and some schedulers send SIGTERM twice; the second one must not cut short how the first one ends.
+        again = ending and number == signal.SIGTERM
+        interruption.signal, ending = number, True
+        if not again:
+            raise KeyboardInterrupt
+
+    def interrupt_again() -> None:
+        nonlocal ending
+        ending = False
+        if inside:
+            os.kill(process, interruption.signal)
+
+    def handle_dropped(event: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised while an object is deleted: interrupt again, once that is over."""
+        if event.exc_type is KeyboardInterrupt:
+            timer = threading.Timer(_AGAIN_AFTER, interrupt_again)
+            timer.daemon = True
+            timer.start()
+        else:
+            hook(event)
+
+    with handlers_kept() as before:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, handle)
+        sys.unraisablehook = handle_dropped
+        try:
+            yield interruption
+        finally:
+            inside = False
+            sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[dict[int, Any]]:
+    """Restore in the end what Ctrl-C and SIGTERM do, whatever a library has put there meanwhile.
+
+    Yields:
+        What they do, by their numbers; nothing in another thread than the main one.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield before
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def start_worker(work: Callable[..., object], *args: object, name: str) -> SpawnProcess:
+    """Start a process that works for this one, ends with it, and leaves signals to it from the first moment.
+
+    It is a new interpreter: a fork would copy locks that threads of OpenCV hold, and the state of CUDA.
+
+    Args:
+        work: what it runs, a function that can be pickled.
+        args: arguments of `work`.
+        name: of the process.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(work, args), name=name, daemon=True
+    )
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # otherwise `start` does it, and unblocks the signals
+    with signals_blocked(), existing_working_folder():
+        process.start()
+    return process
+
+
+def _work(work: Callable[..., object], args: tuple[object, ...]) -> None:
+    leave_signals_to_parent()
+    work(*args)
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the end, and for good from worker processes that are started meanwhile.
+
+    In another thread than the main one they are held back from worker processes only.
+
+    Example:
+        >>> import signal
+        >>> from flow_cache import interruptible, signals_blocked
+        >>> with interruptible():
+        ...     try:
+        ...         with signals_blocked():
+        ...             signal.raise_signal(signal.SIGTERM)
+        ...             print("all workers are started")
+        ...     except KeyboardInterrupt:
+        ...         print("interrupted")
+        all workers are started
+        interrupted
+    """
+    arrived: list[int] = []
+    can_mask = hasattr(signal, "pthread_sigmask")
+    # The mask is for the processes that are started. In this one, another thread may take the signal.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS) if can_mask else set()
+    try:
+        with handlers_kept() as before:
+            for number, handler in before.items():
+                if handler is not signal.SIG_IGN:
+                    signal.signal(number, lambda number, frame: arrived.append(number))
+            try:
+                yield
+            finally:
+                if can_mask:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    finally:
+        for number in arrived:
+            signal.raise_signal(number)
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore Ctrl-C in this worker process, and let SIGTERM from others than its parent wait for some seconds.
+
+    Otherwise a worker may die, or print a traceback, before the process that started it knows that it has to end.
+
+    Example:
+        >>> from flow_cache import leave_signals_to_parent
+        >>> from torch.utils.data import DataLoader  # doctest: +SKIP
+        >>> DataLoader(
+        ...     clips, num_workers=4, worker_init_fn=lambda number: leave_signals_to_parent()
+        ... )  # doctest: +SKIP
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows do not say who has sent a signal
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_with_parents_signal, daemon=True).start()
+
+
+def _end_with_parents_signal() -> None:
+    """End this process, without an error, at the parent's SIGTERM, or some seconds after that of another process.
+
+    The parent's signal is lost if another one waits to be taken, as signals do not queue: hence the limit.
+    """
+    received: signal.struct_siginfo | None = signal.sigwaitinfo([signal.SIGTERM])
+    deadline = time.monotonic() + _GRACE
+    while received is not None and received.si_pid != os.getppid():
+        received = signal.sigtimedwait([signal.SIGTERM], max(deadline - time.monotonic(), 0))
+    os._exit(0)

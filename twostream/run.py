@@ -46,7 +46,7 @@ class RunResult:
         evaluation: the predictions on the test side; None if the run was interrupted, and in all processes but the
             first where several train together.
         failures: how many videos failed; each is named, with its reason, in the cache's `failures.csv`.
-        interrupted: stopped by the user; the same call goes on from the last complete epoch.
+        interrupted: stopped by Ctrl-C or SIGTERM; the same call goes on from the last complete epoch.
 
     Example:
         >>> from pathlib import Path
@@ -106,7 +106,6 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
         data = ActionDataModule(config.data, config.model.streams, config.seed, videos)
         result = fit(_model_card(config, videos), data, run, config.trainer, config.optim)
         if result.interrupted:
-            print("interrupted; the same command goes on from the last complete epoch", flush=True)
             return RunResult(run, None, failures, interrupted=True)
         record["trained"] = {"epochs": result.epochs, "best_epoch": result.best_epoch}
     if not main_process:

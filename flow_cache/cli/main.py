@@ -1,7 +1,7 @@
 """The command `flow-cache`: what each of its subcommands calls, and its exit status.
 
 Exit status: 0 all done, 1 some inputs failed (each named) or what was printed is lost, 2 unusable arguments,
-130 interrupted.
+130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from flow_cache.pipeline.dry_run import estimate
 from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted, PrecomputeSummary, failures_name
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
+from flow_cache.runtime import interruptible
 from flow_cache.storage.paths import as_path
 
 
@@ -52,25 +53,26 @@ def main(
 def _run(argv: Sequence[str], run: Callable[[PrecomputeConfig], PrecomputeSummary]) -> int:
     """Do what the arguments say, and say in one line what went wrong; returns the exit status."""
     commands = _COMMANDS | {"precompute": functools.partial(_precompute, run=run)}
-    try:
-        command, arguments = parse(argv)
-        return commands[command](arguments)
-    except FlowCacheError as error:
-        complain(PROGRAM, error)
-        return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
-    except PrecomputeInterrupted as interrupt:
-        summary = interrupt.summary
-        complain(
-            PROGRAM,
-            f"interrupted: {summary.done + summary.skipped} videos are done, {len(summary.failures)} failed, "
-            f"{summary.remaining} remain; the same command goes on from here",
-        )
-        return 130
-    except SystemExit as finished:  # --help and --print_config
-        return int(finished.code or 0)
-    except KeyboardInterrupt:
-        complain(PROGRAM, "interrupted")
-        return 130
+    with interruptible() as interruption:
+        try:
+            command, arguments = parse(argv)
+            return commands[command](arguments)
+        except FlowCacheError as error:
+            complain(PROGRAM, error)
+            return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
+        except PrecomputeInterrupted as interrupt:
+            summary = interrupt.summary
+            complain(
+                PROGRAM,
+                f"interrupted: {summary.done + summary.skipped} videos are done, {len(summary.failures)} failed, "
+                f"{summary.remaining} remain; the same command goes on from here",
+            )
+            return interruption.exit_status
+        except SystemExit as finished:  # --help and --print_config
+            return int(finished.code or 0)
+        except KeyboardInterrupt:
+            complain(PROGRAM, "interrupted")
+            return interruption.exit_status
 
 
 def _precompute(arguments: dict[str, Any], *, run: Callable[[PrecomputeConfig], PrecomputeSummary]) -> int:

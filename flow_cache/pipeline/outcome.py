@@ -75,7 +75,7 @@ class PrecomputeSummary:
 
 
 class PrecomputeInterrupted(KeyboardInterrupt):
-    """The run was interrupted (Ctrl-C); the videos that are done stay, and the same call continues from there.
+    """The run was interrupted (Ctrl-C, SIGTERM); the videos that are done stay, and the same call continues from there.
 
     Attributes:
         summary: what the run did until then.

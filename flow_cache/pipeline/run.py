@@ -89,7 +89,7 @@ def precompute(
     Raises:
         ArgumentError, CacheMismatchError: before any work.
         CacheWriteError: the disk refuses.
-        PrecomputeInterrupted: on Ctrl-C; the same call continues from there.
+        PrecomputeInterrupted: on Ctrl-C, and on SIGTERM inside `interruptible`; the same call continues from there.
 
     Example:
         A script that calls it must do so under `if __name__ == "__main__":`, because it starts processes.

@@ -9,10 +9,10 @@ from pathlib import Path
 from jsonargparse import ArgumentError
 
 from flow_cache import ArgumentError as FlowArgumentError
-from flow_cache import CacheMismatchError, FlowCacheError, run_program
+from flow_cache import CacheMismatchError, FlowCacheError, interruptible, run_program
 from twostream.errors import ConfigError, TwoStreamError, one_line
 
-INPUT_FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+INPUT_FAILED, UNUSABLE = 1, 2
 
 
 def run_command(program: str, command: Callable[[], int]) -> int:
@@ -20,21 +20,24 @@ def run_command(program: str, command: Callable[[], int]) -> int:
 
     Returns:
         What the command returns; 1 for an input that failed, 2 for arguments, data, splits, caches or checkpoints that
-        cannot be used, 130 after Ctrl-C; 1 instead of 0 if the output could not be written, see `run_program`.
+        cannot be used, 130 after Ctrl-C, 143 after SIGTERM; 1 instead of 0 if the output could not be written, see
+        `run_program`.
     """
     return run_program(program, lambda: _run(program, command))
 
 
 def _run(program: str, command: Callable[[], int]) -> int:
-    try:
-        _require_working_folder()
-        return command()
-    except (TwoStreamError, FlowArgumentError, CacheMismatchError, ArgumentError) as error:
-        return complain(program, error, UNUSABLE)
-    except FlowCacheError as error:
-        return complain(program, error, INPUT_FAILED)
-    except KeyboardInterrupt:
-        return complain(program, "interrupted; the same command goes on from there", INTERRUPTED)
+    with interruptible() as interruption:
+        try:
+            _require_working_folder()
+            return command()
+        except (TwoStreamError, FlowArgumentError, CacheMismatchError, ArgumentError) as error:
+            return complain(program, error, UNUSABLE)
+        except FlowCacheError as error:
+            return complain(program, error, INPUT_FAILED)
+        except KeyboardInterrupt as interrupt:
+            text = str(interrupt) or "interrupted; the same command goes on from there"
+            return complain(program, text, interruption.exit_status)
 
 
 def _require_working_folder() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jsonargparse
 
 from flow_cache import ArgumentError, DeviceError, FlowSettings, VideoError, expand_videos
-from twostream.cli.errors import INPUT_FAILED, INTERRUPTED, complain, run_command
+from twostream.cli.errors import INPUT_FAILED, complain, run_command
 from twostream.cli.parser import command_parser
 from twostream.cli.progress import VideoProgress
 from twostream.errors import ConfigError, DataError, first_names
@@ -184,10 +184,13 @@ def predict_all(
         report: writes or prints a prediction.
         tally: counts; it may hold failures already.
         file: where the predictions go, for the messages; None: standard output.
+
+    Raises:
+        KeyboardInterrupt: with the message for the user.
     """
     total = tally.kept + len(videos) + len(tally.failed)
     progress = VideoProgress(len(videos), sys.stderr)
-    status = 0
+    interruption = None
     try:
         for video in videos:
             prediction = None
@@ -208,10 +211,8 @@ def predict_all(
         done = tally.kept + tally.predicted
         remaining = total - done - len(tally.failed)
         more = "" if file is None else f"; the same command goes on from there, {file.path} is kept"
-        status = complain(
-            PROGRAM,
-            f"interrupted: {done} videos are done, {len(tally.failed)} failed, {remaining} remain{more}",
-            INTERRUPTED,
+        interruption = (
+            f"interrupted: {done} videos are done, {len(tally.failed)} failed, {remaining} remain{more}"
         )
     if tally.failed and total > 1:
         names = first_names(tally.failed, _NAMED_AT_THE_END)
@@ -221,7 +222,9 @@ def predict_all(
             f"{PROGRAM}: {file.path}: {tally.predicted} videos predicted, {tally.kept} kept from before",
             file=sys.stderr,
         )
-    return status or (INPUT_FAILED if tally.failed else 0)
+    if interruption is not None:
+        raise KeyboardInterrupt(interruption)
+    return INPUT_FAILED if tally.failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jsonargparse
 
-from twostream.cli.errors import INPUT_FAILED, INTERRUPTED, run_command
+from twostream.cli.errors import INPUT_FAILED, run_command
 from twostream.cli.parser import command_parser
 from twostream.config import TrainConfig
 
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
     result = train(config, shlex.join([PROGRAM, *argv]))
     if result.interrupted:
-        return INTERRUPTED
+        raise KeyboardInterrupt
     return INPUT_FAILED if result.failures else 0
 
 

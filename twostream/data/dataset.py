@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from flow_cache import CacheReader, FlowCacheError, IndexEntry
+from flow_cache import CacheReader, FlowCacheError, IndexEntry, leave_signals_to_parent, signals_blocked
 from twostream.data.annotations import VideoRecord
 from twostream.data.sampling import Indices, even_starts, middle_frames, random_starts, stack_fields
 from twostream.data.settings import AugmentConfig, ClipShape
@@ -217,15 +217,24 @@ class ClipLoader(DataLoader[Clip]):
             collate_fn=collate_clips,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=keep and workers > 0,
+            worker_init_fn=_start_worker,
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        with _one_opencv_thread():
+        with _one_opencv_thread(), signals_blocked(), torch.random.fork_rng(devices=[]):
             batches = super().__iter__()  # starts the workers
+        # Workers that start take a seed from torch's generator, those that are kept take none. Always one number is
+        # taken, so that dropout in a resumed run, whose workers have just started, is that of an uninterrupted one.
+        torch.empty((), dtype=torch.int64).random_()
         for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+
+def _start_worker(number: int) -> None:
+    """Prepare a loader worker."""
+    leave_signals_to_parent()
 
 
 def collate_clips(items: Sequence[Clip | Exception]) -> Any:

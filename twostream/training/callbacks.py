@@ -1,11 +1,14 @@
-"""What happens at the end of an epoch: a row in metrics.csv, a line on the screen, checkpoints."""
+"""What happens at the end of an epoch: checkpoints, then a row in metrics.csv and a line on the screen."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.checkpoint import Checkpoint
 
-from flow_cache import format_seconds
+from flow_cache import format_seconds, signals_blocked
 from twostream.checkpoints import BEST, LAST
 from twostream.files import replacing, write_text
 
@@ -22,7 +25,8 @@ from twostream.files import replacing, write_text
 class EpochLog(Callback):
     """Write `metrics.csv`, a row per epoch under a header that never changes, and print a line per epoch.
 
-    A resumed run keeps the rows of the epochs that its checkpoint holds and drops later ones.
+    An epoch counts once its checkpoint is on the disk: only then is it written and printed, by `announce`. The
+    checkpoint holds the rows as well, so that a run that ends between the two loses none of them.
 
     Args:
         path: the CSV file.
@@ -37,12 +41,26 @@ class EpochLog(Callback):
             self.columns += [f"{side}_loss", f"{side}_top1"]
             self.columns += [f"{side}_{what}_{name}" for name in outputs for what in ("loss", "top1")]
         self._rows: list[dict[str, Any]] = []
+        self._line = ""
         self._started = 0.0
         self._seconds: list[float] = []
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows, that of the epoch which is about to be announced included."""
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the rows of an interrupted run."""
-        if not self.path.exists():
+        self._rows = state_dict["rows"]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the rows of an interrupted run, whose last epoch may not have been announced."""
+        if self._rows and trainer.is_global_zero:
+            self._write()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read the rows of an interrupted run from the file, where its checkpoint holds none."""
+        if self._rows or not self.path.exists():
             return
         with self.path.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -53,7 +71,7 @@ class EpochLog(Callback):
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the row and print the line."""
+        """Make the row and the line, before the checkpoint is written: it holds the row."""
         if not trainer.is_global_zero:
             return
         seconds = time.monotonic() - self._started
@@ -64,21 +82,31 @@ class EpochLog(Callback):
             if (decided := f"{side}_top1_{self.outputs[-1]}") in metrics:
                 metrics[f"{side}_top1"] = metrics[decided]
         clips = len(trainer.train_dataloader.dataset)
-        row = {
+        row: dict[str, Any] = {
             "epoch": trainer.current_epoch + 1,
             "seconds": f"{seconds:.2f}",
             "clips_per_second": f"{clips / seconds:.2f}",
             **{key: f"{metrics[key]:.6g}" for key in self.columns[3:] if key in metrics},
         }
         self._rows.append(row)
+        self._line = self._describe(trainer, metrics, seconds)
+
+    def announce(self, trainer: L.Trainer) -> None:
+        """Write the row and print the line of the epoch that has ended."""
+        if not trainer.is_global_zero:
+            return
+        self._write()
+        bar = trainer.progress_bar_callback
+        (bar.print if bar is not None else print)(self._line, flush=True)
+
+    def _write(self) -> None:
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, self.columns, restval="")
         writer.writeheader()
         writer.writerows(self._rows)
         write_text(self.path, table.getvalue())
-        self._print(trainer, metrics, seconds)
 
-    def _print(self, trainer: L.Trainer, metrics: dict[str, float], seconds: float) -> None:
+    def _describe(self, trainer: L.Trainer, metrics: dict[str, float], seconds: float) -> str:
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
         recent = self._seconds[-5:]
         left = (total - done) * sum(recent) / len(recent)
@@ -89,9 +117,7 @@ class EpochLog(Callback):
                 text += (
                     " (" + ", ".join(f"{n} {metrics[f'val_top1_{n}']:.3f}" for n in self.outputs[:-1]) + ")"
                 )
-        text += f"  |  {format_seconds(seconds)}, {format_seconds(left)} left"
-        bar = trainer.progress_bar_callback
-        (bar.print if bar is not None else print)(text, flush=True)
+        return text + f"  |  {format_seconds(seconds)}, {format_seconds(left)} left"
 
 
 def _figures(metrics: dict[str, float], side: str) -> str:
@@ -107,13 +133,21 @@ class BestAndLast(Checkpoint):
         directory: where the checkpoints lie.
         monitor: name of the metric, or None without validation.
         larger_is_better: direction of the metric.
+        then: called with the trainer when the checkpoints of an epoch are on the disk.
     """
 
-    def __init__(self, directory: Path, monitor: str | None, larger_is_better: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        monitor: str | None,
+        larger_is_better: bool,
+        then: Callable[[L.Trainer], None],
+    ) -> None:
         super().__init__()
         self.directory = directory
         self.monitor = monitor
         self.sign = 1.0 if larger_is_better else -1.0
+        self.then = then
         self.best = -math.inf
         self.best_epoch = 0
 
@@ -126,7 +160,12 @@ class BestAndLast(Checkpoint):
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the checkpoints."""
+        """Write the checkpoints; Ctrl-C and SIGTERM wait until they are there, so that the epoch is not lost."""
+        with signals_blocked():
+            self._keep(trainer)
+            self.then(trainer)
+
+    def _keep(self, trainer: L.Trainer) -> None:
         improved = True
         if self.monitor is not None:
             score = self.sign * float(trainer.callback_metrics[self.monitor])
@@ -154,3 +193,19 @@ class SeedEachEpoch(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Seed torch's generators for the epoch."""
         torch.manual_seed((self.seed * 100_003 + trainer.current_epoch) * 1_009 + trainer.global_rank)
+
+
+class KeepSigterm(Callback):
+    """Put a handler for SIGTERM back that was there before the training.
+
+    Lightning's own waits inside the handler for all processes that train together, and may wait forever when the
+    signal finds them at different steps. Where there was no handler before, Lightning's stays.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the place of Lightning's handler, which is there by now; Lightning removes its own in the end."""
+        if callable(self._handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)

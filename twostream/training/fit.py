@@ -19,7 +19,7 @@ from twostream.checkpoints import BEST, LAST, ModelCard, load_checkpoint, load_s
 from twostream.data.module import ActionDataModule
 from twostream.errors import CheckpointError, ConfigError, one_line
 from twostream.models.two_stream import TwoStream
-from twostream.training.callbacks import BestAndLast, EpochLog, SeedEachEpoch
+from twostream.training.callbacks import BestAndLast, EpochLog, KeepSigterm, SeedEachEpoch
 from twostream.training.module import TrainingModule
 from twostream.training.settings import OptimConfig, TrainerConfig
 
@@ -32,7 +32,7 @@ class FitResult:
         best: the best checkpoint.
         best_epoch: the epoch after which it was written, counted from 1.
         epochs: epochs that were trained.
-        interrupted: stopped by the user; the same command goes on.
+        interrupted: stopped by Ctrl-C or SIGTERM; the same command goes on.
     """
 
     best: Path
@@ -84,10 +84,17 @@ def fit(
     module = TrainingModule(model, card, optim)
     by_accuracy = trainer_config.monitor == "val_top1"
     monitor = f"val_top1_{module.decision}" if by_accuracy else "val_loss"
-    keeper = BestAndLast(checkpoints, monitor if data.has_validation else None, larger_is_better=by_accuracy)
+    log = EpochLog(run / "metrics.csv", module.outputs)
+    keeper = BestAndLast(
+        checkpoints,
+        monitor if data.has_validation else None,
+        larger_is_better=by_accuracy,
+        then=log.announce,
+    )
     callbacks: list[L.Callback] = [
         SeedEachEpoch(card.seed),
-        EpochLog(run / "metrics.csv", module.outputs),
+        KeepSigterm(),
+        log,
         keeper,
     ]
     if trainer_config.patience and data.has_validation:
@@ -98,7 +105,12 @@ def fit(
         callbacks.append(TQDMProgressBar(leave=False))
     logger = TensorBoardLogger(run, name="tensorboard", version="") if trainer_config.tensorboard else False
     trainer = _make_trainer(trainer_config, callbacks, logger, show_bar)
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        # Lightning leaves through SystemExit when it is interrupted.
+        if not trainer.interrupted:
+            raise
     best = checkpoints / BEST
     if not best.exists() and not trainer.interrupted:
         raise CheckpointError(f"training ended without a checkpoint in {checkpoints}")

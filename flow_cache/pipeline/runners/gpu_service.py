@@ -11,13 +11,11 @@ import contextlib
 import multiprocessing
 import os
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
-from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,7 +27,7 @@ from flow_cache.errors import DeviceError, FlowCacheError, LostDeviceError, one_
 from flow_cache.methods.base import FlowMethod
 from flow_cache.methods.device import check_devices
 from flow_cache.methods.registry import get_method
-from flow_cache.runtime import existing_working_folder, opencv
+from flow_cache.runtime import opencv, start_worker
 
 _MAX_TOGETHER = 4  # chunks of frames that are estimated at a time
 _SENDERS = 4  # threads that send answers
@@ -71,15 +69,10 @@ class EstimationProcess:
     """
 
     def __init__(self, method: str, device: str, parameters: dict[str, Any]) -> None:
-        context = multiprocessing.get_context("spawn")  # fork would copy CUDA's state
         self.device = device
-        ours, theirs = context.Pipe()
+        ours, theirs = multiprocessing.Pipe()
         self._life = ours  # when it is closed, the other process knows that this one has ended
-        self._process: SpawnProcess = context.Process(
-            target=_serve, args=(theirs, method, device, parameters), name=f"flow-cache {device}", daemon=True
-        )
-        with existing_working_folder():
-            self._process.start()
+        self._process = start_worker(_serve, theirs, method, device, parameters, name=f"flow-cache {device}")
         theirs.close()
         try:
             hello = ours.recv()
@@ -200,7 +193,6 @@ class _Request:
 
 def _serve(life: Connection, name: str, device: str, parameters: dict[str, Any]) -> None:
     """Own a device: open it, send the address, then estimate until the main process ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     opencv().setNumThreads(1)
     try:
         method = get_method(name, device, **parameters)

@@ -7,15 +7,13 @@ worker dies again, the video has failed.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -26,7 +24,7 @@ from flow_cache.pipeline.runners.base import Died, Event, Finished, Runner
 from flow_cache.pipeline.runners.gpu_service import RemoteEstimator, Service
 from flow_cache.pipeline.worker import Estimator, Job, cache_video
 from flow_cache.progress import FieldsDone
-from flow_cache.runtime import existing_working_folder, opencv
+from flow_cache.runtime import opencv, signals_blocked, start_worker
 
 _MAX_FAILED_STARTS = 3  # in a row
 
@@ -60,8 +58,6 @@ class WorkerPool(Runner):
         self._size = workers
         self._services = itertools.cycle(services or [None])
         self._serve = serve or _serve
-        # fork would copy locks that threads of OpenCV and CUDA hold
-        self._context = multiprocessing.get_context("spawn")
         self._queue: deque[Job] = deque()
         self._workers: list[_Worker] = []
         self._failed_starts = 0
@@ -101,16 +97,17 @@ class WorkerPool(Runner):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers:
-            worker.connection.close()  # which ends an idle worker
-            if worker.job is not None:
-                worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join(5)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-        self._workers.clear()
+        with signals_blocked():  # a second Ctrl-C leaves no worker behind either
+            for worker in self._workers:
+                worker.connection.close()  # which ends an idle worker
+                if worker.job is not None:
+                    worker.process.terminate()
+            for worker in self._workers:
+                worker.process.join(5)
+                if worker.process.is_alive():
+                    worker.process.kill()
+                    worker.process.join()
+            self._workers.clear()
 
     def _hand_out(self) -> None:
         """Start the workers that are needed, and give jobs to those that have none."""
@@ -142,13 +139,9 @@ class WorkerPool(Runner):
 
     def _start(self) -> _Worker:
         """Start a worker process."""
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=self._serve, args=(theirs, next(self._services)), name="flow-cache worker", daemon=True
-        )
+        ours, theirs = multiprocessing.Pipe()
         try:
-            with _without_interrupts(), existing_working_folder():
-                process.start()
+            process = start_worker(self._serve, theirs, next(self._services), name="flow-cache worker")
         except OSError as error:
             raise FlowCacheError(f"cannot start a worker process: {error.strerror or error}") from error
         theirs.close()  # then the pipe ends when the process dies
@@ -211,7 +204,6 @@ def attempt(
 
 def _serve(connection: Connection, service: Service | None) -> None:
     """Run as a worker: report that it is ready, then do jobs until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     opencv().setNumThreads(1)
     try:
         estimator = RemoteEstimator(service) if service else None
@@ -222,20 +214,6 @@ def _serve(connection: Connection, service: Service | None) -> None:
         connection.send(error)
     except (EOFError, OSError):
         return  # the main process has closed the pipe, or has ended
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C for processes that are started inside, also while they import; the main process gets it later."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # otherwise `start` does it, and unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _describe(exitcode: int | None) -> str:

@@ -32,6 +32,7 @@ from flow_cache.pipeline.runners.base import Died, Event, Finished, Runner
 from flow_cache.pipeline.runners.ray_host import SHARED, Host
 from flow_cache.pipeline.worker import Job
 from flow_cache.progress import FieldsDone
+from flow_cache.runtime import handlers_kept
 from flow_cache.storage.paths import is_local
 
 if TYPE_CHECKING:
@@ -332,7 +333,11 @@ def _connect(address: str) -> tuple[Any, bool]:
     if _nobody_listens(address):
         raise ArgumentError(f"no Ray cluster at {address}: nothing answers there")
     try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about Ray's own future
+        # Ray puts a handler of its own for SIGTERM in the place of ours.
+        with (
+            handlers_kept(),
+            warnings.catch_warnings(action="ignore", category=FutureWarning),
+        ):  # about its future
             ray.init(
                 address=address,
                 log_to_driver=False,

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -286,13 +287,40 @@ def test_interruption_says_what_is_done(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["precompute", "in", "--out", "out"], run=early) == 130
 
 
-def test_ctrl_c_stops_cleanly(tmp_path: Path, repository: Path, make_video) -> None:
-    for number in range(3):
-        make_video(tmp_path / "videos" / f"{number}.avi", frames=100, width=160, height=120, seed=number)
+@pytest.mark.parametrize(
+    ("number", "send", "times", "expected"),
+    [
+        (signal.SIGINT, os.killpg, 1, 130),
+        (signal.SIGTERM, os.killpg, 2, 143),
+        (signal.SIGTERM, os.kill, 1, 143),
+    ],
+)
+def test_ctrl_c_and_sigterm_stop_cleanly(
+    number: int,
+    send: Callable[[int, int], None],
+    times: int,
+    expected: int,
+    tmp_path: Path,
+    repository: Path,
+    make_video,
+) -> None:
+    """A terminal and `timeout` signal every process of the group, `timeout` twice; others only the main one."""
+    for video in range(3):
+        make_video(tmp_path / "videos" / f"{video}.avi", frames=100, width=160, height=120, seed=video)
     cache = tmp_path / "cache"
     tool = [sys.executable, str(repository / "tools" / "precompute_flow.py")]
+    command = [
+        *tool,
+        str(tmp_path / "videos"),
+        "--out",
+        str(cache),
+        "--method",
+        "farneback",
+        "--workers",
+        "2",
+    ]
     run = subprocess.Popen(
-        [*tool, str(tmp_path / "videos"), "--out", str(cache), "--method", "farneback", "--workers", "2"],
+        command,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         # Tests that a shell started in the background inherit an ignored SIGINT; a terminal's command does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -302,11 +330,15 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path, repository: Path, make_video) -> N
         assert run.poll() is None  # an empty one is only there to see whether the folder can be written
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    for _ in range(times):
+        send(run.pid, number)
+        time.sleep(0.01)
     out, error = run.communicate(timeout=60)
-    assert run.returncode == 130
+    assert run.returncode == expected
     assert error.startswith("flow-cache: error: interrupted: ")
     assert error.count("\n") == 1
     assert "Traceback" not in out
     assert not list(cache.glob(".*.flow.tmp"))
     assert (cache / "index.csv").exists()
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+    assert len(list(cache.glob("*.flow.zip"))) == 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from flow_cache import DeviceError, VideoError
+from twostream.cli.errors import run_command
 from twostream.cli.predict import Tally, predict_all
 from twostream.cli.predict import main as predict
 from twostream.errors import DataError
@@ -180,8 +181,16 @@ def test_a_lost_device_ends_the_run() -> None:
 def test_an_interruption_says_what_is_done(capsys: Capture) -> None:
     actions = {"b": VideoError("b", "damaged"), "d": KeyboardInterrupt()}
     done: list[Path] = []
-    assert predict_all(fake(actions), VIDEOS, lambda p: done.append(p.video), Tally(), None) == 130
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted: 2 videos are done, 1 failed, 2 remain$"):
+        predict_all(fake(actions), VIDEOS, lambda p: done.append(p.video), Tally(), None)
     assert done == [Path("a"), Path("c")]
     errors = capsys.readouterr().err.splitlines()
-    assert errors[1].endswith("interrupted: 2 videos are done, 1 failed, 2 remain")
-    assert errors[2].endswith("1 of 5 failed: b")
+    assert errors[1].endswith("1 of 5 failed: b")
+
+
+def test_the_message_of_an_interruption_is_said_once(capsys: Capture) -> None:
+    def command() -> int:
+        raise KeyboardInterrupt("interrupted: 2 videos are done")
+
+    assert run_command("twostream-predict", command) == 130
+    assert capsys.readouterr().err == "twostream-predict: error: interrupted: 2 videos are done\n"

@@ -122,6 +122,17 @@ def same_weights(first: Path, second: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+def same_history(first: Path, second: Path, read_rows: ReadRows) -> bool:
+    """Compare the metrics of every epoch, except for the time that it took, and the predictions."""
+    timing = {"seconds", "clips_per_second"}
+    one, other = (
+        [{k: v for k, v in row.items() if k not in timing} for row in read_rows(run / "metrics.csv")]
+        for run in (first, second)
+    )
+    predictions = "evaluation/predictions.csv"
+    return one == other and read_rows(first / predictions) == read_rows(second / predictions)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_a_killed_run_goes_on_and_ends_the_same(
     schedule: str, tiny_arguments: Arguments, tmp_path: Path, read_rows: ReadRows
@@ -150,15 +161,85 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     assert main(tiny_arguments(killed, **settings)) == 0
     assert same_weights(whole / "checkpoints" / "last.ckpt", killed / "checkpoints" / "last.ckpt")
     assert same_weights(whole / "checkpoints" / "best.ckpt", killed / "checkpoints" / "best.ckpt")
-    timing = {"seconds", "clips_per_second"}
-    histories = [
-        [{k: v for k, v in row.items() if k not in timing} for row in read_rows(run / "metrics.csv")]
-        for run in (whole, killed)
-    ]
-    assert histories[0] == histories[1]
-    assert read_rows(whole / "evaluation" / "predictions.csv") == read_rows(
-        killed / "evaluation" / "predictions.csv"
+    assert same_history(whole, killed, read_rows)
+
+
+def start(run: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    """Start the command with loader workers, in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "twostream.cli.train", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Tests that a shell started in the background inherit an ignored SIGINT; a terminal's command does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def announced(out: str) -> list[int]:
+    """Return the epochs that have a line on the screen."""
+    return [int(number) for number in re.findall(r"^epoch +(\d+)/", out, re.MULTILINE)]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="finds the loader's workers in Linux's /proc"
+)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_a_run_that_goes_on_and_ends_the_same(
+    number: int, status: int, tiny_arguments: Arguments, tmp_path: Path, read_rows: ReadRows
+) -> None:
+    """One run is interrupted in its first epoch, in a later one and while it is evaluated; nothing is lost."""
+    settings = {"trainer__epochs": 3, "model__streams": "[flow]", "data__batch_size": 2, "data__workers": 2}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main(tiny_arguments(whole, **settings)) == 0
+    arguments = tiny_arguments(run, **settings)
+    last = run / "checkpoints" / "last.ckpt"
+
+    def interrupt_when(moment: Callable[[int], bool]) -> str:
+        before = load_checkpoint(last).epoch if last.exists() else 0
+        process = start(run, arguments)
+        deadline = time.monotonic() + 240
+        while not moment(process.pid):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.killpg(process.pid, number)  # every process of the group, the loader's workers too
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == status, error
+        assert error == "twostream-train: error: interrupted; the same command goes on from there\n"
+        rows = read_rows(run / "metrics.csv") if (run / "metrics.csv").exists() else []
+        done = load_checkpoint(last).epoch if last.exists() else 0
+        assert [int(row["epoch"]) for row in rows] == list(range(1, done + 1))
+        assert announced(out) == list(range(before + 1, done + 1))
+        assert not list(run.rglob("*.part"))
+        return out
+
+    def workers_run(pid: int) -> bool:
+        return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) == 2
+
+    def evaluates(pid: int) -> bool:
+        record = run / "run.json"
+        return record.exists() and "trained" in json.loads(record.read_text())
+
+    out = interrupt_when(workers_run)
+    assert not announced(out)
+    assert not last.exists()
+    interrupt_when(lambda pid: last.exists())
+    # As if it had been killed when the checkpoint was there and its epoch was not announced yet.
+    table = run / "metrics.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    out = interrupt_when(evaluates)
+    assert "resuming after epoch" in out
+    assert not (run / "evaluation" / "report.html").exists()
+
+    assert main(arguments) == 0
+    for name in ("last.ckpt", "best.ckpt"):
+        assert same_weights(whole / "checkpoints" / name, run / "checkpoints" / name)
+    assert same_history(whole, run, read_rows)
+    assert len(json.loads((run / "run.json").read_text())["commands"]) == 4
 
 
 def test_trained_streams_can_be_fused(tiny_arguments: Arguments, tmp_path: Path, read_rows: ReadRows) -> None:

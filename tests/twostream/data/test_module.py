@@ -284,3 +284,16 @@ def test_a_resumed_run_sees_the_same_clips_as_an_uninterrupted_one(config, tmp_p
     assert len(orders) == 3
     assert resumed.seen == [item for item in whole.seen if item[0] >= 1]
     assert torch.equal(resumed.weight, whole.weight)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_takes_the_same_from_torchs_generator_whether_its_workers_were_there_or_not(config, workers):
+    """So that dropout is the same in a resumed run, whose workers have just started."""
+    loader = ActionDataModule(replace(config, workers=workers)).train_dataloader()
+    draws = []
+    for _ in range(2):  # workers start in the first epoch and are kept for the second
+        torch.manual_seed(0)
+        for batch in loader:
+            assert len(batch["label"]) > 0
+        draws.append(torch.rand(1).item())
+    assert draws[0] == draws[1]

@@ -33,6 +33,7 @@ from flow_cache.pipeline.runners.ray_host import Host
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.pipeline.worker import Job
 from flow_cache.progress import FieldsDone
+from flow_cache.runtime import interruptible
 from flow_cache.storage.atomic import temporary_files
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: it comes with the test extra")
@@ -318,6 +319,23 @@ def test_interruption_keeps_what_is_done_and_leaves_nobody_behind(config: Precom
     assert not list(temporary_files(Path(config.output)))
     again = precompute(config, progress=False)
     assert again.done + again.skipped == 5
+
+
+def test_sigterm_interrupts_the_driver_as_ctrl_c_does(config: PrecomputeConfig) -> None:
+    """Ray has a handler of its own, which ends the driver at once with status 1."""
+
+    class Terminated(RayCluster):
+        def run(self, jobs):
+            for event in super().run(jobs):
+                yield event
+                if isinstance(event, Finished):
+                    signal.raise_signal(signal.SIGTERM)
+
+    with interruptible() as interruption, pytest.raises(PrecomputeInterrupted):
+        precompute(config, progress=False, **on(Terminated))
+    assert interruption.exit_status == 143
+    wait_for(lambda: not actors())
+    assert (Path(config.output) / "index.csv").exists()
 
 
 def test_a_killed_driver_leaves_nobody_behind_and_the_next_run_completes(

@@ -1,4 +1,4 @@
-"""What this process runs on: its processor cores, and OpenCV, imported on first use with its messages off."""
+"""What this process runs on: its processor cores, and OpenCV and PyAV, imported on first use, silent."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def opencv() -> ModuleType:
     if quiet and hasattr(cv2, "setLogLevel"):
         cv2.setLogLevel(0)
     module: ModuleType = cv2
+    return module
+
+
+@functools.cache
+def pyav() -> ModuleType:
+    """Return the `av` module, whose messages are off unless a program asks PyAV for them."""
+    import av
+    import av.video.reformatter
+
+    module: ModuleType = av
     return module
 
 

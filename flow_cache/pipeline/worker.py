@@ -161,7 +161,7 @@ def _with_advice(error: VideoError, source: Path) -> VideoError:
     """Add to an error what can be done about it; of a folder, the image that is named can be replaced."""
     if source.is_dir():
         return error
-    advice = "keep those before it with --keep-partial, or re-encode the video"
+    advice = "flow-cache precompute --keep-partial keeps those before it, or re-encode the video"
     return VideoError(error.path, f"{error.reason}; {advice}", error.frame)
 
 

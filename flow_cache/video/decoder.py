@@ -68,8 +68,8 @@ def decode_file(path: Path, threads: int | None) -> Iterator[NDArray[np.uint8]]:
     """Decode a video file: (H, W, 3) uint8 BGR, the order of OpenCV's functions, to be read only.
 
     Several threads only make a whole video quicker. Where they meet anything unusual the rest is decoded by one
-    thread, so that frames and errors never depend on their number (PyAV hides faults in what threads still hold at the
-    end of a file).
+    thread, so that the error does not depend on their number (PyAV hides faults in what threads still hold at the end
+    of a file).
 
     Args:
         path: local file.
@@ -148,9 +148,11 @@ class _Reading:
             self.good += 1
             held.append(frame)
             while held and self._is_settled(held[0]):
-                yield from self._released(held.popleft())
-        while held:
-            yield from self._released(held.popleft())
+                if (image := self._released(held.popleft())) is not None:
+                    yield image
+        for frame in held:
+            if (image := self._released(frame)) is not None:
+                yield image
 
     def check(self) -> None:
         """Raise VideoError if the pass that has ended found a fault, or no frame."""
@@ -180,23 +182,23 @@ class _Reading:
         number = self._numbers.get(frame.pts)
         return number is None or all(number < other for other in self._waiting.values())
 
-    def _released(self, frame: Any) -> Iterator[NDArray[np.uint8]]:
-        """Yield the picture of the next frame if it stands before the fault."""
+    def _released(self, frame: Any) -> NDArray[np.uint8] | None:
+        """Return the picture of the next frame if it stands before the fault."""
         self._numbers.pop(frame.pts, None)
         if self._closed or (
             self.fault is not None and (frame.pts is None or self._limit is None or frame.pts >= self._limit)
         ):
             self._closed = True
-            return
+            return None
         try:
             image = self._image(frame)
         except (self._av.error.FFmpegError, ValueError) as error:
             self._closed = True
             self.good -= 1
             self._fail(f"a frame cannot be converted ({_reason(error)})", frame.pts)
-            return
+            return None
         self._before += 1
-        yield image
+        return image
 
     def _packets(self) -> Iterator[Any]:
         """Read the packets of the stream; a fault of the container ends them.
@@ -262,32 +264,36 @@ class _Reading:
         if self._last is None or packet.pts > self._last:  # else times began anew
             self._numbers[packet.pts] = self._waiting[packet.pts] = self.packets
 
-    def _decoded(self, packet: Any) -> Iterator[Any]:
+    def _decoded(self, packet: Any) -> list[Any]:
         """Decode one packet, or what is left in the decoder."""
         try:
             frames = self._stream.codec_context.decode(packet)
         except self._av.error.EOFError:
-            return
+            return []
         except (self._av.error.FFmpegError, ValueError) as error:
             pts = None if packet is None else packet.pts
             self._fail(f"a packet cannot be decoded ({_reason(error)})", pts)
-            return
+            return []
+        good = []
         for frame in frames:
             if frame.pts is not None:
                 self._came_out(frame)
             if frame.is_corrupt:
                 self._fail("a frame is corrupt", frame.pts)
             else:
-                yield frame
+                good.append(frame)
+        return good
 
     def _came_out(self, frame: Any) -> None:
         """Take note of a frame; those that are shown before it must have come out, too."""
-        missing = [time for time in self._waiting if time < frame.pts]
+        self._last = time = frame.pts
+        if len(self._waiting) == 1 and self._waiting.pop(time, None) is not None:
+            return  # the usual case
+        missing = [other for other in self._waiting if other < time]
         if missing and not frame.interlaced_frame:  # whose packets may be half pictures
             self._fail("a frame is missing", min(missing))
-        for time in (*missing, frame.pts):
-            self._waiting.pop(time, None)
-        self._last = frame.pts
+        for other in (*missing, time):
+            self._waiting.pop(other, None)
 
     def _fail(self, reason: str, pts: int | None = None) -> None:
         """Record a fault of the picture of a time, None if unknown. The first one is what the user hears."""

@@ -106,6 +106,9 @@ class _Scaler(threading.local):
 @functools.cache
 def _scaler() -> _Scaler:
     """Return the one scaler of this process; PyAV is imported with it."""
+    # glibc keeps as much freed memory as twice the largest block that was freed once. Without this it gives each frame
+    # back to the system and asks for it again, which takes as long as the conversion.
+    np.empty(1 << 24, np.uint8)
     return _Scaler()
 
 
@@ -124,7 +127,8 @@ class _Reading:
         self._container = container
         self._stream = _main_stream(container, path)
         self._header = _header(container, self._stream)
-        context = self._stream.codec_context
+        self._context = context = self._stream.codec_context
+        self._has_hidden_pictures = context.name == "vp8"  # packets that are no picture of their own
         context.thread_count = threads
         context.thread_type = "NONE" if threads == 1 else "FRAME"
         context.options = {"err_detect": _DETECT, "max_pixels": str(_MAX_PIXELS)}
@@ -179,6 +183,8 @@ class _Reading:
 
         Only packets that were decoded before it count. A picture that is shown later may be one of them.
         """
+        if not self._waiting:
+            return True
         number = self._numbers.get(frame.pts)
         return number is None or all(number < other for other in self._waiting.values())
 
@@ -224,6 +230,9 @@ class _Reading:
                 break
             if packet.size == 0:
                 continue  # the last picture is shown on; the decoder would take it for the end
+            if not most:
+                yield packet
+                continue
             if packet.is_keyframe and last is not None and packet.dts is not None and packet.dts < last:
                 for before in ahead:
                     before.is_corrupt = False
@@ -249,25 +258,25 @@ class _Reading:
     def _note(self, packet: Any) -> None:
         """Take note of a packet before it is decoded."""
         self.packets += 1
+        pts = packet.pts
         if packet.is_corrupt:
-            self._fail("a packet is incomplete", packet.pts)
-        if self.fault is not None and self._limit is not None and packet.pts is not None:
-            self._limit = min(self._limit, packet.pts)
-        if packet.pts is None or packet.size <= _NOT_CODED or packet.is_discard:
+            self._fail("a packet is incomplete", pts)
+        if self._limit is not None and pts is not None:
+            self._limit = min(self._limit, pts)
+        if pts is None or packet.size <= _NOT_CODED or packet.is_discard:
             return
         if self._first is None and packet.is_keyframe:
-            self._first = packet.pts
-        # Pictures before the first key picture cannot be decoded where a recording begins in the middle. VP8 has
-        # packets that are no picture of their own.
-        if self._first is None or packet.pts < self._first or self._stream.codec_context.name == "vp8":
+            self._first = pts
+        # Pictures before the first key picture cannot be decoded where a recording begins in the middle.
+        if self._first is None or pts < self._first or self._has_hidden_pictures:
             return
-        if self._last is None or packet.pts > self._last:  # else times began anew
-            self._numbers[packet.pts] = self._waiting[packet.pts] = self.packets
+        if self._last is None or pts > self._last:  # else times began anew
+            self._numbers[pts] = self._waiting[pts] = self.packets
 
     def _decoded(self, packet: Any) -> list[Any]:
         """Decode one packet, or what is left in the decoder."""
         try:
-            frames = self._stream.codec_context.decode(packet)
+            frames = self._context.decode(packet)
         except self._av.error.EOFError:
             return []
         except (self._av.error.FFmpegError, ValueError) as error:
@@ -334,7 +343,7 @@ class _Reading:
         plane = picture.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: picture.height]
         image = rows[:, : 3 * picture.width].reshape(-1, picture.width, 3)
-        return self._turn.upright(image)
+        return self._turn.upright(image) if self._turn != _UPRIGHT else image
 
 
 @dataclass(frozen=True)
@@ -365,6 +374,9 @@ class _Turn:
         if self.mirrored_y:
             image = image[::-1]
         return np.ascontiguousarray(image)
+
+
+_UPRIGHT = _Turn()
 
 
 @contextlib.contextmanager

@@ -4,11 +4,12 @@ What a player shows is what we take: the main video stream, frames in presentati
 matrix. The frame count in a header is not believed, except that an index which points past the end of the file says
 that the file was cut.
 
-**Damage.** Five things are taken for it: the container cannot be read on, it hands out an incomplete packet, its index
+**Damage.** Taken for it are: the container cannot be read on, it hands out an incomplete packet, its index
 points past the end of the file, the decoder refuses a packet or marks a frame as corrupt, and a packet whose picture
 never comes out. Decoders run with `err_detect=explode`: without it many hide the fault behind a guessed picture.
 The frames before the damage are yielded first. Those are the ones that stand before every damaged or later packet in
-presentation order, so none of them can have been predicted from a damaged one.
+presentation order, so none of them can have been predicted from a damaged one. What no decoder and no container notices
+stays unseen: video formats have no checksums.
 
 **Colour.** One conversion by libswscale makes the levels (bicubic for the chroma planes). The matrix and the range are
 those that the stream states. Where it states none, libswscale takes BT.601 and the range of the pixel format (16 to
@@ -35,7 +36,7 @@ from flow_cache.runtime import pyav
 
 _MAX_PIXELS = 1 << 27  # 16,384 x 8,192: a forged header must not take all memory
 _BICUBIC = 4  # SWS_BICUBIC
-_DETECT = "explode"
+_DETECT = "explode"  # how strict decoders are; see the head of this page
 _NOT_CODED = 8  # bytes: packets up to this size repeat the last picture (MPEG-4: "not coded")
 
 

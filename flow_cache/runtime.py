@@ -1,4 +1,4 @@
-"""What this process runs on: cores, OpenCV with its messages off, and the signals that ask it to end.
+"""What this process runs on: cores, OpenCV and PyAV with their messages off, and the signals that ask it to end.
 
 Ctrl-C (SIGINT) and a scheduler's SIGTERM mean the same here: end now, in order, and lose nothing. `interruptible` turns
 both into KeyboardInterrupt in the main process of a command. Terminals and schedulers often signal every process that
@@ -46,6 +46,16 @@ def opencv() -> ModuleType:
     if silent:  # also where it was imported before, which is when it reads the environment
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     module: ModuleType = cv2
+    return module
+
+
+@functools.cache
+def pyav() -> ModuleType:
+    """Return the `av` module, whose messages are off unless a program asks PyAV for them."""
+    import av
+    import av.video.reformatter
+
+    module: ModuleType = av
     return module
 
 

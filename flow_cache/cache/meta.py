@@ -235,7 +235,7 @@ def current_versions(libraries: Sequence[str] = ()) -> dict[str, str]:
         libraries: what the estimator uses besides, by the names that pip knows.
     """
     versions = {"format": str(FORMAT_VERSION)}
-    for name in ("twostream", "opencv-contrib-python", "imagecodecs", "numpy", *libraries):
+    for name in ("twostream", "av", "opencv-contrib-python", "imagecodecs", "numpy", *libraries):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from flow_cache.pipeline.worker import Job
 from flow_cache.quantization import quantize
 from flow_cache.runtime import available_cores
 from flow_cache.storage.paths import is_local
-from flow_cache.video.frames import probe_frames, read_frames
+from flow_cache.video.frames import Frame, probe_frames, read_frames
 from flow_cache.video.source import local_copy
 
 _MAX_OPENED = 500  # videos that are opened, evenly spread
@@ -169,13 +169,17 @@ def _count(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[Failure]]:
 def _sample(job: Job, method: FlowMethod, fields: int) -> _Sample:
     """Do what a worker does with the beginning of a video, and count the frames after it."""
     with local_copy(job.source) as source:
-        return _sample_local(job.meta, source, method, fields)
+        return _sample_local(job.meta, source, method, fields, job.keep_partial)
 
 
-def _sample_local(meta: CacheMeta, source: Path, method: FlowMethod, fields: int) -> _Sample:
+def _sample_local(
+    meta: CacheMeta, source: Path, method: FlowMethod, fields: int, keep_partial: bool
+) -> _Sample:
     """Sample a local copy of a video."""
     started = time.perf_counter()
     frames = read_frames(source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1)
+    if keep_partial:
+        frames = _until_damage(frames, meta.step)
     first = list(islice(frames, fields + meta.step))
     if len(first) <= meta.step:
         raise VideoError(source, f"has {len(first)} frames, step {meta.step} needs {meta.step + 1}")
@@ -188,6 +192,18 @@ def _sample_local(meta: CacheMeta, source: Path, method: FlowMethod, fields: int
     seconds = time.perf_counter() - started
     rest = sum(1 for _ in islice(frames, _MAX_DECODED))
     return _Sample(len(flow), size, seconds, len(first) + rest, rest < _MAX_DECODED)
+
+
+def _until_damage(frames: Iterator[Frame], step: int) -> Iterator[Frame]:
+    """Yield the frames before the damage, as a run that keeps them does; too few for a field are none."""
+    count = 0
+    try:
+        for frame in frames:
+            yield frame
+            count += 1
+    except VideoError:
+        if count <= step:
+            raise
 
 
 def _fields(counts: list[tuple[Job, int]], samples: list[tuple[int, _Sample]], step: int) -> float:

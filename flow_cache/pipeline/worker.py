@@ -145,14 +145,24 @@ def _cache_local_video(
                 clock.enter("decode")
                 advance(FieldsDone(len(levels), clock.take()))
         except VideoError as error:
-            if not job.keep_partial or writer is None:
+            if writer is None:
                 raise
+            if not job.keep_partial:
+                raise _with_advice(error, source) from error
             partial = error.reason_and_frame
         assert writer is not None, "_chunks yields once or raises"
         return writer.close(clip_fraction=clipped / values, partial=partial)
     finally:
         if writer is not None:
             writer.abort()  # does nothing once it is closed
+
+
+def _with_advice(error: VideoError, source: Path) -> VideoError:
+    """Add to an error what can be done about it; of a folder, the image that is named can be replaced."""
+    if source.is_dir():
+        return error
+    advice = "flow-cache precompute --keep-partial keeps those before it, or re-encode the video"
+    return VideoError(error.path, f"{error.reason}; {advice}", error.frame)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,9 +1,8 @@
 """Frames: iterate the grey (and RGB) frames of a video file or image folder, in order.
 
-The frame count in a header is never used: a video has as many frames as can be decoded. FFmpeg (through OpenCV) does
-not say whether a stream ended because it was complete or because the file was cut, so a truncated file reads as a
-shorter video. Damage that the decoder does report (an unreadable image in a folder, a change of frame size, a decoder
-exception) raises VideoError with the frame's index.
+A video has as many frames as can be decoded, whatever its header announces. Damage (an unreadable packet or image, a
+file that was cut, a change of frame size) raises VideoError with the index of the first frame that is missing, after
+the frames before it.
 """
 
 from __future__ import annotations
@@ -12,14 +11,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.errors import ArgumentError, VideoError, check_whole_number, one_line
+from flow_cache.errors import ArgumentError, VideoError, check_whole_number
 from flow_cache.runtime import opencv
+from flow_cache.video.decoder import decode_file, read_header
 from flow_cache.video.find import image_files
+from flow_cache.video.images import decode_folder
 
 MAX_SIDE = 32767  # u over v is stored as one image of height 2 H, and JPEG images end at 65,535
 
@@ -142,8 +142,7 @@ def probe_fps(path: str | os.PathLike[str]) -> float:
     path = Path(path)
     if path.is_dir():
         return 0.0
-    fps = _property(path, opencv().CAP_PROP_FPS)
-    return round(fps, 6) if 0.0 < fps < 1e5 else 0.0
+    return read_header(path).fps
 
 
 def probe_frames(path: str | os.PathLike[str]) -> int:
@@ -155,16 +154,7 @@ def probe_frames(path: str | os.PathLike[str]) -> int:
     path = Path(path)
     if path.is_dir():
         return len(image_files(path))
-    return int(max(_property(path, opencv().CAP_PROP_FRAME_COUNT), 0))
-
-
-def _property(path: Path, name: int) -> float:
-    """Return one of OpenCV's properties of a video file."""
-    capture = _open_capture(path, None)
-    try:
-        return float(capture.get(name))
-    finally:
-        capture.release()
+    return read_header(path).frames
 
 
 def _frames(
@@ -172,7 +162,7 @@ def _frames(
 ) -> Iterator[Frame]:
     """Iterate the frames of `read_frames`, whose arguments have been checked."""
     cv2 = opencv()
-    images = _folder_images(path) if path.is_dir() else _file_images(path, threads)
+    images = decode_folder(path) if path.is_dir() else decode_file(path, threads)
     first: tuple[int, int] | None = None
     for index, image in enumerate(images):
         height, width = image.shape[:2]
@@ -202,79 +192,3 @@ def _resized(image: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np.ui
         image, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
     return resized
-
-
-def _file_images(path: Path, threads: int | None) -> Iterator[NDArray[np.uint8]]:
-    """Decode a video file: (H, W, 3) uint8 BGR."""
-    cv2 = opencv()
-    capture = _open_capture(path, threads)
-    try:
-        announced = int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
-        codec = _fourcc(int(capture.get(cv2.CAP_PROP_FOURCC)))
-        index = 0
-        while True:
-            try:
-                more, image = capture.read()
-            except cv2.error as error:
-                raise VideoError(path, f"the decoder failed ({one_line(error)})", index) from error
-            if not more:
-                break
-            yield image
-            index += 1
-    finally:
-        capture.release()
-    if index == 0:
-        raise VideoError(
-            path,
-            f"no frame could be decoded (codec {codec}, header announces {announced} frames); "
-            "re-encode it with a codec that this OpenCV can decode, such as H.264",
-        )
-
-
-def _open_capture(path: Path, threads: int | None) -> Any:
-    """Open a video file with OpenCV, or raise VideoError."""
-    cv2 = opencv()
-    if not path.exists():
-        raise VideoError(path, "no such file")
-    if not path.is_file():
-        raise VideoError(path, "not a regular file")
-    if path.stat().st_size == 0:
-        raise VideoError(path, "the file is empty")
-    # Only FFmpeg: other backends of OpenCV read a name like `clip_001.avi` as a sequence of images.
-    has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
-    backend = cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY
-    options = [] if threads is None else [cv2.CAP_PROP_N_THREADS, threads]
-    try:
-        # An absolute path, since FFmpeg takes a relative name with a colon for a protocol.
-        capture = cv2.VideoCapture(str(path.absolute()), backend, options)
-    except cv2.error as error:
-        raise VideoError(path, f"cannot be opened as a video ({one_line(error)})") from error
-    if not capture.isOpened():
-        capture.release()
-        raise VideoError(path, "cannot be opened as a video (damaged, or not a video file)")
-    return capture
-
-
-def _folder_images(folder: Path) -> Iterator[NDArray[np.uint8]]:
-    """Decode an image folder: (H, W, 3) uint8 BGR."""
-    cv2 = opencv()
-    files = image_files(folder)
-    if not files:
-        raise VideoError(folder, "the folder holds no images")
-    for index, file in enumerate(files):
-        try:
-            encoded = np.fromfile(file, np.uint8)
-            image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-        except (OSError, cv2.error) as error:
-            raise VideoError(
-                folder, f"image {file.name} cannot be read ({one_line(error)})", index
-            ) from error
-        if image is None:
-            raise VideoError(folder, f"image {file.name} cannot be decoded", index)
-        yield image
-
-
-def _fourcc(code: int) -> str:
-    """Return a codec's four letters."""
-    text = "".join(chr((code >> shift) & 0xFF) for shift in (0, 8, 16, 24))
-    return text if text.isprintable() and text.strip() else "unknown"

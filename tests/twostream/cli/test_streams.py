@@ -69,8 +69,9 @@ def test_predictions_reach_the_reader(
     assert shown in line
     assert line.count("%") == 3
     if not streams:  # that the bad video is named, and nothing else: no warning of a library
-        (error,) = run.stderr.splitlines()
+        error, count = run.stderr.splitlines()
         assert error.startswith(f"twostream-predict: error: {bad}: ")
+        assert count.startswith("twostream-predict: error: 1 of 2 failed: ")
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,6 @@ def start(run: Path, arguments: list[str]) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         # Tests that a shell started in the background inherit an ignored SIGINT; a terminal's command does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

@@ -2,6 +2,7 @@
 
 import csv
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,14 @@ import torch
 from flow_cache import interruptible
 from twostream.checkpoints import BEST, LAST
 from twostream.training.callbacks import BestAndLast, EpochLog
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_not_ignored() -> Iterator[None]:
+    """Tests that a shell started in the background inherit an ignored SIGINT; a terminal's command does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def make_trainer(epoch: int, save: Any) -> Any:

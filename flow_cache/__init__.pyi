@@ -51,6 +51,7 @@ from .runtime import available_cores as available_cores
 from .runtime import interruptible as interruptible
 from .runtime import leave_signals_to_parent as leave_signals_to_parent
 from .runtime import signals_blocked as signals_blocked
+from .storage.lock import try_lock as try_lock
 from .storage.paths import as_path as as_path
 from .storage.remote import RemotePath as RemotePath
 from .video.find import find_videos as find_videos
@@ -118,6 +119,7 @@ __all__ = [
     "repair_cache",
     "run_program",
     "signals_blocked",
+    "try_lock",
     "verify_cache",
     "view",
 ]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from flow_cache.errors import CacheWriteError
+from flow_cache.storage.lock import try_lock
 from flow_cache.storage.paths import is_local, staging_folder
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _create_temporary(folder: Path, suffix: str = "") -> tuple[Path, BinaryIO]:
         path = folder / f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}{suffix}"
         file = path.open("xb+")
         # A cleaner may have come between creation and lock; then the name is gone.
-        if _lock(file) and path.exists():
+        if try_lock(file) and path.exists():
             return path, file
         file.close()
 
@@ -202,7 +203,7 @@ def _remove_if_stale(path: Path) -> bool:
     """Remove a temporary file whose process is dead."""
     try:
         with path.open("rb+") as file:
-            if not _lock(file):
+            if not try_lock(file):
                 return False  # its writer lives
             path.unlink()
             return True
@@ -210,18 +211,3 @@ def _remove_if_stale(path: Path) -> bool:
         return False  # renamed or removed meanwhile
     except PermissionError:
         return False  # another user's, or still open (Windows)
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Try to lock an open file; True also where files cannot be locked."""
-    if sys.platform == "win32":
-        return True  # there an open file cannot be removed, which serves the same end
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    return True

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from flow_cache import CacheWriteError
+from flow_cache import CacheWriteError, try_lock
 from twostream.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class PredictionFile:
                 raise ConfigError(f"--out {path} is no regular file; name another")
             self._file = path.open("ab", buffering=0)
             try:
-                if not _lock(self._file):
+                if not try_lock(self._file):
                     raise ConfigError(f"--out {path}: another run is writing it; give each its own file")
                 data = b"" if overwrite else path.read_bytes()
                 self.kept, length = self._read(data, self._complete(sample))
@@ -243,21 +243,6 @@ class _Csv:
         for place, (name, confidence) in enumerate(outputs[decision].items(), 1):
             row |= {f"top_{place}": name, f"top_{place}_confidence": confidence}
         return row | {"checkpoint": record["checkpoint"]}
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Try to lock an open file until it is closed; True also where files cannot be locked."""
-    try:
-        import fcntl
-    except ImportError:
-        return True  # Windows
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    return True
 
 
 def _csv_line(values: list[Any]) -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+_SHOWN = 3  # names in one line
 
 
 class FlowCacheError(Exception):
@@ -189,6 +192,12 @@ def first_line(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """Return an error's whole message on one line, or its class name if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_names(names: Sequence[object]) -> str:
+    """Write the first names of a list for a message, and how many more there are: "a, b, c and 1,200 more"."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(str, names[:_SHOWN])) + more
 
 
 def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> int:

@@ -12,7 +12,14 @@ from flow_cache.cache.index import known_sources, list_cache_files
 from flow_cache.cache.meta import CacheMeta, Source
 from flow_cache.cache.naming import cache_path, unusable_name
 from flow_cache.cache.reader import CacheReader
-from flow_cache.errors import ArgumentError, CacheFileError, CacheMismatchError, CacheVersionError, VideoError
+from flow_cache.errors import (
+    ArgumentError,
+    CacheFileError,
+    CacheMismatchError,
+    CacheVersionError,
+    VideoError,
+    first_names,
+)
 from flow_cache.methods.device import check_cluster_device, check_devices
 from flow_cache.pipeline.inputs import Inputs, choose_videos, shares_cache_file
 from flow_cache.pipeline.settings import PrecomputeConfig
@@ -22,8 +29,6 @@ from flow_cache.video.source import hash_of_video, source_status
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
-
-_SHOWN = 3  # pairs of names in one line
 
 
 class Copy(NamedTuple):
@@ -208,9 +213,8 @@ def make_plan(
         else:
             plan.jobs.append(job)
     if plan.copies:
-        same = ", ".join(f"{copy.job.video} and {copy.of}" for copy in plan.copies[:_SHOWN])
-        more = f" and {len(plan.copies) - _SHOWN:,} more" if len(plan.copies) > _SHOWN else ""
-        plan.notes.append(f"computed once, since they are the same file under two names: {same}{more}")
+        same = first_names([f"{copy.job.video} and {copy.of}" for copy in plan.copies])
+        plan.notes.append(f"computed once, since they are the same file under two names: {same}")
     for relative, found in metas.items():
         source = found.source if isinstance(found, CacheMeta) else template.source
         if (difference := _difference(found, replace(template, source=source))) is not None:

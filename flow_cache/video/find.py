@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from flow_cache.errors import ArgumentError, VideoError
+from flow_cache.errors import ArgumentError, VideoError, first_names
 from flow_cache.storage.paths import as_path, is_local, list_files
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _SYSTEM_FOLDERS = frozenset(
 _FLOW_FOLDERS = (("u", "v"), ("flow_x", "flow_y"))
 _FLOW_NAME = re.compile(r"flow[_-]?[xyuv][_-]?#\.[a-z]+")
 _IMPORTED = "images named flow_x_00001 and flow_y_00001 in one folder"
-_SHOWN = 3  # names in one line
 
 
 class Found(NamedTuple):
@@ -135,7 +134,7 @@ def search_videos(root: AnyPath) -> Found:
         return root if name == PurePosixPath() else root / name.as_posix()
 
     notes = [
-        text.format(_shown(map(path_of, named)))
+        text.format(first_names([path_of(name) for name in named]))
         for text, named in (
             ("passed over, since images lie beside folders there: {}; a folder of images holds nothing else", beside),
             ("left out, since they hold components of flow: {}; flow-cache import takes " + _IMPORTED, sorted(flow)),
@@ -221,13 +220,6 @@ def _pictures(folders: _Tree, folder: PurePosixPath, prefix: str) -> Iterator[st
         yield from _pictures(folders, folder / name, f"{prefix}{name}/")
 
 
-def _shown(paths: Iterable[AnyPath]) -> str:
-    """Return the first of some paths, and how many more there are."""
-    names = [str(path) for path in paths]
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def is_image_folder(path: AnyPath) -> bool:
     """Return whether a folder is one video, as `find_videos` says."""
     if is_local(path):
@@ -298,8 +290,7 @@ def split_series(names: Sequence[str]) -> Series:
     }
     counts = [f"{label}: {len(members):,}" for label, members in others.items()]
     if len(others) > 1:
-        more = f" and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else ""
-        listed = ", ".join(counts[:_SHOWN]) + more
+        listed = first_names(counts)
         return Series([], flow, f"holds pictures of several series ({listed}); keep one series in a folder")
     if flow and not others:
         listed = ", ".join(f"{pattern}: {len(found[pattern]):,}" for pattern in flow)

@@ -130,6 +130,8 @@ class _Reading:
         self._header = _header(container, self._stream)
         self._context = context = self._stream.codec_context
         self._has_hidden_pictures = context.name == "vp8"  # packets that are no picture of their own
+        # Raw streams hold no times, and those that FFmpeg makes up follow the packets, not the pictures.
+        self._has_times = not container.format.flags & pyav().format.Flags.no_timestamps.value
         context.thread_count = threads
         context.thread_type = "NONE" if threads == 1 else "FRAME"
         context.options = {"err_detect": _DETECT, "max_pixels": str(_MAX_PIXELS)}
@@ -259,7 +261,7 @@ class _Reading:
     def _note(self, packet: Any) -> None:
         """Take note of a packet before it is decoded."""
         self.packets += 1
-        pts = packet.pts
+        pts = self._time(packet)
         if packet.is_corrupt:
             self._fail("a packet is incomplete", pts)
         if self._limit is not None and pts is not None:
@@ -274,6 +276,10 @@ class _Reading:
         if self._last is None or pts > self._last:  # else times began anew
             self._numbers[pts] = self._waiting[pts] = self.packets
 
+    def _time(self, item: Any) -> int | None:
+        """Return the time at which a packet or frame is shown; None if unknown."""
+        return item.pts if self._has_times else None
+
     def _decoded(self, packet: Any) -> list[Any]:
         """Decode one packet, or what is left in the decoder."""
         try:
@@ -281,15 +287,15 @@ class _Reading:
         except self._av.error.EOFError:
             return []
         except (self._av.error.FFmpegError, ValueError) as error:
-            pts = None if packet is None else packet.pts
+            pts = None if packet is None else self._time(packet)
             self._fail(f"a packet cannot be decoded ({_reason(error)})", pts)
             return []
         good = []
         for frame in frames:
-            if frame.pts is not None:
+            if self._time(frame) is not None:
                 self._came_out(frame)
             if frame.is_corrupt:
-                self._fail("a frame is corrupt", frame.pts)
+                self._fail("a frame is corrupt", self._time(frame))
             else:
                 good.append(frame)
         return good

@@ -34,6 +34,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import IO
 
@@ -173,7 +174,10 @@ def compare(name: str, ours: OurFrames, program: ProgramFrames) -> Row:
         program: the same of ffmpeg.
     """
     row = Row(name)
-    theirs, total, compared, close, resized = iter(program), 0.0, 0, True, False
+    theirs, total, compared, close = iter(program), 0.0, 0, True
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = (
+        None  # ffmpeg's and ours, where they are not the same
+    )
     for image in ours:
         row.ours += 1
         row.size = row.size or f"{image.shape[1]}x{image.shape[0]}"
@@ -182,7 +186,8 @@ def compare(name: str, ours: OurFrames, program: ProgramFrames) -> Row:
             continue
         row.program += 1
         if other.shape != image.shape:
-            other, resized = _resized(other, image.shape), True
+            shapes = other.shape, image.shape
+            other = _resized(other, image.shape)
         distance = np.abs(image.astype(np.int16) - other)
         row.largest = max(row.largest, int(distance.max()))
         total += float(distance.sum())
@@ -193,7 +198,7 @@ def compare(name: str, ours: OurFrames, program: ProgramFrames) -> Row:
     row.program += sum(1 for _ in theirs)
     row.mean = total / max(compared, 1)
     alike = close and row.largest <= _LARGEST and row.mean <= _MEAN
-    row.verdict, row.why = _verdict(row, alike, resized, ours.failure, program)
+    row.verdict, row.why = _verdict(row, alike, shapes, ours.failure, program)
     return row
 
 
@@ -206,8 +211,21 @@ def _resized(image: Image, shape: tuple[int, ...]) -> Image:
     return resized
 
 
+def _squares(shape: tuple[int, ...], pixel_aspect: str) -> set[tuple[int, ...]]:
+    """Return which shapes a frame may have after its stored width was resized; it may have been turned then."""
+    width, height = map(int, pixel_aspect.split(":"))
+    ratio = Fraction(width, height) if width and height else Fraction(1)
+    half = Fraction(1, 2)
+    wide, high = int(shape[1] * ratio + half), int(shape[0] / ratio + half)
+    return {(shape[0], wide, 3), (high, shape[1], 3)}
+
+
 def _verdict(
-    row: Row, alike: bool, resized: bool, failure: str | None, program: ProgramFrames
+    row: Row,
+    alike: bool,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None,
+    failure: str | None,
+    program: ProgramFrames,
 ) -> tuple[str, str]:
     """Judge what was measured; returns the verdict and what explains it."""
     if failure is not None:
@@ -217,9 +235,9 @@ def _verdict(
         return "differs", program.failure or ""
     if program.failure is not None:
         return "unsaid", f"ffmpeg: {program.failure}"
-    if resized:
-        if program.pixel_aspect in (_SQUARE, "0:1"):
-            return "differs", "another size, of square pixels"
+    if shapes is not None:
+        if shapes[1] not in _squares(shapes[0], program.pixel_aspect):
+            return "differs", f"another size; ffmpeg states pixels of {program.pixel_aspect}"
         return "resized", f"pixels of {program.pixel_aspect}"
     return ("equal" if row.largest == 0 else "close"), ""
 

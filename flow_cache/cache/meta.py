@@ -16,6 +16,7 @@ from flow_cache.quantization import DEFAULT_BOUND, check_bound
 from flow_cache.video.frames import MAX_SIDE, check_resize
 
 FORMAT = "flow-cache"
+SQUARE = "1:1"  # pixels; the usual case, which is not written
 FORMAT_VERSION = 2  # 1 held near-lossless JPEG-LS, which this build would decode to other levels
 
 
@@ -63,6 +64,7 @@ class CacheMeta:
         size: (W, H) in pixels that was asked for, or None.
         storage: how fields and RGB frames are stored.
         fps: frames per second of the source; 0.0 if unknown.
+        pixel_aspect: width of the source's pixels to their height; frames were resized so that theirs are 1:1.
         width, height: size of a field in pixels.
         frames: frames that were decoded.
         fields: flow fields stored, frames - step.
@@ -90,6 +92,7 @@ class CacheMeta:
     size: tuple[int, int] | None = None
     storage: StorageSettings = field(default_factory=StorageSettings)
     fps: float = 0.0
+    pixel_aspect: str = SQUARE
     width: int = 0
     height: int = 0
     frames: int = 0
@@ -153,6 +156,7 @@ class CacheMeta:
             "width": self.width,
             "height": self.height,
             "fps": self.fps,
+            **({} if self.pixel_aspect == SQUARE else {"pixel_aspect": self.pixel_aspect}),
             "method": self.method,
             "parameters": dict(self.parameters),
             "backend": self.backend,
@@ -202,6 +206,7 @@ class CacheMeta:
                 size=None if size is None else tuple(size),
                 storage=StorageSettings.from_dict(storage),
                 fps=float(get("fps", (int, float))),
+                pixel_aspect=_get({"pixel_aspect": SQUARE} | document, "pixel_aspect", str),
                 width=get("width", int),
                 height=get("height", int),
                 frames=get("frames", int),

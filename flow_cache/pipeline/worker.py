@@ -18,7 +18,8 @@ from flow_cache.errors import VideoError
 from flow_cache.methods.base import FlowMethod
 from flow_cache.methods.registry import get_method
 from flow_cache.progress import FieldsDone
-from flow_cache.video.frames import Frame, probe_fps, read_frames
+from flow_cache.video.aspect import as_text
+from flow_cache.video.frames import Frame, probe_header, read_frames
 from flow_cache.video.source import hash_source, local_copy
 
 if TYPE_CHECKING:
@@ -116,9 +117,11 @@ def _cache_local_video(
     job: Job, source: Path, method: Estimator | FlowMethod, advance: Callable[[FieldsDone], object]
 ) -> CacheMeta:
     """Do the job with a local copy of its video."""
+    header = probe_header(source)
     meta = replace(
         job.meta,
-        fps=probe_fps(source),
+        fps=header.fps,
+        pixel_aspect=as_text(header.pixel_aspect),
         source=replace(job.meta.source, sha256=hash_source(source)),
         backend=method.backend,
     )

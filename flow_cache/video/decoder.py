@@ -1,8 +1,8 @@
 """Video files, decoded with PyAV, which has FFmpeg inside: every frame in presentation order, every fault named.
 
-What a player shows is what we take: the main video stream, frames in presentation order, turned upright by the display
-matrix. The frame count in a header is not believed, except that an index which points past the end of the file says
-that the file was cut.
+What a player shows is what we take: the main video stream, frames in presentation order, their width resized where the
+file states pixels that are not square, turned upright by the display matrix. The frame count in a header is not
+believed, except that an index which points past the end of the file says that the file was cut.
 
 **Damage.** Taken for it are: the container cannot be read on, it hands out an incomplete packet, its index
 points past the end of the file, the decoder refuses a packet or marks a frame as corrupt, and a packet whose picture
@@ -24,6 +24,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from flow_cache.errors import VideoError, one_line
 from flow_cache.runtime import pyav
+from flow_cache.video.aspect import SQUARE, pixel_aspect, squared
 
 _MAX_PIXELS = 1 << 27  # 16,384 x 8,192: a forged header must not take all memory
 _BICUBIC = 4  # SWS_BICUBIC
@@ -48,11 +50,13 @@ class Header:
         fps: frames per second; 0.0 if unknown.
         frames: number of frames, which is often wrong; 0 if unknown.
         codec: four letters of the codec, or its name.
+        pixel_aspect: width of a pixel to its height, by which frames are resized; 1 if they are not.
     """
 
     fps: float
     frames: int
     codec: str
+    pixel_aspect: Fraction = SQUARE
 
 
 def read_header(path: Path) -> Header:
@@ -62,7 +66,7 @@ def read_header(path: Path) -> Header:
         VideoError: the file cannot be opened.
     """
     with _opened(path) as container:
-        return _header(container, _main_stream(container, path))
+        return _header(container, _main_stream(container, path), path)
 
 
 def decode_file(path: Path, threads: int | None) -> Iterator[NDArray[np.uint8]]:
@@ -127,7 +131,7 @@ class _Reading:
         self._path = path
         self._container = container
         self._stream = _main_stream(container, path)
-        self._header = _header(container, self._stream)
+        self._header = _header(container, self._stream, path)
         self._context = context = self._stream.codec_context
         self._has_hidden_pictures = context.name == "vp8"  # packets that are no picture of their own
         # Raw streams hold no times, and those that FFmpeg makes up follow the packets, not the pictures.
@@ -350,6 +354,8 @@ class _Reading:
         plane = picture.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: picture.height]
         image = rows[:, : 3 * picture.width].reshape(-1, picture.width, 3)
+        if self._header.pixel_aspect != SQUARE:
+            image = squared(image, self._header.pixel_aspect)
         return self._turn.upright(image) if self._turn != _UPRIGHT else image
 
 
@@ -431,8 +437,8 @@ def _main_stream(container: Any, path: Path) -> Any:
     return stream
 
 
-def _header(container: Any, stream: Any) -> Header:
-    """Read what a container says about its main stream."""
+def _header(container: Any, stream: Any, path: Path) -> Header:
+    """Read what a container says about its main stream; raises VideoError."""
     rate = float(stream.average_rate or stream.guessed_rate or stream.base_rate or 0)
     frames = stream.frames
     if frames <= 0:
@@ -444,7 +450,8 @@ def _header(container: Any, stream: Any) -> Header:
         codec = ""
     if not codec or not codec.isprintable():
         codec = stream.codec_context.name
-    return Header(round(rate, 6) if 0.0 < rate < 1e5 else 0.0, max(frames, 0), codec)
+    aspect = pixel_aspect(stream.sample_aspect_ratio, path)
+    return Header(round(rate, 6) if 0.0 < rate < 1e5 else 0.0, max(frames, 0), codec, aspect)
 
 
 def _reason(error: BaseException) -> str:

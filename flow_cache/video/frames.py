@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from flow_cache.errors import ArgumentError, VideoError, check_whole_number
 from flow_cache.runtime import opencv
-from flow_cache.video.decoder import decode_file, read_header
+from flow_cache.video.aspect import resized
+from flow_cache.video.decoder import Header, decode_file, read_header
 from flow_cache.video.find import image_files
 from flow_cache.video.images import decode_folder
 
@@ -90,8 +91,9 @@ def read_frames(
 ) -> Iterator[Frame]:
     """Iterate the frames of a video file or image folder.
 
-    A frame that shrinks is resized by area interpolation, one that grows by linear interpolation. Grey is converted
-    before it is resized, so it does not depend on `rgb`.
+    Frames have square pixels: where a file states others, their width is resized first. A frame that shrinks is resized
+    by area interpolation, one that grows by linear interpolation. Grey is converted before that, so it does not depend
+    on `rgb`.
 
     Args:
         path: local video file, or folder of images.
@@ -120,6 +122,15 @@ def read_frames(
     return _frames(Path(path), short_side, size, rgb, threads)
 
 
+def probe_header(path: Path) -> Header:
+    """Return what a local video file says about itself, without decoding it; of an image folder, next to nothing.
+
+    Raises:
+        VideoError: the file cannot be opened.
+    """
+    return Header(0.0, 0, "") if path.is_dir() else read_header(path)
+
+
 def probe_fps(path: str | os.PathLike[str]) -> float:
     """Return the frame rate that a video file states, without decoding it.
 
@@ -139,10 +150,7 @@ def probe_fps(path: str | os.PathLike[str]) -> float:
         ...     probe_fps(folder)
         0.0
     """
-    path = Path(path)
-    if path.is_dir():
-        return 0.0
-    return read_header(path).fps
+    return probe_header(Path(path)).fps
 
 
 def probe_frames(path: str | os.PathLike[str]) -> int:
@@ -176,19 +184,6 @@ def _frames(
             raise VideoError(
                 path, f"frames of {target[0]}x{target[1]} are too large (limit {MAX_SIDE})", index
             )
-        grey = _resized(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), target)
-        colour = cv2.cvtColor(_resized(image, target), cv2.COLOR_BGR2RGB) if rgb else None
+        grey = resized(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), target)
+        colour = cv2.cvtColor(resized(image, target), cv2.COLOR_BGR2RGB) if rgb else None
         yield Frame(index, grey, colour)
-
-
-def _resized(image: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize an image to (W, H)."""
-    height, width = image.shape[:2]
-    if (width, height) == target:
-        return image
-    cv2 = opencv()
-    shrinks = target[0] <= width and target[1] <= height
-    resized: NDArray[np.uint8] = cv2.resize(
-        image, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    return resized

@@ -92,6 +92,7 @@ def test_another_size_is_only_right_for_pixels_that_are_not_square() -> None:
     wide = [np.full((10, 16, 3), level, np.uint8) for level in (0, 90)]
     assert row(Frames(wide), Frames(stored, pixel_aspect="4:3")).verdict == "resized"
     assert row(Frames(wide), Frames(stored)).verdict == "differs"
+    assert row(Frames(wide), Frames(stored, pixel_aspect="3:2")).verdict == "differs"
 
 
 def test_without_the_program_one_line_says_so(tmp_path: Path) -> None:

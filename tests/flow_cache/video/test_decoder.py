@@ -381,3 +381,80 @@ def test_bytes_changed_at_random_are_frames_or_a_named_error(
         assert error is not None or frames
         if error is not None and error.frame is not None:
             assert error.frame == len(frames)
+
+
+def with_pixels(path: Path, aspect: Fraction, size: tuple[int, int] = (96, 64), degrees: float = 0.0) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = add_video(container, "libx264", *size)
+        stream.codec_context.sample_aspect_ratio = aspect
+        if degrees:
+            stream.set_display_rotation(degrees)
+        fill(container, stream, 3)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "aspect", "width"),
+    [
+        ("mp4", Fraction(4, 3), 128),
+        ("mkv", Fraction(4, 3), 128),
+        ("ts", Fraction(2), 192),
+        ("mp4", Fraction(8, 9), 85),
+        ("ts", Fraction(1, 2), 48),
+    ],
+)
+def test_pixels_become_square(tmp_path: Path, suffix: str, aspect: Fraction, width: int) -> None:
+    plain, _ = read(encode(tmp_path / f"plain.{suffix}", count=3))
+    video = with_pixels(tmp_path / f"a.{suffix}", aspect)
+    assert read_header(video).pixel_aspect == aspect
+    frames, error = read(video)
+    assert error is None
+    how = cv2.INTER_AREA if width < 96 else cv2.INTER_LINEAR
+    expected = [cv2.resize(frame, (width, 64), interpolation=how) for frame in plain]
+    assert np.array_equal(frames, expected)
+    (first, *_) = read_frames(video, short_side=32)
+    assert (
+        first.grey.shape == (32, round(32 * width / 64 / 2) * 2) if width >= 64 else (round(64 / 3) * 2, 32)
+    )
+
+
+@pytest.mark.parametrize("aspect", [Fraction(0, 1), Fraction(1), Fraction(1281, 1280), Fraction(404, 405)])
+def test_pixels_that_are_nearly_square_stay(tmp_path: Path, aspect: Fraction) -> None:
+    plain, _ = read(encode(tmp_path / "plain.mp4", count=3))
+    video = with_pixels(tmp_path / "a.mp4", aspect)
+    assert np.array_equal(read(video)[0], plain)
+    assert read_header(video).pixel_aspect == 1
+
+
+def test_a_turned_video_has_its_pixels_turned_too(tmp_path: Path) -> None:
+    upright, _ = read(with_pixels(tmp_path / "upright.mp4", Fraction(4, 3)))
+    turned, _ = read(with_pixels(tmp_path / "turned.mp4", Fraction(4, 3), degrees=90))
+    assert turned[0].shape == (128, 64, 3)
+    assert np.array_equal(turned[0], np.rot90(upright[0]))
+
+
+@pytest.mark.parametrize("aspect", [Fraction(1, 20), Fraction(9), Fraction(20)])
+def test_absurd_pixels_are_named(tmp_path: Path, aspect: Fraction) -> None:
+    video = with_pixels(tmp_path / "a.mp4", aspect)
+    frames, error = read(video)
+    assert frames == []
+    assert error is not None
+    assert f"states pixels of {aspect.numerator}:{aspect.denominator} (width to height)" in error.reason
+    with pytest.raises(VideoError, match="expected 1:8 to 8:1"):
+        read_header(video)
+
+
+def test_the_shape_of_pixels_is_kept_where_they_are_not_square(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    with_pixels(tmp_path / "videos" / "wide.mp4", Fraction(4, 3))
+    encode(tmp_path / "videos" / "square.mp4", count=3)
+    config = PrecomputeConfig(
+        tmp_path / "videos", tmp_path / "cache", flow=FlowSettings(method="farneback"), workers=1
+    )
+    assert precompute(config, progress=False).done == 2
+    with CacheReader(tmp_path / "cache" / "wide.flow.zip") as reader:
+        assert (reader.meta.width, reader.meta.height, reader.meta.pixel_aspect) == (128, 64, "4:3")
+        assert b'"pixel_aspect": "4:3"' in reader.meta.to_json()
+    with CacheReader(tmp_path / "cache" / "square.flow.zip") as reader:
+        assert (reader.meta.width, reader.meta.height, reader.meta.pixel_aspect) == (96, 64, "1:1")
+        assert b"pixel_aspect" not in reader.meta.to_json()

@@ -4,12 +4,14 @@ What a player shows is what we take: the main video stream, frames in presentati
 file states pixels that are not square, turned upright by the display matrix. The frame count in a header is not
 believed, except that an index which points past the end of the file says that the file was cut.
 
-**Damage.** Taken for it are: the container cannot be read on, it hands out an incomplete packet, its index
-points past the end of the file, the decoder refuses a packet or marks a frame as corrupt, and a packet whose picture
-never comes out. Decoders run with `err_detect=explode`: without it many hide the fault behind a guessed picture.
-The frames before the damage are yielded first. Those are the ones that stand before every damaged or later packet in
-presentation order, so none of them can have been predicted from a damaged one. What no decoder and no container notices
-stays unseen: video formats have no checksums.
+**Damage.** Taken for it are: the container cannot be read on, it hands out an incomplete packet, its index or its outer
+structure (`structure`) points past the end of the file or breaks, the decoder refuses a packet or marks a frame as
+corrupt, and a packet whose picture never comes out. Decoders run with an `err_detect` that undamaged files pass;
+without `explode` many hide the fault behind a guessed picture. The frames before the damage are yielded first: the
+ones that stand before every damaged or later packet in presentation order, so none of them can have been predicted from
+a damaged one. What no decoder and no container notices stays unseen, since most video formats have no checksums: bytes
+that decode to other pixels, and whole packets lost where nothing counts them (the end of a transport stream or a raw
+stream; a gap in times may be a variable rate).
 
 **Colour.** One conversion by libswscale makes the levels (bicubic for the chroma planes). The matrix and the range are
 those that the stream states. Where it states none, libswscale takes BT.601 and the range of the pixel format (16 to
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -35,10 +38,13 @@ from numpy.typing import NDArray
 from flow_cache.errors import VideoError, one_line
 from flow_cache.runtime import pyav
 from flow_cache.video.aspect import SQUARE, pixel_aspect, squared
+from flow_cache.video.structure import find_break
 
 _MAX_PIXELS = 1 << 27  # 16,384 x 8,192: a forged header must not take all memory
 _BICUBIC = 4  # SWS_BICUBIC
-_DETECT = "explode"  # how strict decoders are; see the head of this page
+_DETECT = "crccheck+bitstream+buffer+explode"  # how strict decoders are; see the head of this page
+# What an MPEG-4 stream of DivX or Xvid says of itself that packs two pictures into one packet, as in UCF-101.
+_PACKED, _HEAD = re.compile(rb"DivX\d+(?:b|Build)\d+p"), 256
 _NOT_CODED = 8  # bytes: packets up to this size repeat the last picture (MPEG-4: "not coded")
 
 
@@ -135,13 +141,14 @@ class _Reading:
         self._context = context = self._stream.codec_context
         self._has_hidden_pictures = context.name == "vp8"  # packets that are no picture of their own
         # Raw streams hold no times, and those that FFmpeg makes up follow the packets, not the pictures.
-        self._has_times = not container.format.flags & pyav().format.Flags.no_timestamps.value
+        self._has_times = not container.format.flags & self._av.format.Flags.no_timestamps.value
         context.thread_count = threads
         context.thread_type = "NONE" if threads == 1 else "FRAME"
         context.options = {"err_detect": _DETECT, "max_pixels": str(_MAX_PIXELS)}
         self._scaling_threads = threads
         self._turn: _Turn | None = None
         self.fault: str | None = None
+        self._break = find_break(path)  # None once it was reported
         self._closed = False  # whether no further frame can stand before the fault
         self.packets = 0
         self.good = 0
@@ -261,13 +268,20 @@ class _Reading:
         if self._waiting:
             self._fail("a frame is missing", min(self._waiting))
             self._waiting.clear()
+        if self._break is not None:  # behind all packets
+            self._fail(self._break.reason)
 
     def _note(self, packet: Any) -> None:
         """Take note of a packet before it is decoded."""
+        if self.packets == 0 and _PACKED.search(bytes(packet)[:_HEAD]):
+            self._has_times = False  # pictures come out with the times of others
         self.packets += 1
         pts = self._time(packet)
         if packet.is_corrupt:
             self._fail("a packet is incomplete", pts)
+        if self._break is not None and packet.pos is not None and packet.pos >= self._break.position:
+            self._fail(self._break.reason, pts)
+            self._break = None
         if self._limit is not None and pts is not None:
             self._limit = min(self._limit, pts)
         if pts is None or packet.size <= _NOT_CODED or packet.is_discard:

@@ -226,6 +226,37 @@ def _cut_off(source: Encoding, packets: int) -> Write:
     return write
 
 
+def _packed(path: Path) -> None:
+    """Pack B-frames into the packets before them, as DivX and Xvid do in AVI files, and leave placeholders."""
+    whole = path.with_name(f"whole of {path.name}")
+    Encoding("mpeg4", "avi", b_frames=1, frames=13)(whole)
+    with av.open(str(whole)) as given, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(given.streams.video[0])
+        packets = [bytes(packet) for packet in given.demux(video=0) if packet.size]
+        number = 0
+        while number < len(packets):
+            data, group = packets[number], [packets[number]]
+            if number + 1 < len(packets) and _is_b(packets[number + 1]):
+                group = [data + packets[number + 1], b"\0\0\1\xb6\x51\x7f"]
+            group[0] = group[0].replace(_PICTURE, b"\0\0\1\xb2DivX503b1393p" + _PICTURE, 1)
+            for offset, content in enumerate(group):
+                packet = av.Packet(content)
+                packet.stream, packet.time_base = stream, Fraction(1, RATE)
+                packet.pts = packet.dts = number + offset
+                packet.is_keyframe = data[4:].find(_PICTURE) > 0 or number == 0
+                copy.mux(packet)
+            number += len(group)
+    whole.unlink()
+
+
+_PICTURE = b"\0\0\1\xb6"
+
+
+def _is_b(packet: bytes) -> bool:
+    """Return whether an MPEG-4 packet is a B-frame."""
+    return packet[packet.index(_PICTURE) + 4] >> 6 == 2
+
+
 _MPEG2_FIELDS = {"flags": "+ildct+ilme"}
 _BIG = (321, 241)
 _ALL: list[tuple[str, str, Write]] = [
@@ -307,6 +338,7 @@ _ALL: list[tuple[str, str, Write]] = [
                                                         "lag-in-frames": "16"})),
     ("mpeg4, avi", "", Encoding("mpeg4", "avi", size=_BIG)),
     ("mpeg4, B-frames, avi", "", Encoding("mpeg4", "avi", b_frames=2)),
+    ("mpeg4, packed B-frames", "avi", _packed),
     ("mpeg4, mp4", "", Encoding("mpeg4", "mp4", b_frames=2)),
     ("mpeg4, raw", "", Encoding("mpeg4", "m4v")),
     ("mpeg4, two streams", "mkv", _two_streams(0)),

@@ -124,7 +124,8 @@ class ProgramFrames:
     def _listen(self, messages: IO[str], status: int) -> None:
         written = False
         for line in messages:
-            if _COMPLAINT.search(line) and self.failure is None:
+            about_output = "[image2pipe @" in line  # which only says that times go back
+            if self.failure is None and not about_output and _COMPLAINT.search(line):
                 self.failure = line.strip()
             written = written or "Output #0" in line
             if written and "Video: ppm" in line and (stated := re.search(r"SAR (\d+:\d+)", line)):
@@ -228,6 +229,8 @@ def _verdict(
     program: ProgramFrames,
 ) -> tuple[str, str]:
     """Judge what was measured; returns the verdict and what explains it."""
+    if row.ours == row.program == 0:
+        return "damaged", f"neither shows a frame; ours: {failure}; ffmpeg: {program.failure}"
     if failure is not None:
         said = f"ours: {failure}; ffmpeg: {program.failure}"
         return "damaged" if alike and program.failure is not None else "differs", said

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -43,8 +42,6 @@ from flow_cache.video.structure import find_break
 _MAX_PIXELS = 1 << 27  # 16,384 x 8,192: a forged header must not take all memory
 _BICUBIC = 4  # SWS_BICUBIC
 _DETECT = "crccheck+bitstream+buffer+explode"  # how strict decoders are; see the head of this page
-# What an MPEG-4 stream of DivX or Xvid says of itself that packs two pictures into one packet, as in UCF-101.
-_PACKED, _HEAD = re.compile(rb"DivX\d+(?:b|Build)\d+p"), 256
 _NOT_CODED = 8  # bytes: packets up to this size repeat the last picture (MPEG-4: "not coded")
 
 
@@ -140,8 +137,7 @@ class _Reading:
         self._header = _header(container, self._stream, path)
         self._context = context = self._stream.codec_context
         self._has_hidden_pictures = context.name == "vp8"  # packets that are no picture of their own
-        # Raw streams hold no times, and those that FFmpeg makes up follow the packets, not the pictures.
-        self._has_times = not container.format.flags & self._av.format.Flags.no_timestamps.value
+        self._has_times = _has_times(container, context)
         context.thread_count = threads
         context.thread_type = "NONE" if threads == 1 else "FRAME"
         context.options = {"err_detect": _DETECT, "max_pixels": str(_MAX_PIXELS)}
@@ -265,16 +261,14 @@ class _Reading:
             yield from self._decoded(packet)
         self._look_for_a_cut()
         yield from self._decoded(None)  # what is left in the decoder
-        if self._waiting:
+        if self._waiting and not (self.fault is None and _all_come_out(self._path)):
             self._fail("a frame is missing", min(self._waiting))
-            self._waiting.clear()
+        self._waiting.clear()
         if self._break is not None:  # behind all packets
             self._fail(self._break.reason)
 
     def _note(self, packet: Any) -> None:
         """Take note of a packet before it is decoded."""
-        if self.packets == 0 and _PACKED.search(bytes(packet)[:_HEAD]):
-            self._has_times = False  # pictures come out with the times of others
         self.packets += 1
         pts = self._time(packet)
         if packet.is_corrupt:
@@ -325,6 +319,11 @@ class _Reading:
             return  # the usual case
         missing = [other for other in self._waiting if other < time]
         if missing and not frame.interlaced_frame:  # whose packets may be half pictures
+            if self.fault is None and _all_come_out(self._path):  # then it is the times that are wrong
+                self._has_times = False
+                self._numbers.clear()
+                self._waiting.clear()
+                return
             self._fail("a frame is missing", min(missing))
         for other in (*missing, time):
             self._waiting.pop(other, None)
@@ -371,6 +370,26 @@ class _Reading:
         if self._header.pixel_aspect != SQUARE:
             image = squared(image, self._header.pixel_aspect)
         return self._turn.upright(image) if self._turn != _UPRIGHT else image
+
+
+def _has_times(container: Any, context: Any) -> bool:
+    """Return whether packets have the times of their pictures.
+
+    Raw streams hold no times, AVI files only the order of decoding. Those that FFmpeg makes up may be the times of
+    other pictures, as in UCF-101, whose packets hold two pictures.
+    """
+    if container.format.flags & pyav().format.Flags.no_timestamps.value:
+        return False
+    return container.format.name != "avi" or not (context.has_b_frames or context.name in ("h264", "hevc"))
+
+
+def _all_come_out(path: Path) -> bool:
+    """Return whether each packet of a file gives a picture, whatever its time; decodes all of it."""
+    with _opened(path) as container:
+        reading = _Reading(path, container, 1)
+        reading._has_times = False
+        pictures = sum(1 for _ in reading._frames())
+        return reading.fault is None and pictures == reading.packets
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,11 @@ def _joined(path: Path) -> None:
 
 
 def _copied(
-    source: Encoding, shift: int = 0, skip: int = 0, container: Mapping[str, str] | None = None
+    source: Encoding,
+    shift: int = 0,
+    skip: int = 0,
+    container: Mapping[str, str] | None = None,
+    decoding_order: bool = False,
 ) -> Write:
     """Write an encoding and copy its packets to another file, from one of them on, with other times."""
 
@@ -205,7 +209,7 @@ def _copied(
                     continue
                 ticks = round(Fraction(shift, RATE) / packet.time_base)
                 packet.dts += ticks
-                packet.pts += ticks
+                packet.pts = packet.dts if decoding_order else packet.pts + ticks
                 packet.stream = stream
                 copy.mux(packet)
         whole.unlink()
@@ -267,6 +271,8 @@ _ALL: list[tuple[str, str, Write]] = [
     ("h264, m2ts", "", _h264("m2ts", b_frames=2)),
     ("h264, flv", "", _h264("flv", b_frames=2)),
     ("h264, avi", "", _h264("avi")),
+    ("h264, B-frames, avi", "", _h264("avi", b_frames=2)),
+    ("h264, B-frames with the times of decoding", "mkv", _copied(_h264(b_frames=2), shift=2, decoding_order=True)),
     ("h264, mov", "", _h264("mov", b_frames=3)),
     ("h264, 3gp", "", _h264("3gp")),
     ("h264, raw", "", _h264("h264", b_frames=2)),

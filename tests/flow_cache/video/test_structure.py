@@ -108,3 +108,12 @@ def test_two_pictures_in_one_packet_are_no_damage(tmp_path: Path, threads: int) 
     expected, _ = read(tmp_path / "plain.avi")
     assert len(expected) == 13
     assert np.array_equal([image.copy() for image in decode_file(tmp_path / "a.avi", threads)], expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["h264, B-frames, avi", "h264, B-frames with the times of decoding", "mpeg1, raw"]
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_wrong_times_are_no_damage(tmp_path: Path, name: str, threads: int) -> None:
+    (path,) = encodings.write_all(tmp_path, [name])[0].values()
+    assert sum(1 for _ in decode_file(path, threads)) == 12

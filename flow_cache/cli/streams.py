@@ -82,9 +82,14 @@ def complain(program: str, message: object) -> None:
 
 
 def print_line(text: str, file: TextIO | None = None) -> None:
-    """Print a text in one line, to standard output by default.
+    r"""Print a text in one line, to standard output by default.
 
     File names may hold anything: line breaks, and sequences that change a terminal's state. They are escaped.
+
+    Example:
+        >>> from flow_cache import print_line
+        >>> print_line("walk\a\nrun.avi")
+        walk\x07\nrun.avi
     """
     line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
     print(line, file=file or sys.stdout)

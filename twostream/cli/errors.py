@@ -8,7 +8,7 @@ from collections.abc import Callable
 from jsonargparse import ArgumentError
 
 from flow_cache import ArgumentError as FlowArgumentError
-from flow_cache import CacheMismatchError, FlowCacheError, interruptible, run_program
+from flow_cache import CacheMismatchError, FlowCacheError, interruptible, print_line, run_program
 from twostream.errors import TwoStreamError, one_line
 
 INPUT_FAILED, UNUSABLE = 1, 2
@@ -40,5 +40,5 @@ def _run(program: str, command: Callable[[], int]) -> int:
 
 def complain(program: str, what: Exception | str, status: int) -> int:
     """Print one line of complaint on standard error; returns the exit status."""
-    print(f"{program}: error: {one_line(what)}", file=sys.stderr)
+    print_line(f"{program}: error: {one_line(what)}", file=sys.stderr)
     return status

@@ -7,6 +7,7 @@ from .cache.meta import Source as Source
 from .cache.naming import cache_path as cache_path
 from .cache.reader import CacheReader as CacheReader
 from .cache.writer import CacheWriter as CacheWriter
+from .cli.streams import print_line as print_line
 from .cli.streams import run_program as run_program
 from .commands.colours import flow_colours as flow_colours
 from .commands.export import ExportConfig as ExportConfig
@@ -42,6 +43,7 @@ from .pipeline.settings import FlowSettings as FlowSettings
 from .pipeline.settings import PrecomputeConfig as PrecomputeConfig
 from .pipeline.worker import Job as Job
 from .pipeline.worker import cache_video as cache_video
+from .progress import Progress as Progress
 from .progress import format_seconds as format_seconds
 from .quantization import clip_fraction as clip_fraction
 from .quantization import dequantize as dequantize
@@ -54,6 +56,7 @@ from .runtime import signals_blocked as signals_blocked
 from .storage.lock import try_lock as try_lock
 from .storage.paths import as_path as as_path
 from .storage.remote import RemotePath as RemotePath
+from .storage.table import csv_bytes as csv_bytes
 from .video.find import find_videos as find_videos
 from .video.find import is_video as is_video
 from .video.frames import Frame as Frame
@@ -82,6 +85,7 @@ __all__ = [
     "PrecomputeConfig",
     "PrecomputeInterrupted",
     "PrecomputeSummary",
+    "Progress",
     "RemotePath",
     "Source",
     "StorageError",
@@ -94,6 +98,7 @@ __all__ = [
     "cache_path",
     "cache_video",
     "clip_fraction",
+    "csv_bytes",
     "dequantize",
     "describe_cache",
     "expand_videos",
@@ -110,6 +115,7 @@ __all__ = [
     "negate",
     "precompute",
     "preset_names",
+    "print_line",
     "probe_fps",
     "quantize",
     "read_failures",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    import rich.progress
 
 _PLAIN_EVERY = 30.0  # seconds between plain lines
 _RATE_SPAN = 30.0  # seconds over which the rate is averaged
@@ -29,8 +30,149 @@ class FieldsDone:
     seconds: Mapping[str, float]
 
 
-class ProgressLine:
+class _Line:
+    """A line on stderr that changes while work lasts, and is gone afterwards; a context manager.
+
+    On a terminal that cannot take a line back, and where there is none, nothing is shown.
+
+    Args:
+        total: how many things there are to do.
+        done: how many of them are done already.
+        enabled: False shows nothing.
+        clock: current time in seconds.
+    """
+
+    def __init__(self, total: int, done: int, enabled: bool, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._total = total
+        self._kept = done
+        self._finished = 0
+        self._failed = 0
+        self._started = clock()
+        self._enabled = enabled and total > done
+        self._live: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    def describe(self, now: float) -> str:
+        """Return the line's text at the time `now`, in seconds of the clock."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the line back for as long as something else is printed."""
+        live = self._live is not None
+        self._stop()
+        try:
+            yield
+        finally:
+            if live:
+                self._start()
+
+    def __enter__(self) -> Self:
+        if sys.stderr is None:  # closed; print(file=None) would write to standard output
+            self._enabled = False
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        """Show the line, if the terminal can."""
+        if not self._enabled or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+        console = Console(stderr=True)
+        if console.is_dumb_terminal:  # which cannot take a line back
+            return
+        self._live = Progress(
+            SpinnerColumn("line"),  # which every encoding can show
+            BarColumn(bar_width=30),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # what is printed there is for somebody else
+        )
+        self._task = self._live.add_task("", total=self._total)
+        self._show()
+        self._live.start()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+        self._live = None
+
+    def _show(self) -> None:
+        """Bring the live line up to date."""
+        if self._live is not None and self._task is not None:
+            text = self.describe(self._clock())
+            self._live.update(self._task, description=text, completed=self._kept + self._finished)
+
+
+class Progress(_Line):
+    """Show how many things are done, how fast, and how long the others will take, in a line on stderr.
+
+    The line is gone afterwards. On a terminal that cannot take a line back, and where there is none, nothing is shown.
+
+    Args:
+        total: how many things there are to do.
+        unit: what they are, in the plural.
+        before: the beginning of the line.
+        enabled: False shows nothing.
+        clock: current time in seconds.
+
+    Example:
+        >>> from flow_cache import Progress
+        >>> with Progress(3, "videos") as progress:
+        ...     for video in ("a.avi", "b.avi", "c.avi"):
+        ...         with progress.paused():  # the line makes room
+        ...             print(video)
+        ...         progress.finished()
+        a.avi
+        b.avi
+        c.avi
+    """
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        *,
+        before: str = "",
+        enabled: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(total, 0, enabled, clock)
+        self._unit = unit
+        self._before = before
+
+    def finished(self, *, failed: bool = False) -> None:
+        """Count one that is done, or has failed."""
+        self._finished += 1
+        self._failed += failed
+        self._show()
+
+    def describe(self, now: float) -> str:
+        """Return the line's text at the time `now`, in seconds of the clock."""
+        parts = [f"{self._before}{self._finished}/{self._total} {self._unit}"]
+        elapsed = now - self._started
+        if self._finished and elapsed > 0:
+            parts.append(f"{self._finished / elapsed:.2f} {self._unit}/s")
+            left = elapsed * (self._total - self._finished) / self._finished
+            parts.append(f"{format_seconds(left)} left")
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        return ", ".join(parts)
+
+
+class ProgressLine(_Line):
     """Show videos, pairs per second, time left and failures on stderr while a run lasts.
+
+    Where no live line can be shown, there is a plain line now and then.
 
     Args:
         videos: how many there are.
@@ -48,21 +190,14 @@ class ProgressLine:
         enabled: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock = clock
-        self._videos = videos
+        super().__init__(videos, kept, enabled, clock)
         self._size = size
-        self._kept = kept
-        self._finished = 0
-        self._failed = 0
         self._size_done = 0
         self._fields = 0
-        self._started = self._shown = clock()
+        self._shown = self._started
         self._workers, self._nodes = 1, 0
         self._stages: dict[str, float] = {}
         self._recent: list[tuple[float, int, dict[str, float]]] = [(self._started, 0, {})]
-        self._enabled = enabled and videos > kept
-        self._live: Progress | None = None
-        self._task: TaskID | None = None
 
     def set_workers(self, workers: int, nodes: int) -> None:
         """Set how many processes work, and on how many nodes of a cluster (0 = on this machine)."""
@@ -87,7 +222,7 @@ class ProgressLine:
         videos = self._kept + self._finished
         since, fields, stages = self._span(now)
         span = max(now - since, 1e-9)
-        parts = [f"{videos}/{self._videos} videos", f"{(self._fields - fields) / span:,.1f} pairs/s"]
+        parts = [f"{videos}/{self._total} videos", f"{(self._fields - fields) / span:,.1f} pairs/s"]
         busy = [
             f"{stage} {100 * min((seconds - stages.get(stage, 0.0)) / (span * self._workers), 1):.0f} %"
             for stage, seconds in self._stages.items()
@@ -105,43 +240,12 @@ class ProgressLine:
             )
         return ", ".join(parts)
 
-    def __enter__(self) -> Self:
-        if sys.stderr is None:  # closed; print(file=None) would write to standard output
-            self._enabled = False
-        if self._enabled and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-            console = Console(stderr=True)
-            if console.is_dumb_terminal:
-                return self  # which cannot take a line back: plain lines
-            self._live = Progress(
-                SpinnerColumn("line"),  # which every encoding can show
-                BarColumn(bar_width=30),
-                TextColumn("{task.description}", markup=False),
-                console=console,
-                transient=True,
-            )
-            text = self.describe(self._started)
-            self._task = self._live.add_task(text, total=self._videos, completed=self._kept)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
     def _show(self) -> None:
         """Refresh the live line, or print a plain line if the last one is long enough ago."""
-        if not self._enabled:
-            return
         now = self._clock()
-        if self._live is not None and self._task is not None:
-            videos = self._kept + self._finished
-            self._live.update(self._task, description=self.describe(now), completed=videos)
-        elif now - self._shown >= _PLAIN_EVERY:
+        if self._live is not None:
+            super()._show()
+        elif self._enabled and now - self._shown >= _PLAIN_EVERY:
             self._shown = now
             print(f"flow-cache: {self.describe(now)}", file=sys.stderr, flush=True)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+_NOWHERE = Path("/proc/self/fdinfo")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN_AFTER = 0.1  # seconds
 _GRACE = 5.0  # seconds that a worker gives its parent to end
@@ -73,23 +74,36 @@ def available_cores() -> int:
 
 
 @contextlib.contextmanager
-def existing_working_folder() -> Iterator[None]:
-    """Leave a working folder that has been deleted for the root folder, and return to it afterwards.
+def existing_working_folder() -> Iterator[bool]:
+    """Leave a working folder that has been deleted for one that exists, and return to it afterwards.
 
-    For the start of processes: `multiprocessing` tells each of them which folder to work in.
+    Too much asks for its name: `multiprocessing` when it starts a process, torch when it is imported; and oneMKL, which
+    torch computes with, ends the process where there is no answer. In the folder that stands in on Linux nothing can be
+    made, and nothing is found but files whose names are numbers: relative paths stay errors there.
+
+    Yields:
+        Whether the working folder has been deleted.
     """
     try:
         Path.cwd()
     except FileNotFoundError:
         deleted = os.open(".", os.O_RDONLY)
         try:
-            os.chdir("/")
-            yield
+            os.chdir(_NOWHERE if _NOWHERE.is_dir() else "/")
+            yield True
         finally:
             os.fchdir(deleted)
             os.close(deleted)
     else:
-        yield
+        yield False
+
+
+def working_folder_deleted() -> bool:
+    """Return whether the working folder has been deleted, also while `existing_working_folder` has left it."""
+    try:
+        return _NOWHERE.is_dir() and _NOWHERE.samefile(Path.cwd())
+    except FileNotFoundError:
+        return True
 
 
 @dataclass

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import importlib.metadata
-import io
 import json
 import platform
 import shutil
@@ -15,11 +13,12 @@ from typing import Any
 
 import yaml
 
+from flow_cache import csv_bytes
 from twostream.checkpoints import LAST
 from twostream.config import TrainConfig
 from twostream.data.loading import VideoData
 from twostream.errors import ConfigError, TwoStreamError
-from twostream.files import write_text
+from twostream.files import write_bytes, write_text
 from twostream.settings import from_plain
 
 CONFIG_NAME = "config.yaml"
@@ -97,13 +96,12 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
 
 def write_split(run: Path, videos: VideoData) -> None:
     """Record which video is on which side."""
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["video", "class", "group", "side"])
-    for side in ("train", "validation", "test"):
-        for record in getattr(videos.split, side):
-            writer.writerow([record.path, videos.classes[record.label], record.group, side])
-    write_text(run / SPLIT_NAME, table.getvalue())
+    rows = [
+        (record.path, videos.classes[record.label], record.group, side)
+        for side in ("train", "validation", "test")
+        for record in getattr(videos.split, side)
+    ]
+    write_bytes(run / SPLIT_NAME, csv_bytes([("video", "class", "group", "side"), *rows]))
 
 
 def read_record(run: Path) -> dict[str, Any]:

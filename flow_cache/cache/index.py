@@ -17,6 +17,7 @@ from flow_cache.cache.reader import CacheReader
 from flow_cache.errors import CacheFileError
 from flow_cache.storage.atomic import write_atomically
 from flow_cache.storage.paths import Status, as_path, list_files, map_files
+from flow_cache.storage.table import csv_bytes
 
 if TYPE_CHECKING:
     import os
@@ -248,11 +249,8 @@ def read_entry(root: AnyPath, name: str, status: Status) -> IndexEntry:
 
 def _write_index(root: AnyPath, entries: list[IndexEntry]) -> None:
     """Replace `index.csv` in one step; raises CacheWriteError."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [column.name for column in fields(IndexEntry)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(entry) for entry in entries)
-    write_atomically(root / INDEX_NAME, text.getvalue().encode("utf-8", "surrogateescape"))
+    header = [column.name for column in fields(IndexEntry)]
+    write_atomically(root / INDEX_NAME, csv_bytes([header, *(asdict(entry).values() for entry in entries)]))
 
 
 def _is_cache_file(name: str) -> bool:

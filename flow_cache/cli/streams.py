@@ -11,13 +11,13 @@ import contextlib
 import errno
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TextIO
 
-from flow_cache.runtime import silence_opencv
+from flow_cache.runtime import existing_working_folder, silence_opencv
 
 INPUT_FAILED, UNUSABLE = 1, 2
 _READER_LEFT = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
@@ -32,7 +32,7 @@ def run_program(program: str, command: Callable[[], int]) -> int:
 
     Returns:
         The command's exit status; 1 instead of 0 if its output was lost; 2 if it needs the working folder, and that has
-        been deleted.
+        been deleted: a command then runs in another one, where relative paths lead nowhere.
 
     Raises:
         SystemExit: as raised by the command, with the status 1 instead of 0 if its output was lost.
@@ -48,16 +48,18 @@ def run_program(program: str, command: Callable[[], int]) -> int:
     """
     _fill_closed_descriptors()
     silence_opencv()  # whoever imports it in this process
-    with _guarded("stdout") as output, _guarded("stderr"):
+    with _guarded("stdout") as output, _guarded("stderr"), existing_working_folder() as deleted:
         end: SystemExit | None = None
         try:
+            if deleted and any(".." in re.split("[/=]", argument) for argument in sys.argv[1:]):
+                raise FileNotFoundError  # which from where the process is now would lead somewhere else
             status = command()
         except SystemExit as early:  # --help and --version
             if early.code is not None and not isinstance(early.code, int):
                 raise  # a text, which the interpreter prints
             end, status = early, early.code or 0
         except FileNotFoundError:
-            if _has_working_folder():
+            if not deleted:
                 raise
             complain(
                 program, "the working folder has been deleted: change to another, or give absolute paths"
@@ -80,9 +82,14 @@ def complain(program: str, message: object) -> None:
 
 
 def print_line(text: str, file: TextIO | None = None) -> None:
-    """Print a text in one line, to standard output by default.
+    r"""Print a text in one line, to standard output by default.
 
     File names may hold anything: line breaks, and sequences that change a terminal's state. They are escaped.
+
+    Example:
+        >>> from flow_cache import print_line
+        >>> print_line("walk\a\nrun.avi")
+        walk\x07\nrun.avi
     """
     line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
     print(line, file=file or sys.stdout)
@@ -176,12 +183,3 @@ def _fill_closed_descriptors() -> None:
         except OSError:
             null = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
             os.set_inheritable(null, True)
-
-
-def _has_working_folder() -> bool:
-    """Return whether the working folder exists."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        return False
-    return True

@@ -41,7 +41,7 @@ from flow_cache.pipeline.outcome import Failure
 from flow_cache.progress import FieldsDone, ProgressLine
 from flow_cache.quantization import dequantize
 from flow_cache.storage.atomic import probe_writable, working_folder
-from flow_cache.storage.paths import as_path, relative_name
+from flow_cache.storage.paths import absolute, as_path, relative_name
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -131,11 +131,11 @@ def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
     if config.start_index not in (0, 1):
         raise ArgumentError(f"start_index must be 0 or 1, got {config.start_index}")
     StorageSettings(quality=config.quality)  # checks the quality
-    output = Path(config.output).absolute()
     if "://" in str(config.output):
         raise ArgumentError(
             f"{config.output}: expected a local folder to export to; a URL can only be read from"
         )
+    output = Path(str(absolute(config.output)))
     targets = _targets(config, output)
     try:
         probe_writable(output)

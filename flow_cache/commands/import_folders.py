@@ -28,7 +28,7 @@ from flow_cache.pipeline.settings import FlowSettings
 from flow_cache.pipeline.worker import Job
 from flow_cache.progress import FieldsDone, ProgressLine
 from flow_cache.runtime import opencv
-from flow_cache.storage.paths import as_path
+from flow_cache.storage.paths import absolute
 from flow_cache.video.source import hash_source, local_copy
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
         >>> summary.done, summary.fields
         (1, 3)
     """
-    output = as_path(config.output).absolute()
+    output = absolute(config.output)
     template = CacheMeta(
         source=Source(""),
         method=METHOD,

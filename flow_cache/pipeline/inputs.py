@@ -22,7 +22,7 @@ import numpy as np
 
 from flow_cache.cache.naming import cache_path, unusable_name
 from flow_cache.errors import ArgumentError
-from flow_cache.storage.paths import as_path, is_local, relative_name
+from flow_cache.storage.paths import absolute, as_path, is_local, relative_name
 from flow_cache.video.find import find_videos, is_image_folder, search_videos
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ def _choose(
 
 def _absolute(where: str | os.PathLike[str] | AnyPath) -> AnyPath:
     """Return an absolute path, without `.` and `..` if it is local."""
-    path = as_path(where)
-    return Path(os.path.normpath(path.absolute())) if is_local(path) else path  # `.` has no name
+    path = absolute(where)
+    return Path(os.path.normpath(path)) if is_local(path) else path  # `.` has no name
 
 
 def expand_videos(

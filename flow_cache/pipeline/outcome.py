@@ -15,6 +15,7 @@ from flow_cache.errors import CacheWriteError
 from flow_cache.pipeline.inputs import parse_shard
 from flow_cache.storage.atomic import remove_stale_temporaries, write_atomically
 from flow_cache.storage.paths import as_path, relative_name
+from flow_cache.storage.table import csv_bytes
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
@@ -130,11 +131,8 @@ def record_outcome(
     if not failures:
         remove_file(path)
         return
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["video", "reason"])
-    writer.writerows((failure.video, failure.reason) for failure in sorted(failures, key=lambda f: f.video))
-    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    rows = [(failure.video, failure.reason) for failure in sorted(failures, key=lambda f: f.video)]
+    write_atomically(path, csv_bytes([("video", "reason"), *rows]))
 
 
 def read_failures(cache: str | os.PathLike[str] | AnyPath) -> list[Failure]:

@@ -24,7 +24,7 @@ from flow_cache.methods.device import check_cluster_device, check_devices
 from flow_cache.pipeline.inputs import Inputs, choose_videos, shares_cache_file
 from flow_cache.pipeline.settings import PrecomputeConfig
 from flow_cache.pipeline.worker import Job
-from flow_cache.storage.paths import as_path, is_local, map_files
+from flow_cache.storage.paths import absolute, is_local, map_files
 from flow_cache.video.source import hash_of_video, source_status
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def plan_run(
     inputs = choose_videos(
         config.input, videos=videos, root=config.root, limit=config.limit, shard=config.shard
     )
-    output = as_path(config.output).absolute()
+    output = absolute(config.output)
     if prepare is not None:
         prepare(inputs.root, output)
     return make_plan(

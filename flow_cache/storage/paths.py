@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flow_cache.errors import ArgumentError, one_line
+from flow_cache.runtime import working_folder_deleted
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -82,6 +83,20 @@ def as_path(where: str | os.PathLike[str] | AnyPath | UPath) -> AnyPath:
     except Exception as error:  # of the storage's own classes
         raise ArgumentError(f"{where}: cannot be used ({one_line(error)})") from error
     return path
+
+
+def absolute(where: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    """Return the path that a path or URL names, as an absolute one.
+
+    Raises:
+        ArgumentError: a relative path, and the working folder has been deleted.
+    """
+    path = as_path(where)
+    if is_local(path) and not path.is_absolute() and working_folder_deleted():
+        raise ArgumentError(
+            f"the working folder has been deleted: change to another, or give an absolute path instead of {path}"
+        )
+    return path.absolute()
 
 
 def is_local(path: AnyPath) -> TypeIs[Path]:

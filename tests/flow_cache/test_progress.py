@@ -1,9 +1,12 @@
 import io
+import os
+import pty
 import sys
+import termios
 
 import pytest
 
-from flow_cache.progress import FieldsDone, ProgressLine, format_seconds
+from flow_cache.progress import FieldsDone, Progress, ProgressLine, format_seconds
 
 
 class Clock:
@@ -119,3 +122,77 @@ def test_the_line_of_a_library_never_goes_to_standard_output(
 )
 def test_durations(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+# --- what counts other things than flow -------------------------------------------------------------------------------
+
+
+def test_the_line_says_how_many_how_fast_and_how_long(clock: Clock) -> None:
+    progress = Progress(10, "videos", before="now: ", clock=clock)
+    assert progress.describe(clock.now) == "now: 0/10 videos"
+    for failed in (False, True):
+        clock.now += 2
+        progress.finished(failed=failed)
+    assert progress.describe(clock.now) == "now: 2/10 videos, 0.50 videos/s, 16.0 s left, 1 failed"
+
+
+def test_the_line_is_gone_while_something_is_printed_and_comes_back(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with Progress(2, "videos", clock=clock) as progress:
+        progress.finished()
+        with progress.paused():
+            shown = terminal.getvalue()
+            print("a.avi: walk")
+            assert terminal.getvalue() == shown
+        assert terminal.getvalue().count("1/2 videos") > shown.count("1/2 videos")
+    erase = "\r\x1b[1A\x1b[2K"
+    assert shown.endswith(erase)
+    assert terminal.getvalue().endswith(erase)
+    assert capsys.readouterr().out == "a.avi: walk\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "terminal", "enabled"),
+    [
+        (io.StringIO(), "xterm", True),
+        (Terminal(), "dumb", True),
+        (Terminal(), "xterm", False),
+        (None, "xterm", True),
+    ],
+)
+def test_other_streams_get_no_line(
+    stream: io.StringIO | None, terminal: str, enabled: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", terminal)
+    with Progress(2, "videos", enabled=enabled, clock=clock) as progress:
+        clock.now += 100
+        progress.finished()
+        with progress.paused():
+            progress.finished()
+    assert stream is None or stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("columns", [0, 1, 12])
+def test_the_line_leaves_nothing_on_a_narrow_terminal(
+    columns: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    reader, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    with os.fdopen(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Progress(2, "videos", clock=clock) as progress:
+            progress.finished()
+        stream.flush()
+        shown = os.read(reader, 100_000).decode()
+    os.close(reader)
+    below = shown.replace("\r\n", "\n").rpartition("\n")[2]
+    # back over each line that it took, then the cursor again
+    assert below.count("\x1b[1A\x1b[2K") >= 1

@@ -19,6 +19,7 @@ from flow_cache.runtime import (
     leave_signals_to_parent,
     signals_blocked,
     start_worker,
+    working_folder_deleted,
 )
 
 
@@ -69,11 +70,30 @@ def test_a_deleted_working_folder_is_left_and_entered_again(
     monkeypatch.chdir(place)
     with existing_working_folder():
         assert Path.cwd() == place
+    assert not working_folder_deleted()
     place.rmdir()
     with existing_working_folder():
-        assert Path.cwd() == Path("/")
+        assert Path.cwd().is_dir()
+        assert working_folder_deleted()
     with pytest.raises(FileNotFoundError):
         Path.cwd()
+    assert working_folder_deleted()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").is_dir(), reason="the folder that stands in is Linux's")
+def test_no_relative_path_leads_anywhere_once_the_working_folder_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    place.rmdir()
+    with existing_working_folder():
+        with pytest.raises(FileNotFoundError):
+            Path("new").mkdir()
+        with pytest.raises(FileNotFoundError):
+            Path("new").write_text("")
+        assert not Path("etc").exists()
 
 
 # --- the signals that ask a process to end ---------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Who may go on in a run directory, and what it records."""
 
+import csv
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import yaml
 
 from twostream import run_directory
 from twostream.config import TrainConfig
+from twostream.data.annotations import VideoRecord
 from twostream.data.settings import DataConfig
 from twostream.errors import ConfigError
 from twostream.training.settings import TrainerConfig
@@ -110,3 +113,17 @@ def test_versions_name_python_and_the_packages() -> None:
     versions = run_directory.find_versions()
     assert versions["python"].startswith("3.")
     assert "torch" in versions
+
+
+def test_the_split_keeps_every_name(tmp_path: Path) -> None:
+    names = ["a\rb", "a\nb", "a\tb", 'a"b', "a,b", " a", "=1+1", "a\udcffb"]
+    records = tuple(VideoRecord(f"{name}.avi", 0, name) for name in names)
+    split = SimpleNamespace(train=records, validation=(), test=records[:1])
+    videos: Any = SimpleNamespace(split=split, classes=("walk\r, slowly",))
+    run_directory.write_split(tmp_path, videos)
+    with (tmp_path / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    assert [row["group"] for row in rows] == [*names, names[0]]
+    assert [row["video"] for row in rows] == [record.path for record in (*records, records[0])]
+    assert {row["class"] for row in rows} == {"walk\r, slowly"}
+    assert [row["side"] for row in rows] == ["train"] * len(names) + ["test"]

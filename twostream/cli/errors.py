@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from jsonargparse import ArgumentError
 
 from flow_cache import ArgumentError as FlowArgumentError
-from flow_cache import CacheMismatchError, FlowCacheError, interruptible, run_program
-from twostream.errors import ConfigError, TwoStreamError, one_line
+from flow_cache import CacheMismatchError, FlowCacheError, interruptible, print_line, run_program
+from twostream.errors import TwoStreamError, one_line
 
 INPUT_FAILED, UNUSABLE = 1, 2
 
@@ -29,7 +28,6 @@ def run_command(program: str, command: Callable[[], int]) -> int:
 def _run(program: str, command: Callable[[], int]) -> int:
     with interruptible() as interruption:
         try:
-            _require_working_folder()
             return command()
         except (TwoStreamError, FlowArgumentError, CacheMismatchError, ArgumentError) as error:
             return complain(program, error, UNUSABLE)
@@ -40,17 +38,7 @@ def _run(program: str, command: Callable[[], int]) -> int:
             return complain(program, text, interruption.exit_status)
 
 
-def _require_working_folder() -> None:
-    """Refuse a working folder that has been deleted: there oneMKL, which torch computes with, ends the process."""
-    try:
-        Path.cwd()
-    except FileNotFoundError as error:
-        raise ConfigError(
-            "the working folder has been deleted, and torch cannot compute there: change to another folder"
-        ) from error
-
-
 def complain(program: str, what: Exception | str, status: int) -> int:
     """Print one line of complaint on standard error; returns the exit status."""
-    print(f"{program}: error: {one_line(what)}", file=sys.stderr)
+    print_line(f"{program}: error: {one_line(what)}", file=sys.stderr)
     return status

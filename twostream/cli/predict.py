@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING
 
 import jsonargparse
 
-from flow_cache import ArgumentError, DeviceError, FlowSettings, VideoError, expand_videos
+from flow_cache import (
+    ArgumentError,
+    DeviceError,
+    FlowSettings,
+    Progress,
+    VideoError,
+    expand_videos,
+    print_line,
+)
 from twostream.cli.errors import INPUT_FAILED, complain, run_command
 from twostream.cli.parser import command_parser
-from twostream.cli.progress import VideoProgress
 from twostream.errors import ConfigError, DataError, first_names
 from twostream.inference.prediction_file import (
     PredictionFile,
@@ -132,7 +139,8 @@ def run(argv: Sequence[str]) -> int:
             elif file is None:
                 best = best_classes(prediction.decision, classes, arguments.top)
                 shown = ", ".join(f"{name} {100 * p:.1f} %" for name, p in best)
-                print(f"{prediction.video}: {shown}", flush=True)
+                print_line(f"{prediction.video}: {shown}")
+                sys.stdout.flush()
 
         return predict_all(predictor, videos, report, tally, file)
 
@@ -189,24 +197,26 @@ def predict_all(
         KeyboardInterrupt: with the message for the user.
     """
     total = tally.kept + len(videos) + len(tally.failed)
-    progress = VideoProgress(len(videos), sys.stderr)
     interruption = None
     try:
-        for video in videos:
-            prediction = None
-            try:
-                with progress.shown():
+        with Progress(len(videos), "videos", enabled=len(videos) > 1) as progress:
+            for video in videos:
+                failure: Exception | str | None = None
+                try:
                     prediction = predictor(video)
-            except (VideoError, DataError) as error:
-                tally.fail(video, error)
-            except DeviceError:
-                raise  # no video is the cause
-            except Exception as error:  # of a library at a damaged video: it must not end the run
-                tally.fail(video, f"{video}: {type(error).__name__}: {error}")
-            if prediction is not None:
-                report(prediction)
-                tally.predicted += 1
-            progress.finished(failed=prediction is None)
+                except (VideoError, DataError) as error:
+                    failure = error
+                except DeviceError:
+                    raise  # no video is the cause
+                except Exception as error:  # of a library at a damaged video: it must not end the run
+                    failure = f"{video}: {type(error).__name__}: {error}"
+                with progress.paused():
+                    if failure is not None:
+                        tally.fail(video, failure)
+                    else:
+                        report(prediction)
+                        tally.predicted += 1
+                progress.finished(failed=failure is not None)
     except KeyboardInterrupt:
         done = tally.kept + tally.predicted
         remaining = total - done - len(tally.failed)
@@ -218,10 +228,8 @@ def predict_all(
         names = first_names(tally.failed, _NAMED_AT_THE_END)
         complain(PROGRAM, f"{len(tally.failed)} of {total} failed: {names}", INPUT_FAILED)
     if file is not None:
-        print(
-            f"{PROGRAM}: {file.path}: {tally.predicted} videos predicted, {tally.kept} kept from before",
-            file=sys.stderr,
-        )
+        counts = f"{tally.predicted} videos predicted, {tally.kept} kept from before"
+        print_line(f"{PROGRAM}: {file.path}: {counts}", file=sys.stderr)
     if interruption is not None:
         raise KeyboardInterrupt(interruption)
     return INPUT_FAILED if tally.failed else 0

@@ -14,9 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rich.progress import track
 
-from flow_cache import available_cores
+from flow_cache import Progress, available_cores
 from twostream.demo.scene import APPEARANCES, MOTIONS, SourceGroup, make_group, render_clip
 from twostream.errors import ConfigError, DataError
 from twostream.settings import require_at_least
@@ -146,7 +145,7 @@ def generate_demo(
     Args:
         root: the data folder; must be absent, empty, or hold a demo.
         settings: what to generate; the defaults give 216 clips of 9 classes.
-        progress: show a progress bar.
+        progress: show a live line on stderr.
         write: writes the frames of one video to a file.
 
     Returns:
@@ -210,8 +209,9 @@ def _fill(folder: Path, settings: DemoSettings, progress: bool, write: VideoWrit
     # Threads, not processes: they start at once, need no guarded __main__, and most of the work is in OpenCV.
     with ThreadPoolExecutor(max_workers=min(8, available_cores())) as pool:
         results = pool.map(make, clips)
-        for _ in track(results, "Generating the demo's videos", total=len(clips), disable=not progress):
-            pass
+        with Progress(len(clips), "demo videos", enabled=progress) as line:
+            for _ in results:
+                line.finished()
     videos = {clip.path: (folder / clip.path).stat().st_size for clip in clips}
     manifest = {"format": _FORMAT, "settings": asdict(settings), "videos": videos}
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

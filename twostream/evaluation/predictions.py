@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
+from flow_cache import Progress
 from twostream.checkpoints import Checkpoint
 from twostream.data.module import ActionDataModule
 from twostream.data.settings import DataConfig
@@ -56,11 +55,11 @@ def evaluate(
         raise ConfigError(f"the split has no {part} videos")
     model = checkpoint.model().to(choose_device(device))
     loader = data.evaluation_dataloader(part)
-    console = Console(stderr=True)
-    batches = track(
-        loader, f"evaluating {part}", console=console, transient=True, disable=not console.is_terminal
-    )
-    outputs = [predict_clips(model, batch) for batch in batches]
+    outputs = []
+    with Progress(len(loader), "batches", before=f"evaluating {part}: ") as progress:
+        for batch in loader:
+            outputs.append(predict_clips(model, batch))
+            progress.finished()
     probabilities = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
     weights = probabilities.pop("weights", None)
     # Only the test side is compared with training by source; an all-False array then says that nothing is shared.

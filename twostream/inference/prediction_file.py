@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from flow_cache import CacheWriteError, try_lock
+from flow_cache import CacheWriteError, csv_bytes, try_lock
 from twostream.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -203,10 +203,10 @@ class _Csv:
     """One row a video, with the columns that `predictions.csv` of an evaluation has for the same things."""
 
     def header(self, sample: Record) -> bytes:
-        return _csv_line(list(self._row(sample)))
+        return csv_bytes([self._row(sample)])
 
     def line(self, record: Record) -> bytes:
-        return _csv_line(list(self._row(record).values()))
+        return csv_bytes([self._row(record).values()])
 
     def whole(self, data: bytes) -> int:
         # A quoted name may hold line breaks. Quotes inside one are doubled: an odd number of them leaves it open.
@@ -243,13 +243,6 @@ class _Csv:
         for place, (name, confidence) in enumerate(outputs[decision].items(), 1):
             row |= {f"top_{place}": name, f"top_{place}_confidence": confidence}
         return row | {"checkpoint": record["checkpoint"]}
-
-
-def _csv_line(values: list[Any]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(values)  # so that \r in a name is quoted, too
-    line = text.getvalue().removesuffix("\r\n") + "\n"
-    return line.encode("utf-8", "surrogateescape")  # a name with bytes that are no UTF-8 keeps them
 
 
 _JSON_BEGINNING = b'{"video": "'

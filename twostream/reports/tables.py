@@ -184,14 +184,16 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         >>> list(table.columns[:6])
         ['video', 'group', 'label', 'prediction', 'confidence', 'correct']
     """
-    header = pd.read_csv(path, nrows=0).columns
+    header = pd.read_csv(path, nrows=0, encoding_errors="surrogateescape").columns
     dtypes: dict[str, str] = {}
     for name in header:
         if name.endswith(("confidence", "_weight")):
             dtypes[name] = "float32"
         else:
             dtypes[name] = "bool" if name in ("correct", "shared_source") else "str"
-    table: pd.DataFrame = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
+    table: pd.DataFrame = pd.read_csv(
+        path, dtype=dtypes, keep_default_na=False, encoding_errors="surrogateescape"
+    )
     return table
 
 

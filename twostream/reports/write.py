@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from flow_cache import csv_bytes
 from twostream.evaluation.files import EVALUATION_FILE, write_evaluation
 from twostream.evaluation.results import Evaluation
-from twostream.files import replacing, write_text
+from twostream.files import replacing, write_bytes, write_text
 from twostream.reports.document import to_html, to_markdown
 from twostream.reports.plots import (
     has_curves,
@@ -117,7 +120,8 @@ def _write_tables(figures: Figures, directory: Path) -> list[str]:
                 figures.matrices[stream], evaluation.classes
             )
     for name, table in tables.items():
-        write_text(directory / name, table.to_csv(index=False, lineterminator="\n"))
+        text = io.StringIO(table.to_csv(index=False, lineterminator="\r\n"), newline="")
+        write_bytes(directory / name, csv_bytes(csv.reader(text)))
     return list(tables)
 
 

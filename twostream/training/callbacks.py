@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.checkpoint import Checkpoint
 
-from flow_cache import format_seconds, signals_blocked
+from flow_cache import Progress, format_seconds, signals_blocked
 from twostream.checkpoints import BEST, LAST
 from twostream.files import replacing, write_text
 
@@ -96,8 +96,7 @@ class EpochLog(Callback):
         if not trainer.is_global_zero:
             return
         self._write()
-        bar = trainer.progress_bar_callback
-        (bar.print if bar is not None else print)(self._line, flush=True)
+        print(self._line, flush=True)
 
     def _write(self) -> None:
         table = io.StringIO(newline="")
@@ -122,6 +121,43 @@ class EpochLog(Callback):
 
 def _figures(metrics: dict[str, float], side: str) -> str:
     return f"loss {metrics[f'{side}_loss']:.3f} top-1 {metrics[f'{side}_top1']:.3f}"
+
+
+class EpochProgress(Callback):
+    """Show how many batches of an epoch are done, of training and validation together, while the epoch lasts."""
+
+    def __init__(self) -> None:
+        self._line: Progress | None = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the line."""
+        batches = int(trainer.num_training_batches + sum(trainer.num_val_batches))
+        before = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: "
+        self._line = Progress(batches, "batches", before=before, enabled=trainer.is_global_zero)
+        self._line.__enter__()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Count a batch."""
+        if self._line is not None:
+            self._line.finished()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Count a batch."""
+        if self._line is not None:
+            self._line.finished()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the line back, before the epoch is announced."""
+        self._close()
+
+    def on_exception(self, *_: Any) -> None:
+        """Take the line back."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._line is not None:
+            self._line.__exit__(None, None, None)
+        self._line = None
 
 
 class BestAndLast(Checkpoint):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from twostream.checkpoints import BEST, LAST, ModelCard, load_checkpoint, load_streams
 from twostream.data.module import ActionDataModule
 from twostream.errors import CheckpointError, ConfigError, one_line
 from twostream.models.two_stream import TwoStream
-from twostream.training.callbacks import BestAndLast, EpochLog, KeepSigterm, SeedEachEpoch
+from twostream.training.callbacks import BestAndLast, EpochLog, EpochProgress, KeepSigterm, SeedEachEpoch
 from twostream.training.module import TrainingModule
 from twostream.training.settings import OptimConfig, TrainerConfig
 
@@ -100,11 +99,10 @@ def fit(
     if trainer_config.patience and data.has_validation:
         mode = "max" if by_accuracy else "min"
         callbacks.append(EarlyStopping(monitor, patience=trainer_config.patience, mode=mode, verbose=False))
-    show_bar = trainer_config.progress_bar and sys.stderr is not None and sys.stderr.isatty()
-    if show_bar:
-        callbacks.append(TQDMProgressBar(leave=False))
+    if trainer_config.progress_bar:
+        callbacks.append(EpochProgress())
     logger = TensorBoardLogger(run, name="tensorboard", version="") if trainer_config.tensorboard else False
-    trainer = _make_trainer(trainer_config, callbacks, logger, show_bar)
+    trainer = _make_trainer(trainer_config, callbacks, logger)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
@@ -117,9 +115,7 @@ def fit(
     return FitResult(best, keeper.best_epoch, trainer.current_epoch, trainer.interrupted)
 
 
-def _make_trainer(
-    config: TrainerConfig, callbacks: list[L.Callback], logger: Any, show_bar: bool
-) -> L.Trainer:
+def _make_trainer(config: TrainerConfig, callbacks: list[L.Callback], logger: Any) -> L.Trainer:
     for message in (
         ".*does not have many workers.*",  # the loader's workers are the user's choice
         ".*The number of training batches.*",  # about step logs, of which there are none
@@ -143,7 +139,7 @@ def _make_trainer(
             callbacks=callbacks,
             logger=logger,
             enable_checkpointing=True,
-            enable_progress_bar=show_bar,
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,

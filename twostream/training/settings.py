@@ -25,7 +25,7 @@ class TrainerConfig:
         patience: epochs without improvement after which training stops; 0 never stops early.
         deterministic: refuse operations that are not reproducible.
         tensorboard: write TensorBoard logs.
-        progress_bar: show a live bar where standard error is a terminal.
+        progress_bar: show a live line where standard error is a terminal.
 
     Example:
         >>> from twostream import TrainerConfig

@@ -3,99 +3,79 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from console import CONDITIONS, Command, Runner, check
 
 from flow_cache.cli.main import main
 from flow_cache.cli.streams import run_program
 
-LOST = "flow-cache: error: cannot write standard output: No space left on device; the rest of it is lost\n"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a command finds when it starts.
-
-    Attributes:
-        streams: redirections of a shell.
-        variables: of the environment.
-        heard: whether standard output reaches somebody.
-        reader_left: standard output is a pipe that nobody reads.
-        deleted: the working folder is.
-        said: what standard error must hold, or None where it does not get out.
-        status: exit status where all went well otherwise.
-    """
-
-    streams: str = ""
-    variables: dict[str, str] = field(default_factory=dict)
-    heard: bool = True
-    reader_left: bool = False
-    deleted: bool = False
-    said: str = ""
-    status: int = 0
-
-
-CONDITIONS = {
-    "output closed": Condition(">&-", heard=False),
-    "error closed": Condition("2>&-"),
-    "all closed": Condition("<&- >&- 2>&-", heard=False),
-    "reader left": Condition(reader_left=True, heard=False),
-    "output full": Condition(">/dev/full", heard=False, said=LOST, status=1),
-    "error full": Condition("2>/dev/full"),
-    "both full": Condition(">/dev/full 2>&1", heard=False, status=1),
-    "output for reading only": Condition(
-        "1</dev/null", heard=False, said=LOST.replace("No space left on device", "Bad file descriptor"), status=1
+ROOT = Path(__file__).parents[3]
+PROGRAM = "flow_cache.cli.main"
+COMMANDS = {
+    "precompute": Command(
+        PROGRAM,
+        ["precompute", "{videos}", "--out={out}", "--method=farneback", "--workers=1"],
+        status=1,  # one of the videos is none
+        answer="videos done       2\n",
+        made=["out/a.flow.zip", "out/ű.flow.zip", "out/index.csv", "out/failures.csv"],
+        fresh=True,
     ),
-    "ascii": Condition(variables={"PYTHONIOENCODING": "ascii"}),
-    "C locale": Condition(variables={"LC_ALL": "C"}),
-    "unbuffered": Condition(">/dev/full", {"PYTHONUNBUFFERED": "1"}, heard=False, said=LOST, status=1),
-    "one column": Condition(variables={"COLUMNS": "1"}),
-    "folder deleted": Condition(deleted=True),
-}  # fmt: skip
+    "dry run": Command(
+        PROGRAM,
+        ["precompute", "{videos}", "--out={out}", "--method=farneback", "--dry-run"],
+        status=1,
+        answer="cannot be read: ő.avi: ",
+    ),
+    "info": Command(PROGRAM, ["info", "{cache}"], answer="fields             4 from 6 frames\n", fresh=True),
+    "info --json": Command(PROGRAM, ["info", "{cache}", "--json"], answer='"videos": 2,'),
+    "verify": Command(PROGRAM, ["verify", "{cache}"], answer="2 files, 4 fields"),
+    "verify --videos": Command(
+        PROGRAM, ["verify", "{cache}", "--videos={videos}"], status=1, answer="bad: ő.flow.zip: "
+    ),
+    "export": Command(
+        PROGRAM,
+        ["export", "{cache}", "--out={out}"],
+        answer="2 videos, 4 fields exported",
+        made=[f"out/{name}/flow_{axis}_0000{n}.jpg" for name in "aű" for axis in "xy" for n in (1, 2)],
+    ),
+    "import": Command(
+        PROGRAM,
+        ["import", "{exported}", "--out={out}"],
+        answer="2 videos, 4 fields imported",
+        made=["out/a.flow.zip", "out/ű.flow.zip", "out/index.csv"],
+    ),
+    "view": Command(
+        PROGRAM,
+        ["view", "{cache}/ű.flow.zip", "--out={out}ű.png"],
+        answer="outű.png: full colour is ",
+        made=["outű.png"],
+    ),
+    "help": Command(PROGRAM, ["precompute", "--help"], answer="--short-side"),
+    "an unusable argument": Command(
+        PROGRAM,
+        ["info", "/no/ő"],
+        status=2,
+        complaint="flow-cache: error: /no/ő: no such cache file or folder\n",
+    ),
+    "a cache file that is none": Command(
+        PROGRAM,
+        ["view", "{videos}/ő.avi", "--out={out}.png"],
+        status=1,
+        complaint="flow-cache: error: {videos}/ő.avi: is not a whole zip file (its end record is missing)\n",
+    ),
+}
 
-pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and a POSIX shell")
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and POSIX")
 
 
-@pytest.fixture(params=CONDITIONS)
-def condition(request: pytest.FixtureRequest) -> Condition:
-    return CONDITIONS[request.param]
-
-
-@pytest.fixture
-def start(
-    condition: Condition, tmp_path: Path
-) -> Callable[[Sequence[str]], subprocess.CompletedProcess[str]]:
-    """Run `flow-cache` with arguments under the condition."""
-
-    def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        place = tmp_path / "work"
-        place.mkdir(exist_ok=True)
-        enter = f"rmdir '{place}';" if condition.deleted else ""
-        output: int = subprocess.PIPE
-        if condition.reader_left:
-            left, output = os.pipe()
-            os.close(left)
-        try:
-            done = subprocess.run(
-                [
-                    *("bash", "-c", f'{enter} exec "$0" "$@" {condition.streams}'),
-                    *(sys.executable, "-m", "flow_cache.cli.main", *arguments),
-                ],
-                stdout=output, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="surrogateescape",
-                cwd=place, env={**os.environ, **condition.variables}, timeout=120, check=False,
-            )  # fmt: skip
-        finally:
-            if condition.reader_left:
-                os.close(output)
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout or "", done.stderr)
-
-    return run
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner([PROGRAM, "flow_cache.commands.view", "cv2", "av"], [ROOT]) as runner:
+        yield runner
 
 
 @pytest.fixture(scope="module")
@@ -116,57 +96,25 @@ def cache(videos: Path) -> Path:
     return cache
 
 
-def test_a_cache_is_filled(condition: Condition, start, videos: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    run = start(["precompute", str(videos), "--out", str(cache), "--method", "farneback", "--workers", "1"])
-    assert run.returncode == 1  # one of the videos is none
-    assert run.stderr == condition.said
-    assert {path.name for path in cache.iterdir()} == {
-        "a.flow.zip",
-        "ű.flow.zip",
-        "index.csv",
-        "failures.csv",
-    }
-    assert 'ő.avi,"cannot be opened' in (cache / "failures.csv").read_text(encoding="utf-8")
-    assert condition.heard == ("videos done       2\n" in run.stdout)
-    assert condition.heard == (".avi: cannot be opened as a video" in run.stdout)
+@pytest.fixture(scope="module")
+def exported(cache: Path) -> Path:
+    exported = cache.parent / "exported"
+    assert main(["export", str(cache), "--out", str(exported)]) == 0
+    return exported
 
 
-def test_a_cache_is_described_checked_and_exported(
-    condition: Condition, start, cache: Path, tmp_path: Path
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_work_is_done_and_said(
+    command: str, condition: str, runner: Runner, videos: Path, cache: Path, exported: Path, tmp_path: Path
 ) -> None:
-    for arguments, answer in (
-        (["info", str(cache)], "fields             4 from 6 frames\n"),
-        (["verify", str(cache)], "2 files, 4 fields"),
-        (["export", str(cache), "--out", str(tmp_path / "out")], "2 videos, 4 fields exported"),
-    ):
-        run = start(arguments)
-        assert (run.returncode, run.stderr) == (condition.status, condition.said)
-        assert condition.heard == (answer in run.stdout)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "ű"}
-    assert len(list((tmp_path / "out" / "ű").iterdir())) == 4
-
-
-@pytest.mark.parametrize(
-    "condition", [CONDITIONS[name] for name in ("output closed", "reader left", "output full", "one column")]
-)
-def test_help_that_cannot_be_written_is_no_success(condition: Condition, start) -> None:
-    run = start(["precompute", "--help"])
-    assert (run.returncode, run.stderr) == (condition.status, condition.said)
-    assert condition.heard == ("--short-side" in run.stdout)
-
-
-@pytest.mark.parametrize(
-    "condition",
-    [CONDITIONS[name] for name in ("all closed", "error full", "ascii", "C locale", "one column")],
-)
-def test_errors_are_a_line_with_every_name(condition: Condition, start) -> None:
-    run = start(["info", "/no/ő"])
-    assert run.returncode == 2
-    assert run.stdout == ""
-    if "2>" not in condition.streams:
-        name = "\\u0151" if "PYTHONIOENCODING" in condition.variables else "ő"
-        assert run.stderr == f"flow-cache: error: /no/{name}: no such cache file or folder\n"
+    places = {"videos": videos, "cache": cache, "exported": exported, "out": tmp_path / "out"}
+    outcome = runner.run(COMMANDS[command], CONDITIONS[condition], tmp_path, places)
+    check("flow-cache", COMMANDS[command], CONDITIONS[condition], outcome, places)
+    if command == "precompute":
+        assert 'ő.avi,"cannot be opened' in (tmp_path / "out" / "failures.csv").read_text(encoding="utf-8")
+        if CONDITIONS[condition].output_heard:
+            assert ".avi: cannot be opened as a video" in outcome.output
 
 
 def test_json_is_whole_whatever_the_terminal(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,17 @@ from twostream.inference.prediction_file import PredictionFile, as_record
 from twostream.inference.predictor import Prediction
 
 CLASSES = ("run", "walk, slowly", 'say "hi"')
-VIDEOS = ["a.avi", 'odd "name",\nof two\r lines.avi', "not\udcff utf-8.avi", "C:\\x.mp4"]
+VIDEOS = [
+    "a.avi",
+    'odd "name",\nof two\r lines.avi',
+    "a\rb.avi",
+    "a\tb.avi",
+    "a,b.avi",
+    " a.avi",
+    "=1+1.avi",
+    "not\udcff utf-8.avi",
+    "C:\\x.mp4",
+]
 HASH = "0123456789abcdef"
 
 

@@ -36,6 +36,8 @@ ODD_NAMES = (
     "brush_hair",
 )
 
+ODD_VIDEOS = ("a\rb.avi", "a\nb.avi", "a\tb.avi", 'a"b.avi', "a,b.avi", " a.avi", "=1+1.avi", "a\udcffb.avi")
+
 
 def make_protocol(num_videos, streams=("rgb", "flow"), **changes):
     values = {
@@ -125,7 +127,8 @@ def write_history(path):
 def written(tmp_path_factory):
     """A whole report of odd names, with its evaluation."""
     directory = tmp_path_factory.mktemp("report") / "deep" / "evaluation"
-    evaluation = random_evaluation()
+    videos = (*ODD_VIDEOS, *(f"v{index:03d}.avi" for index in range(60 - len(ODD_VIDEOS))))
+    evaluation = random_evaluation(videos=videos)
     history = write_history(tmp_path_factory.mktemp("run") / "metrics.csv")
     return evaluation, directory, write_reports(evaluation, directory, history)
 

@@ -32,7 +32,6 @@ def make_trainer(epoch: int, save: Any) -> Any:
         max_epochs=4,
         is_global_zero=True,
         save_checkpoint=save,
-        progress_bar_callback=None,
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
         train_dataloader=SimpleNamespace(dataset=range(8)),
     )

@@ -138,7 +138,7 @@ def scan_cache(root: str | os.PathLike[str] | AnyPath) -> tuple[list[IndexEntry]
 
     def entry_of(name: str) -> IndexEntry | CacheFileError:
         entry = known.get(name)
-        if entry is not None and (entry.bytes, entry.stamp) == files[name]:
+        if entry is not None and _is_valid(entry, files[name]):
             return entry
         try:
             return read_entry(folder, name, files[name])
@@ -194,8 +194,13 @@ def known_sources(root: AnyPath, files: Mapping[str, Status]) -> dict[str, str]:
     return {
         name: entry.source_stamp
         for name, entry in _load(root / INDEX_NAME).items()
-        if entry.source_stamp and files.get(name) == (entry.bytes, entry.stamp)
+        if entry.source_stamp and name in files and _is_valid(entry, files[name])
     }
+
+
+def _is_valid(entry: IndexEntry, status: Status) -> bool:
+    """Tell whether a row is about the file as it is now."""
+    return (entry.bytes, entry.stamp) == (status.size, status.stamp)
 
 
 def cache_files_of(cache: AnyPath) -> dict[str, AnyPath]:

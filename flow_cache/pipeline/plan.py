@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from flow_cache.storage.paths import absolute, is_local, map_files
 from flow_cache.video.source import hash_of_video, source_status
 
 if TYPE_CHECKING:
-    from flow_cache.storage.paths import AnyPath
+    from flow_cache.storage.paths import AnyPath, Status
 
 
 class Copy(NamedTuple):
@@ -189,7 +188,7 @@ def make_plan(
     doubtful = [name for name in names if is_doubtful(name)]
     hashes = map_files(lambda name: _hash_of(root / name, flow), doubtful, root)
     contents = dict(zip(doubtful, hashes, strict=True))
-    originals = {} if flow else _originals(root, names)
+    originals = {} if flow else _originals(names, statuses)
     leads_out = functools.cache(lambda folder: not folder.resolve().is_relative_to(output.resolve()))
     for name, asked in asked_for.items():
         target = cache_path(output, name)
@@ -241,16 +240,13 @@ def _with_owners(inputs: Inputs, metas: Mapping[str, CacheMeta | CacheFileError]
     return replace(inputs, names=names, refused=dict(sorted(refused.items())))
 
 
-def _originals(root: AnyPath, names: list[str]) -> dict[str, str]:
+def _originals(names: Sequence[str], statuses: Sequence[Status]) -> dict[str, str]:
     """Find videos that are the same file as an earlier one, by a hard or a symbolic link, and that one of each."""
     originals: dict[str, str] = {}
     seen: dict[tuple[int, int], str] = {}
-    for name in names if is_local(root) else []:
-        with contextlib.suppress(OSError, ValueError):  # the run will report it
-            status = (root / name).stat()
-            first = seen.setdefault((status.st_dev, status.st_ino), name)
-            if first != name and status.st_ino:  # 0 where a file system has no such numbers
-                originals[name] = first
+    for name, status in zip(names, statuses, strict=True):
+        if status.inode is not None and (first := seen.setdefault(status.inode, name)) != name:
+            originals[name] = first
     return originals
 
 

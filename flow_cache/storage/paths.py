@@ -46,6 +46,14 @@ class Status(NamedTuple):
     size: int
     stamp: str
     """Another one if the file has been written anew: the time of that in nanoseconds, or the storage's ETag."""
+    inode: tuple[int, int] | None = None
+    """Device and number of a local file, the same under all its names; None where there are no such numbers."""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Status:
+        """Return that of a local file from what the system says about it."""
+        inode = (status.st_dev, status.st_ino) if status.st_ino else None
+        return cls(status.st_size, str(status.st_mtime_ns), inode)
 
 
 def as_path(where: str | os.PathLike[str] | AnyPath | UPath) -> AnyPath:
@@ -129,8 +137,7 @@ def status_of(path: AnyPath) -> Status:
     """Return the status of one file; raises OSError, FileNotFoundError if there is none."""
     if not is_local(path):
         return _status(path.details())
-    status = path.stat()
-    return Status(status.st_size, str(status.st_mtime_ns))
+    return Status.of(path.stat())
 
 
 def map_files(function: Callable[[_Item], _Result], items: Sequence[_Item], root: AnyPath) -> list[_Result]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import stat
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -141,7 +142,9 @@ class _Reading:
         context.thread_count = threads
         context.thread_type = "NONE" if threads == 1 else "FRAME"
         context.options = {"err_detect": _DETECT, "max_pixels": str(_MAX_PIXELS)}
-        self._scaling_threads = threads
+        self._convert = functools.partial(
+            _scaler().reformatter.reformat, format="bgr24", interpolation=_BICUBIC, threads=threads
+        )
         self._turn: _Turn | None = None
         self.fault: str | None = None
         self._break = find_break(path)  # None once it was reported
@@ -344,7 +347,7 @@ class _Reading:
 
     def _look_for_a_cut(self) -> None:
         """Record a fault if the file's index names data beyond its end."""
-        index, size = self._stream.index_entries, self._path.stat().st_size
+        index, size = self._stream.index_entries, self._container.size
         count = len(index)
         if count == 0 or index[count - 1].pos + index[count - 1].size <= size:
             return
@@ -361,15 +364,14 @@ class _Reading:
         if self._turn is None:
             self._turn = _Turn.of(frame)
         # Nothing is said about colour here: libswscale takes what the frame states, as the page's head says.
-        picture = _scaler().reformatter.reformat(
-            frame, format="bgr24", interpolation=_BICUBIC, threads=self._scaling_threads
-        )
+        picture = self._convert(frame)
         plane = picture.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: picture.height]
-        image = rows[:, : 3 * picture.width].reshape(-1, picture.width, 3)
+        image: NDArray[np.uint8] = np.ndarray(
+            (picture.height, picture.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1)
+        )
         if self._header.pixel_aspect != SQUARE:
             image = squared(image, self._header.pixel_aspect)
-        return self._turn.upright(image) if self._turn != _UPRIGHT else image
+        return image if self._turn is _UPRIGHT else self._turn.upright(image)
 
 
 def _has_times(container: Any, context: Any) -> bool:
@@ -409,7 +411,7 @@ class _Turn:
                 if abs(a) + abs(d) >= abs(b) + abs(c):
                     return cls(False, a < 0, d < 0)
                 return cls(True, c < 0, b < 0)
-        return cls()
+        return _UPRIGHT
 
     def upright(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Turn an image."""
@@ -428,11 +430,14 @@ _UPRIGHT = _Turn()
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a video file, or raise VideoError."""
-    if not path.exists():
-        raise VideoError(path, "no such file")
-    if not path.is_file():
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        is_missing = isinstance(error, FileNotFoundError | ValueError)
+        raise VideoError(path, "no such file" if is_missing else _reason(error)) from error
+    if not stat.S_ISREG(status.st_mode):
         raise VideoError(path, "not a regular file")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise VideoError(path, "the file is empty")
     av = pyav()
     with contextlib.ExitStack() as stack:

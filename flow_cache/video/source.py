@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ def local_copy(source: AnyPath) -> Iterator[Path]:
     if is_local(source):
         yield source
         return
+    # Not decoded from the storage itself: the hash that a cache file keeps needs every byte, and decoders seek. A copy
+    # on the disk asks for each byte once, takes no memory, and its hash is that of what is decoded.
     with working_folder(staging_folder()) as folder:
         try:
             copy = source.download(folder)
@@ -59,21 +62,27 @@ def source_status(path: AnyPath, *, flow: bool = False) -> Status:
         Of a file, what its storage says: bytes, and the time of the last change or an ETag. Of a folder, the bytes of
         its images, and a hash of their names, sizes and stamps. Size 0 without a stamp if it cannot be read.
     """
+    inode = None
     try:
-        if is_local(path) and path.is_dir():
+        if is_local(path):
+            found = path.stat()
+            status = Status.of(found)
+            if not stat.S_ISDIR(found.st_mode):
+                return status
+            inode = status.inode
             images = {image.name: status_of(image) for image in _images(path, flow)}
         else:
             with contextlib.suppress(FileNotFoundError):
                 return status_of(path)
-            files = {} if is_local(path) else list_files(path)  # a remote folder
+            files = list_files(path)
             names = [name for name in files if "/" not in name and is_image(name)]
             images = {name: files[name] for name in (sorted(names) if flow else split_series(names).frames)}
     except (OSError, VideoError):
-        return Status(0, "")  # the error will be reported when the video is read
+        return Status(0, "", inode)  # the error will be reported when the video is read
     known = bool(images) and all(status.stamp for status in images.values())
     text = "\n".join(f"{name}\0{status.size}\0{status.stamp}" for name, status in images.items())
     stamp = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest() if known else ""
-    return Status(sum(status.size for status in images.values()), stamp)
+    return Status(sum(status.size for status in images.values()), stamp, inode)
 
 
 def source_bytes(path: AnyPath, *, flow: bool = False) -> int:

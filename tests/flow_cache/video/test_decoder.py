@@ -186,7 +186,7 @@ def test_keep_partial_keeps_what_is_before_the_damage(tmp_path: Path) -> None:
     assert strict.failures[0].reason.startswith("frame 12: damaged at 0.48 s: ")
     assert strict.failures[0].reason.endswith(
         "; 39 frames are readable, 12 of them before the damage; flow-cache precompute --keep-partial keeps "
-        "those before it, or re-encode the video"
+        "those before it, --damaged skip-frames all good ones; or re-encode the video"
     )
     assert not list((tmp_path / "strict").rglob("*.flow.zip"))
     kept = precompute(config("kept", True), progress=False)

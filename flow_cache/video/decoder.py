@@ -130,6 +130,10 @@ class Reading:
         self._header = _header(container, self._stream)
         self._context = context = self._stream.codec_context
         self._has_hidden_pictures = context.name == "vp8"  # packets that are no picture of their own
+        # AVI has no times of presentation, and what FFmpeg makes up is wrong where H.264 is not stored in that order.
+        self._has_times = (
+            container.format.name != "avi" or context.name == "mpeg4" or not context.has_b_frames
+        )
         context.thread_count = threads
         context.thread_type = "NONE" if threads == 1 else "FRAME"
         context.options = {"err_detect": _DETECT, "max_pixels": str(_MAX_PIXELS)}
@@ -264,7 +268,9 @@ class Reading:
             self._fail("a packet is incomplete", pts)
         if self._limit is not None and pts is not None:
             self._limit = min(self._limit, pts)
-        if self._must_come_out(packet) and (self._last is None or pts > self._last):  # else times began anew
+        if (
+            self._has_times and self._must_come_out(packet) and (self._last is None or pts > self._last)
+        ):  # else times began anew
             self._numbers[pts] = self._waiting[pts] = self.packets
 
     def _must_come_out(self, packet: Any) -> bool:
@@ -310,6 +316,7 @@ class Reading:
 
     def _fail(self, reason: str, pts: int | None = None) -> None:
         """Record a fault of the picture of a time, None if unknown. The first one is what the user hears."""
+        pts = pts if self._has_times else None
         if self.fault is None:
             self.fault = reason
             self._limit = pts

@@ -90,7 +90,7 @@ class _Salvage(Reading):
         self._context.copy_opaque = True  # frames carry the number of their packet
         self._damage = damage
         self._reason = reason
-        self._has_times = container.format.name != "avi"
+        self._has_times = container.format.name != "avi"  # whose times are made up
         self._faults: list[int] = []  # numbers of packets, ascending
         self._due: dict[
             int, tuple[int | None, int]

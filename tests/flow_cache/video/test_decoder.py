@@ -161,6 +161,17 @@ def test_one_damaged_packet_is_named_and_the_frames_before_it_are_right(
         assert len(again) == len(frames)
 
 
+def test_made_up_times_are_no_damage(tmp_path: Path) -> None:
+    """AVI has no times of presentation; those that FFmpeg makes up for H.264 with B-frames are out of order."""
+    whole = encode(tmp_path / "a.avi", b_frames=2)
+    expected, error = read(whole)
+    assert (len(expected), error) == (FRAMES, None)
+    frames, error = read(damage(whole, 20))
+    assert error is not None
+    assert 14 <= error.frame == len(frames) <= 20
+    assert all(np.array_equal(frame, other) for frame, other in zip(frames, expected, strict=False))
+
+
 def test_a_damaged_first_group_leaves_the_others_readable(tmp_path: Path) -> None:
     whole = encode(tmp_path / "a.mp4")
     frames, error = read(damage(whole, *range(GOP)))

@@ -35,7 +35,13 @@ _SPEC.loader.exec_module(videos)
 CODECS, FRAMES, GOP = videos.CODECS, videos.FRAMES, videos.GOP
 damage, encode, packets = videos.damage, videos.encode, videos.packets
 
-MORE_CODECS = [*CODECS, ("mpeg4", "avi", 2), ("mjpeg", "mkv", 0), ("libvpx-vp9", "webm", 0)]
+MORE_CODECS = [
+    *CODECS,
+    ("mpeg4", "avi", 2),
+    ("libx264", "avi", 0),
+    ("mjpeg", "mkv", 0),
+    ("libvpx-vp9", "webm", 0),
+]
 
 
 def salvage(path: Path) -> tuple[list[np.ndarray], Damage]:

@@ -57,6 +57,8 @@ from .storage.lock import try_lock as try_lock
 from .storage.paths import as_path as as_path
 from .storage.remote import RemotePath as RemotePath
 from .storage.table import csv_bytes as csv_bytes
+from .video.damage import Damage as Damage
+from .video.damage import Gap as Gap
 from .video.find import find_videos as find_videos
 from .video.find import is_video as is_video
 from .video.frames import Frame as Frame
@@ -72,6 +74,7 @@ __all__ = [
     "CacheReader",
     "CacheWriteError",
     "CacheWriter",
+    "Damage",
     "DeviceError",
     "ExportConfig",
     "Failure",
@@ -79,6 +82,7 @@ __all__ = [
     "FlowMethod",
     "FlowSettings",
     "Frame",
+    "Gap",
     "ImportConfig",
     "IndexEntry",
     "Job",

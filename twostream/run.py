@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from flow_cache import (
     CacheMismatchError,
     CacheReader,
     FlowSettings,
+    IndexEntry,
     PrecomputeConfig,
+    RemotePath,
     StorageSettings,
     as_path,
     format_seconds,
@@ -34,6 +37,7 @@ from twostream.evaluation.results import Evaluation
 from twostream.reports.console import print_summary
 from twostream.reports.write import write_reports
 from twostream.run_directory import CONFIG_NAME, claim, find_versions, read_record, write_record, write_split
+from twostream.settings import Damaged
 from twostream.training.fit import fit
 
 
@@ -168,7 +172,14 @@ def _prepare_videos(config: TrainConfig) -> int:
     storage = dataclasses.replace(config.storage, rgb=rgb)
     try:
         summary = precompute(
-            PrecomputeConfig(root, str(cache), config.flow, storage, workers=config.flow.workers)
+            PrecomputeConfig(
+                root,
+                str(cache),
+                config.flow,
+                storage,
+                workers=config.flow.workers,
+                damaged=_treatment_of_damage(cache, present),
+            )
         )
     except CacheMismatchError as error:
         with CacheReader(cache / present[0].cache_file) as reader:
@@ -183,6 +194,18 @@ def _prepare_videos(config: TrainConfig) -> int:
         flush=True,
     )
     return len(summary.failures)
+
+
+def _treatment_of_damage(cache: Path | RemotePath, present: Sequence[IndexEntry]) -> Damaged:
+    """Tell from its files how a cache was made of damaged videos, so that what was kept of them stays."""
+    parts = set()
+    for entry in present:
+        part: str = entry.partial
+        if part == "unknown":  # the index is of an earlier version
+            with CacheReader(cache / entry.cache_file) as reader:
+                part = reader.meta.part
+        parts.add(part)
+    return "skip-frames" if "gaps" in parts else "keep-prefix" if "prefix" in parts else "fail"
 
 
 def _flags_of_cache(meta: CacheMeta, flow: FlowSettings, storage: StorageSettings) -> str:

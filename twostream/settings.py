@@ -15,6 +15,9 @@ STREAMS: tuple[StreamName, ...] = get_args(StreamName)
 Part = Literal["train", "validation", "test"]
 """A side of a split."""
 
+Damaged = Literal["fail", "keep-prefix", "skip-frames"]
+"""What is done with a damaged video, as in `flow_cache.PrecomputeConfig`."""
+
 T = TypeVar("T")
 
 

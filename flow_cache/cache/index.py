@@ -7,11 +7,13 @@ index, or another run writes at the same time, the next reading takes longer, bu
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from flow_cache.cache.meta import field_runs
 from flow_cache.cache.naming import CACHE_SUFFIX
 from flow_cache.cache.reader import CacheReader
 from flow_cache.errors import CacheFileError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
 INDEX_NAME = "index.csv"
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,12 @@ class IndexEntry:
         clip_fraction: share of the flow values beyond the bound, 0 to 1.
         bytes: size of the cache file.
         stamp: changes when the file is written again, see `flow_cache.storage.paths.Status`.
-        source_stamp: the same of the video when it was last found to be the one that the file was made from; empty if
-            not known. It stands here and not in the file, whose bytes do not depend on when a video was copied.
+        partial: what the file holds of its video: empty for all of it, `prefix` for the frames before its damage,
+            `gaps` for the good frames with others missing in between, `unknown` in an index of an earlier version.
+        gaps: the frames before which others are missing, with spaces between; see `runs`.
+        source_stamp: what `stamp` is, of the video when it was last found to be the one that the file was made from;
+            empty if not known. It stands here and not in the file, whose bytes do not depend on when a video was
+            copied.
 
     Example:
         >>> import numpy as np
@@ -74,7 +81,14 @@ class IndexEntry:
     clip_fraction: float
     bytes: int
     stamp: str = field(compare=False)
+    partial: str = ""
+    gaps: str = ""
     source_stamp: str = field(default="", compare=False)
+
+    @property
+    def runs(self) -> tuple[range, ...]:
+        """The numbers of the flow fields, in runs that no gap of the video interrupts."""
+        return field_runs(self.num_frames, self.step, map(int, self.gaps.split()))
 
 
 def read_index(root: str | os.PathLike[str] | AnyPath) -> list[IndexEntry]:
@@ -172,10 +186,15 @@ def refresh_index(
     root = as_path(root)
     entries, damaged = scan(root)
     stamps = source_stamps or {}
-    _write_index(
-        root,
-        [replace(entry, source_stamp=stamps.get(entry.cache_file, entry.source_stamp)) for entry in entries],
-    )
+
+    def completed(entry: IndexEntry) -> IndexEntry:
+        if entry.partial == _UNKNOWN:
+            with contextlib.suppress(CacheFileError):  # the next reading will find it damaged
+                found = read_entry(root, entry.cache_file, Status(entry.bytes, entry.stamp))
+                entry = replace(entry, partial=found.partial, gaps=found.gaps)
+        return replace(entry, source_stamp=stamps.get(entry.cache_file, entry.source_stamp))
+
+    _write_index(root, map_files(completed, entries, root))
     return damaged
 
 
@@ -249,6 +268,8 @@ def read_entry(root: AnyPath, name: str, status: Status) -> IndexEntry:
             clip_fraction=meta.clip_fraction,
             bytes=reader.file_size,
             stamp=status.stamp,
+            partial=meta.part,
+            gaps=" ".join(str(gap.before) for gap in meta.gaps),
         )
 
 
@@ -276,7 +297,7 @@ def _load(path: AnyPath) -> dict[str, IndexEntry]:
 
 def _parse(row: dict[str, str]) -> IndexEntry:
     """Convert the text of each column to the type of its field; raises ValueError or KeyError."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"partial": _UNKNOWN}  # unless the index says more
     for column in fields(IndexEntry):
         if column.name not in row and column.default is not MISSING:
             continue  # an index of an earlier version
@@ -285,4 +306,7 @@ def _parse(row: dict[str, str]) -> IndexEntry:
             values[column.name] = {"True": True, "False": False}[text]
         else:
             values[column.name] = {"str": str, "int": int, "float": float}[str(column.type)](text)
-    return IndexEntry(**values)
+    entry = IndexEntry(**values)
+    if sum(map(len, entry.runs)) != entry.num_fields:
+        raise ValueError(f"{entry.gaps!r} are no gaps of {entry.cache_file}")
+    return entry

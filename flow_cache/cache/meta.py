@@ -6,18 +6,37 @@ import functools
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 from flow_cache.cache.codecs import StorageSettings
 from flow_cache.errors import ArgumentError, check_whole_number
 from flow_cache.quantization import DEFAULT_BOUND, check_bound
+from flow_cache.video.damage import Gap
 from flow_cache.video.frames import MAX_SIDE, check_resize
 
 FORMAT = "flow-cache"
 SQUARE = "1:1"  # pixels; the usual case, which is not written
+Part = Literal["", "prefix", "gaps"]
+"""What a cache file holds of its video: all of it, its readable beginning, or the good frames with gaps between."""
+
 FORMAT_VERSION = 2  # 1 held near-lossless JPEG-LS, which this build would decode to other levels
+
+
+def field_runs(frames: int, step: int, gaps: Iterable[int] = ()) -> tuple[range, ...]:
+    """Return the numbers of the flow fields of a video, in runs that no gap interrupts.
+
+    Field t leads from frame t to frame t + step. There is none from one side of a gap to the other.
+
+    Args:
+        frames: number of frames.
+        step: frames from one end of a flow vector to the other.
+        gaps: indices of frames before which frames are missing, ascending.
+    """
+    borders = [0, *(before for before in gaps if 0 < before < frames), frames]
+    return tuple(range(start, stop - step) for start, stop in pairwise(borders) if stop - start > step)
 
 
 class OtherVersionError(ValueError):
@@ -66,10 +85,11 @@ class CacheMeta:
         fps: frames per second of the source; 0.0 if unknown.
         pixel_aspect: width of the source's pixels to their height; frames were resized so that theirs are 1:1.
         width, height: size of a field in pixels.
-        frames: frames that were decoded.
-        fields: flow fields stored, frames - step.
+        frames: frames that were decoded and kept.
+        fields: flow fields stored: frames - step, without those that would lead across a gap.
         clip_fraction: share of the flow values beyond the bound, 0 to 1.
-        partial: why decoding stopped early; None for a whole video.
+        partial: why frames are missing; None for a whole video.
+        gaps: where frames are missing, ascending; none for a whole video, and for one that was kept up to its damage.
         versions: of the file format and of the libraries, by name.
 
     Raises:
@@ -99,6 +119,7 @@ class CacheMeta:
     fields: int = 0
     clip_fraction: float = 0.0
     partial: str | None = None
+    gaps: tuple[Gap, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,6 +137,25 @@ class CacheMeta:
             raise ArgumentError(f"fps must be at least 0, got {self.fps}")
         if not 0 <= self.clip_fraction <= 1:
             raise ArgumentError(f"clip_fraction must lie between 0 and 1, got {self.clip_fraction}")
+        places = [gap.before for gap in self.gaps]
+        if any(first >= second for first, second in pairwise(places)) or places[-1:] > [self.frames]:
+            raise ArgumentError(
+                f"gaps must lie before different frames from 0 to {self.frames}, ascending, got {places}"
+            )
+        if self.gaps and self.partial is None:
+            raise ArgumentError("a video with gaps must say why frames are missing (partial)")
+
+    @property
+    def part(self) -> Part:
+        """What the file holds of its video."""
+        if self.partial is None:
+            return ""
+        return "gaps" if self.gaps else "prefix"
+
+    @property
+    def runs(self) -> tuple[range, ...]:
+        """The numbers of the flow fields that are stored, in runs that no gap interrupts; one run for a whole video."""
+        return field_runs(self.frames, self.step, (gap.before for gap in self.gaps))
 
     @property
     def has_rgb(self) -> bool:
@@ -167,6 +207,7 @@ class CacheMeta:
             **self.storage.as_dict(),
             "clip_fraction": self.clip_fraction,
             "partial": self.partial,
+            **({"gaps": {str(gap.before): gap.missing for gap in self.gaps}} if self.gaps else {}),
             "versions": dict(self.versions),
         }
         return json.dumps(document, indent=1, allow_nan=False).encode("ascii")
@@ -213,6 +254,7 @@ class CacheMeta:
                 fields=get("fields", int),
                 clip_fraction=float(get("clip_fraction", (int, float))),
                 partial=get("partial", str, optional=True),
+                gaps=_gaps(get("gaps", dict)) if "gaps" in document else (),
                 versions=_mapping(get("versions", dict), (str,)),
             )
         except (ArgumentError, OverflowError) as error:
@@ -259,6 +301,16 @@ def _get(document: Any, name: str, kind: type | tuple[type, ...], *, optional: b
     if isinstance(value, bool) or not isinstance(value, kind):
         raise ValueError(f"{name} is {value!r}")
     return value
+
+
+def _gaps(value: dict[str, Any]) -> tuple[Gap, ...]:
+    """Return gaps by the frame after them; raises ValueError or ArgumentError for others."""
+    for before, missing in value.items():
+        if not (before.isascii() and before.isdecimal() and len(before) < 16):
+            raise ValueError(f"gaps holds {before!r:.40}")
+        if isinstance(missing, bool) or not isinstance(missing, int | None):
+            raise ValueError(f"gaps holds {missing!r:.40}")
+    return tuple(Gap(int(before), missing) for before, missing in value.items())
 
 
 def _mapping(value: dict[str, Any], kinds: tuple[type, ...]) -> dict[str, Any]:

@@ -6,6 +6,9 @@ The file is a plain zip whose members are stored, not deflated:
     flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jls, .jpg or .png, see `codecs.py`)
     rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
 
+Field t leads from frame t to frame t + step, always. Where frames of a damaged video were left out, `meta.json` says
+before which frame, and the fields that would lead across such a gap are not there: their numbers are missing.
+
 Reading and writing the zip is our own code (`zip_format.py`): writing takes little memory; reading finds all damage and
 names it in the same way, and a training run needs one seek and one read for a member.
 """
@@ -89,8 +92,22 @@ class CacheReader:
 
     @property
     def num_fields(self) -> int:
-        """Number of flow fields."""
+        """Number of flow fields. They are numbered from 0, unless `runs` has several parts."""
         return self.meta.fields
+
+    @property
+    def runs(self) -> tuple[range, ...]:
+        """The numbers of the flow fields, in runs that no gap of the video interrupts.
+
+        One run for a whole video. Across two runs, fields that are read one after the other do not follow each other
+        in time.
+        """
+        return self.meta.runs
+
+    @property
+    def field_numbers(self) -> Sequence[int]:
+        """The numbers of all flow fields, ascending: 0 to `num_fields - 1`, unless frames are missing in between."""
+        return self._flow.numbers if isinstance(self._flow.numbers, range) else list(self._flow)
 
     @property
     def num_frames(self) -> int:
@@ -121,14 +138,14 @@ class CacheReader:
         """Read quantised flow fields.
 
         Args:
-            indices: n indices from 0 to `num_fields - 1`, in any order; an index may appear twice.
+            indices: n numbers of fields (see `runs`), in any order; one may appear twice.
 
         Returns:
             (n, 2, H, W) uint8 grey levels in the order of `indices`: channel 0 is u, 1 is v, and 128 is no motion.
             `flow_cache.dequantize` turns them into pixels per step.
 
         Raises:
-            CacheFileError: an index outside the file, or damage.
+            CacheFileError: a number outside the file, a field that would lead across a gap, or damage.
         """
         images = self._images(indices, self._flow, self.meta.storage, (2 * self.height, self.width), "field")
         return images.reshape(len(images), 2, self.height, self.width)
@@ -163,7 +180,7 @@ class CacheReader:
             (self._flow, self.meta.storage, flow_shape, "field"),
             (self._rgb, RGB, rgb_shape, "frame"),
         ):
-            for index in range(len(members)):
+            for index in members:
                 if decode:
                     self._images([index], members, codec, shape, what)
                     continue
@@ -191,7 +208,7 @@ class CacheReader:
         Raises:
             CacheFileError: one is damaged.
         """
-        members = [images[index] for images in (self._flow, self._rgb) for index in range(len(images))]
+        members = [images[index] for images in (self._flow, self._rgb) for index in images]
         for member in sorted(members, key=lambda member: member.offset):
             yield member.name, self._read(member)
 
@@ -221,8 +238,8 @@ class CacheReader:
         """Read images of fields or frames, each checked: (n, *shape) uint8."""
         wanted = [int(index) for index in indices]
         for index in wanted:
-            if not 0 <= index < len(members):
-                raise CacheFileError(self.path, f"{what} {index} asked for, holds 0 to {len(members) - 1}")
+            if index not in members:
+                raise CacheFileError(self.path, f"{what} {index} asked for, {self._absence(index, members)}")
         positions: dict[int, list[int]] = {}  # an image that is wanted twice is decoded once
         for position, index in enumerate(wanted):
             positions.setdefault(index, []).append(position)
@@ -242,6 +259,16 @@ class CacheReader:
             for other in others:  # now, while the image is in the processor's cache
                 images[other] = images[first]
         return np.empty((0, *shape), np.uint8) if images is None else images
+
+    def _absence(self, index: int, members: Members) -> str:
+        """Say why a field or frame is not there."""
+        for gap in self.meta.gaps if members is self._flow else ():
+            if gap.before - self.meta.step <= index < gap.before < self.num_frames and index >= 0:
+                return (
+                    f"which does not exist: frames of the video are missing before frame {gap.before}; "
+                    "use the fields of `runs`"
+                )
+        return f"holds {min(members.numbers, default=0)} to {max(members.numbers, default=-1)}"
 
     def _allocate(
         self, data: bytes, codec: StorageSettings, count: int, shape: tuple[int, ...]
@@ -302,8 +329,10 @@ class CacheReader:
         if members != meta.fields + frames:
             reason = f"holds {members} members, but meta.json announces {meta.fields + frames}"
             raise CacheFileError(self.path, reason)
-        if meta.fields < 1 or meta.fields != meta.frames - meta.step or not meta.width or not meta.height:
+        runs = meta.runs
+        if meta.fields < 1 or meta.fields != sum(map(len, runs)) or not meta.width or not meta.height:
             reason = f"announces {meta.fields} fields of {meta.width}x{meta.height} from {meta.frames} frames"
+            reason += f" with {len(meta.gaps)} gaps" if meta.gaps else ""
             raise CacheFileError(self.path, reason, META_NAME)
-        flow = directory.numbered("flow", meta.storage.extension, meta.fields)
+        flow = directory.numbered_in("flow", meta.storage.extension, runs)
         return flow, directory.numbered("rgb", RGB_EXTENSION, frames)

@@ -14,12 +14,15 @@ from flow_cache.cache.codecs import RGB_EXTENSION, encode_flow, encode_rgb
 from flow_cache.cache.meta import CacheMeta
 from flow_cache.cache.naming import META_NAME
 from flow_cache.cache.zip_format import StoredZip
-from flow_cache.errors import ArgumentError, CacheWriteError
+from flow_cache.errors import ArgumentError, CacheWriteError, check_whole_number
 from flow_cache.storage.atomic import PendingFile
 from flow_cache.storage.paths import as_path, is_local
+from flow_cache.video.damage import Gap
 from flow_cache.video.frames import MAX_SIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flow_cache.cache.reader import CacheReader
     from flow_cache.storage.paths import AnyPath
 
@@ -59,6 +62,7 @@ class CacheWriter:
     def __init__(self, path: str | os.PathLike[str] | AnyPath, meta: CacheMeta) -> None:
         self.meta = meta
         self._fields = 0
+        self._next = 0  # number of the next field
         self._frames = 0
         self._shape: tuple[int, int] | None = None
         self._reserved = reserved_bytes(meta)
@@ -73,16 +77,28 @@ class CacheWriter:
         self._zip = StoredZip(self._pending.file)
         self._add(META_NAME, b" " * self._reserved)
 
-    def add_flow(self, fields: NDArray[np.uint8]) -> None:
-        """Append quantised fields: (n, 2, H, W) uint8 grey levels, channel 0 = u, 1 = v; raises as the class says."""
+    def add_flow(self, fields: NDArray[np.uint8], first: int | None = None) -> None:
+        """Append quantised fields.
+
+        Args:
+            fields: (n, 2, H, W) uint8 grey levels, channel 0 = u, 1 = v.
+            first: number of the first of them, the index of the frame that it leads from; None: that after the last
+                one. Numbers are left out only where frames of the video are missing.
+
+        Raises:
+            ArgumentError, CacheWriteError: as the class says; a number that was written already.
+        """
+        if first is not None:
+            self._next = check_whole_number("first", first, self._next)
         self._check(
             fields, fields.ndim == 4 and fields.shape[1] == 2, "flow", "(n, 2, H, W)", fields.shape[2:]
         )
         extension = self.meta.storage.extension
         for field in fields:
             image = field.reshape(-1, field.shape[-1])
-            self._add(f"flow/{self._fields:05d}.{extension}", encode_flow(image, self.meta.storage))
+            self._add(f"flow/{self._next:05d}.{extension}", encode_flow(image, self.meta.storage))
             self._fields += 1
+            self._next += 1
 
     def add_rgb(self, frames: NDArray[np.uint8]) -> None:
         """Append RGB frames: (n, H, W, 3) uint8; raises as the class says."""
@@ -96,20 +112,32 @@ class CacheWriter:
             self._add(f"rgb/{self._frames:05d}.{RGB_EXTENSION}", encode_rgb(frame, quality))
             self._frames += 1
 
-    def close(self, *, clip_fraction: float = 0.0, partial: str | None = None) -> CacheMeta:
+    def close(
+        self,
+        *,
+        clip_fraction: float = 0.0,
+        partial: str | None = None,
+        gaps: Sequence[Gap] = (),
+        frames: int | None = None,
+    ) -> CacheMeta:
         """Complete the file and give it its name.
 
         Args:
             clip_fraction: share of the flow values beyond the bound, 0 to 1.
-            partial: why the video was cut short; None for a whole video.
+            partial: why frames of the video are missing; None for a whole video.
+            gaps: where frames are missing, if not only at its end.
+            frames: number of frames that were kept; None: those that the last field leads to.
 
         Returns:
             What the file says about itself.
+
+        Raises:
+            ArgumentError: fields or frames are missing, or more gaps than `meta.json` has room for.
         """
         if not self._open:
             raise ArgumentError(f"{self.path}: the writer is closed")
         try:
-            meta = self._final_meta(clip_fraction, partial)
+            meta = self._final_meta(clip_fraction, partial, tuple(gaps), frames)
             self._commit(meta)
         except BaseException as error:
             self.abort()
@@ -135,7 +163,7 @@ class CacheWriter:
             CacheWriteError: the disk refuses.
         """
         meta = replace(reader.meta, source=replace(reader.meta.source, path=video))
-        start = meta.closed(frames=0, fields=0, width=0, height=0, clip_fraction=0.0, partial=None)
+        start = meta.closed(frames=0, fields=0, width=0, height=0, clip_fraction=0.0, partial=None, gaps=())
         with cls(path, start) as writer:
             for name, data in reader.encoded():
                 writer._add(name, data)
@@ -184,29 +212,44 @@ class CacheWriter:
         if not self._open:
             raise ArgumentError(f"{self.path}: the writer is closed")
 
-    def _final_meta(self, clip_fraction: float, partial: str | None) -> CacheMeta:
+    def _final_meta(
+        self, clip_fraction: float, partial: str | None, gaps: tuple[Gap, ...], frames: int | None
+    ) -> CacheMeta:
         """Fill in counts and size; raises ArgumentError if fields or frames are missing."""
         if self._shape is None or self._fields < 1:
             raise ArgumentError(f"{self.path}: a cache file needs at least one flow field, got none")
-        frames = self._fields + self.meta.step
+        if frames is None:
+            frames = self._next + self.meta.step
         if self.meta.has_rgb and self._frames != frames:
             raise ArgumentError(
                 f"{self.path}: {self._fields} fields with step {self.meta.step} need {frames} RGB frames, "
                 f"got {self._frames}"
             )
-        return self.meta.closed(
+        meta = self.meta.closed(
             frames=frames,
             fields=self._fields,
             height=self._shape[0],
             width=self._shape[1],
             clip_fraction=clip_fraction,
             partial=None if partial is None else partial[:_PARTIAL_LIMIT],
+            gaps=gaps,
         )
+        count, stop = sum(map(len, meta.runs)), meta.runs[-1].stop if meta.runs else 0
+        if (count, stop) != (self._fields, self._next):
+            raise ArgumentError(
+                f"{self.path}: {frames} frames with {len(gaps)} gaps and step {self.meta.step} have {count} fields up "
+                f"to number {stop - 1}, got {self._fields} up to {self._next - 1}"
+            )
+        return meta
 
     def _commit(self, meta: CacheMeta) -> None:
         """Write `meta.json` into the bytes kept for it, and rename the file."""
         data = meta.to_json()
-        assert len(data) <= self._reserved, "meta.json is larger than the bytes kept for it"
+        if len(data) > self._reserved:
+            raise ArgumentError(
+                f"{self.path}: frames are missing in {len(meta.gaps)} places, more than meta.json has room for; "
+                "keep only the beginning (--damaged keep-prefix), or mend the video"
+            )
         self._zip.finish(data.ljust(self._reserved))
         self._pending.publish()
         self._open = False

@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -98,8 +99,10 @@ class Members:
 
     prefix: str
     extension: str
+    numbers: range | dict[int, int]
+    """Those that are there, ascending; a dict where some are missing: their places in `positions`."""
     positions: Sequence[int] | NDArray[np.int64]
-    """In the directory, by number."""
+    """In the directory."""
     offsets: Sequence[int] | NDArray[np.int64]
     """Of every member of the zip, by position in the directory, as are the sizes and CRCs."""
     sizes: Sequence[int] | NDArray[np.int64]
@@ -108,8 +111,15 @@ class Members:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index: int) -> Member:
-        name, position = member_name(self.prefix, index, self.extension), self.positions[index]
+    def __contains__(self, number: int) -> bool:
+        return number in self.numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __getitem__(self, number: int) -> Member:
+        place = self.numbers[number]  # of a range, the number itself
+        name, position = member_name(self.prefix, number, self.extension), self.positions[place]
         return Member(name, int(self.offsets[position]), int(self.sizes[position]), int(self.crcs[position]))
 
 
@@ -238,25 +248,44 @@ class Directory:
         if isinstance(self._entries.names, np.ndarray):
             positions, missing = self._match_names(prefix, extension, count)
         else:
-            positions, missing = self._look_up_names(prefix, extension, count)
-        if missing is not None:
-            raise CacheFileError(self._path, "is missing", member_name(prefix, missing, extension))
-        return Members(
-            prefix, extension, positions, self._entries.offsets, self._entries.sizes, self._entries.crcs
-        )
+            positions, missing = self._look_up_names(_first_names(prefix, extension)[:count])
+        return self._members(prefix, extension, range(count), positions, missing)
 
-    def _look_up_names(self, prefix: str, extension: str, count: int) -> tuple[list[int], int | None]:
-        """Find few numbered members; also returns the first number that is missing."""
+    def numbered_in(self, prefix: str, extension: str, runs: Sequence[range]) -> Members:
+        """Return the members whose numbers lie in some ascending ranges; raises CacheFileError if one is missing."""
+        if len(runs) == 1 and runs[0].start == 0:
+            return self.numbered(prefix, extension, len(runs[0]))
+        numbers = {number: place for place, number in enumerate(chain(*runs))}
+        names = (member_name(prefix, number, extension).encode() for number in numbers)
+        return self._members(prefix, extension, numbers, *self._look_up_names(names))
+
+    def _members(
+        self,
+        prefix: str,
+        extension: str,
+        numbers: range | dict[int, int],
+        positions: Sequence[int] | NDArray[np.int64],
+        missing: int | None,
+    ) -> Members:
+        """Return members that were looked for; raises CacheFileError if one, by its place, is missing."""
+        if missing is not None:
+            number = next(islice(numbers, missing, None))
+            raise CacheFileError(self._path, "is missing", member_name(prefix, number, extension))
+        entries = self._entries
+        return Members(prefix, extension, numbers, positions, entries.offsets, entries.sizes, entries.crcs)
+
+    def _look_up_names(self, names: Iterable[bytes]) -> tuple[list[int], int | None]:
+        """Find few members; also returns the place of the first that is missing."""
         if self._known is None:
             entries, data = self._entries, self._data
             spans = zip(entries.names, entries.name_lengths, strict=True)
             self._known = {data[start : start + length]: n for n, (start, length) in enumerate(spans)}
         known = self._known
-        positions = [known.get(name, -1) for name in _first_names(prefix, extension)[:count]]
+        positions = [known.get(name, -1) for name in names]
         return positions, positions.index(-1) if -1 in positions else None
 
     def _match_names(self, prefix: str, extension: str, count: int) -> tuple[NDArray[np.int64], int | None]:
-        """Do the same for many."""
+        """Do the same for many members, numbered from 0."""
         positions = np.full(count, -1)
         for digits in range(_FEWEST_DIGITS, max(_FEWEST_DIGITS, len(str(count - 1))) + 1):
             template = f"{prefix}/{'0' * digits}.{extension}".encode()

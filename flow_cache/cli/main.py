@@ -121,6 +121,10 @@ def _export(arguments: dict[str, Any]) -> int:
     _require(arguments, "cache")
     exported = export_cache(ExportConfig(**arguments))
     print_line(f"{exported.videos:,} videos, {exported.fields:,} fields exported to {exported.output}")
+    for name in exported.with_gaps:
+        print_line(
+            f"{name}: frames of the video are missing; the numbers of fields across a gap are left out"
+        )
     return _report(exported.failures)
 
 

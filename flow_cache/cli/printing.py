@@ -10,7 +10,7 @@ from flow_cache.cli.streams import print_line
 from flow_cache.progress import format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from flow_cache.commands.info import CacheInfo
     from flow_cache.commands.verify import Repair, Verification
@@ -38,6 +38,7 @@ def print_summary(summary: PrecomputeSummary, failures_name: str) -> None:
     if len(summary.failures) > _SHOWN:
         more = len(summary.failures) - _SHOWN
         print_line(f"... and {more:,} more, all in {summary.output / failures_name}")
+    _print_parts(summary.parts)
     for note in summary.notes:
         print_line(note)
 
@@ -49,7 +50,7 @@ def print_estimate(found: Estimate) -> None:
     per_field = f", {found.bytes / found.fields / 1e3:,.1f} kB a field" if found.fields else ""
     rows = (
         ("new videos", f"{len(plan.new):,}"),
-        ("kept from before", f"{len(plan.kept):,}"),
+        ("kept from before", f"{len(plan.kept):,}" + _only_in_part(plan.partial)),
         ("to be redone", f"{len(plan.redone):,}"),
         ("other settings", f"{len(plan.mismatches) + len(plan.others):,}"),
         ("cannot be read", f"{len(found.unreadable):,}{opened}"),
@@ -64,6 +65,7 @@ def print_estimate(found: Estimate) -> None:
         print_line(f"cannot be read: {failure.video}: {failure.reason}")
     for video, reason in list(plan.redone.items())[:_SHOWN]:
         print_line(f"to be redone: {video}: {reason}")
+    _print_parts(plan.partial)
     for note in plan.notes:
         print_line(note)
 
@@ -98,6 +100,20 @@ def print_info(info: CacheInfo) -> None:
     if info.damaged:
         rows.append(("damaged", f"{len(info.damaged):,} files"))
     _print_rows((name, value or "-") for name, value in rows)
+    _print_parts(info.parts)
+
+
+def _print_parts(parts: Mapping[str, str]) -> None:
+    """Print the first videos of which only a part is there, and why."""
+    for video, reason in list(parts.items())[:_SHOWN]:
+        print_line(f"only in part: {video}: {reason}")
+    if len(parts) > _SHOWN:
+        print_line(f"... and {len(parts) - _SHOWN:,} more only in part")
+
+
+def _only_in_part(parts: Mapping[str, str]) -> str:
+    """Say in brackets how many videos are there only in part; nothing if none is."""
+    return f" ({len(parts):,} only in part)" if parts else ""
 
 
 def _plain(value: Any) -> str:

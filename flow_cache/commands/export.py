@@ -14,6 +14,9 @@ motion in a cache. So grey levels are copied unchanged, and mean exactly the sam
 formula instead (zero at 127.5) reads half a level, b / 255 px, too much. JPEG changes the levels a little; `png` has
 the same layout and changes nothing. RGB frames are copied as they are stored, byte by byte.
 
+Fields that would lead across a gap of a damaged video are not in the cache. Their numbers are left out in folders; an
+array has no place for gaps, so such a video is refused.
+
 `npy`: walk/a.npy, (T, H, W, 2) float32, flow clipped to +-20 px and divided by 20, as I3D takes it.
 `flo`: walk/a/flow_00001.flo, a Middlebury file for each field: float32 pixels.
 """
@@ -24,7 +27,7 @@ import contextlib
 import shutil
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -90,14 +93,16 @@ class ExportSummary:
     Attributes:
         videos: how many were written.
         fields: how many of their flow fields.
-        failures: cache files that could not be read, and why; nothing of them was written.
+        failures: cache files that could not be exported, and why; nothing of them was written.
         output: the folder.
+        with_gaps: cache files that were written with numbers left out, since frames of their video are missing.
     """
 
     videos: int
     fields: int
     failures: list[Failure]
     output: Path
+    with_gaps: list[str] = field(default_factory=list)
 
 
 def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
@@ -143,6 +148,7 @@ def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
         raise ArgumentError(str(error)) from error
     done = fields = 0
     failures: list[Failure] = []
+    with_gaps: list[str] = []
     cache = as_path(config.cache)
     with working_folder(output) as folder, ProgressLine(len(targets), len(targets), 0, progress) as line:
         for source, target in targets.items():
@@ -151,14 +157,20 @@ def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
                 with CacheReader(source) as reader, _appearing(target, folder) as temporary:
                     _write(reader, temporary, config, line)
                     fields += reader.num_fields
+                    if reader.num_fields < reader.num_frames - reader.meta.step:
+                        with_gaps.append(_name(source, cache))
                 done += 1
             except CacheFileError as error:
-                name = relative_name(source, cache) if source != cache else source.name
-                failures.append(Failure(name, error.reason_and_member))
+                failures.append(Failure(_name(source, cache), error.reason_and_member))
             except OSError as error:
                 raise CacheWriteError.from_os_error(target, error) from error
             line.finished(1, failed=len(failures) > failed)
-    return ExportSummary(done, fields, failures, output)
+    return ExportSummary(done, fields, failures, output, with_gaps)
+
+
+def _name(source: AnyPath, cache: AnyPath) -> str:
+    """Name a cache file for people."""
+    return relative_name(source, cache) if source != cache else source.name
 
 
 def write_flo(path: Path, flow: NDArray[np.float32]) -> None:
@@ -228,12 +240,12 @@ def _write(reader: CacheReader, target: Path, config: ExportConfig, line: Progre
         return
     target.mkdir()
     codec = StorageSettings("jpeg" if config.format == "jpg" else "png", quality=config.quality)
-    for index, field in enumerate(_fields(reader, line)):
+    for index, levels in zip(reader.field_numbers, _fields(reader, line), strict=True):
         number = f"{index + config.start_index:05d}"
         if config.format == "flo":
-            write_flo(target / f"flow_{number}.flo", dequantize(field, reader.meta.bound))
+            write_flo(target / f"flow_{number}.flo", dequantize(levels, reader.meta.bound))
             continue
-        for axis, image in zip("xy", field, strict=True):
+        for axis, image in zip("xy", levels, strict=True):
             (target / f"flow_{axis}_{number}.{config.format}").write_bytes(encode_flow(image, codec))
     if config.images and reader.has_rgb and config.format != "flo":
         for index in range(reader.num_frames):
@@ -243,19 +255,26 @@ def _write(reader: CacheReader, target: Path, config: ExportConfig, line: Progre
 
 def _write_npy(reader: CacheReader, target: Path, line: ProgressLine) -> None:
     """Write one video as I3D's array, field by field: memory does not depend on its length."""
+    if len(reader.runs) > 1:
+        raise CacheFileError(
+            reader.path,
+            f"frames of its video are missing before frame {reader.runs[0].stop + reader.meta.step}, and an array has "
+            "no place for a gap; use another format",
+        )
     shape = (reader.num_fields, reader.height, reader.width, 2)
     with target.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for field in _fields(reader, line):
-            flow = dequantize(field, reader.meta.bound).transpose(1, 2, 0)
+        for levels in _fields(reader, line):
+            flow = dequantize(levels, reader.meta.bound).transpose(1, 2, 0)
             scaled = np.clip(flow / np.float32(I3D_BOUND), -1, 1)
             file.write(np.ascontiguousarray(scaled, "<f4").tobytes())
 
 
 def _fields(reader: CacheReader, line: ProgressLine) -> Iterator[NDArray[np.uint8]]:
     """Iterate the quantised fields, (2, H, W) uint8, and count them."""
-    for start in range(0, reader.num_fields, _CHUNK):
-        fields = reader.flow(range(start, min(start + _CHUNK, reader.num_fields)))
+    numbers = reader.field_numbers
+    for start in range(0, len(numbers), _CHUNK):
+        fields = reader.flow(numbers[start : start + _CHUNK])
         yield from fields
         line.advance(FieldsDone(len(fields), {}))

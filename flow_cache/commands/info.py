@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from flow_cache.cache.index import cache_files_of
 from flow_cache.cache.meta import CacheMeta
 from flow_cache.cache.reader import CacheReader
 from flow_cache.errors import CacheFileError
-from flow_cache.pipeline.inputs import evenly_spread
+from flow_cache.pipeline.inputs import evenly_spread, spread_over
 from flow_cache.quantization import ZERO
 from flow_cache.storage.paths import as_path, map_files
 
@@ -37,7 +37,7 @@ class CacheInfo:
         path: the cache folder or file.
         videos, frames, fields: how many there are.
         with_rgb: videos with RGB frames.
-        partial: videos of which only the beginning is there.
+        partial: videos of which only a part is there.
         bytes: size of the files.
         sizes: number of videos by frame size, `WxH`.
         settings: the different settings that files were made with (method, parameters, bound, codec, ...), each with
@@ -47,6 +47,8 @@ class CacheInfo:
         beyond: share of the flow that a smaller bound would clip, by bound in pixels, from a sample of fields. For a
             larger bound than the cache's own, the flow would have to be computed again.
         damaged: files that cannot be read, and why.
+        parts: the videos of which only a part is there: what that is (prefix, or gaps: frames are missing in between),
+            and why.
 
     Example:
         >>> import numpy as np
@@ -71,6 +73,7 @@ class CacheInfo:
     clip_histogram: dict[str, int]
     beyond: dict[str, float]
     damaged: list[str]
+    parts: dict[str, str] = field(default_factory=dict)
 
     @property
     def bytes_per_field(self) -> float:
@@ -122,6 +125,9 @@ def describe_cache(path: str | os.PathLike[str] | AnyPath) -> CacheInfo:
         clip_histogram=_clip_histogram(metas),
         beyond=_beyond(sound),
         damaged=damaged,
+        parts={
+            meta.source.path: f"{meta.part}: {meta.partial}" for meta in metas if meta.partial is not None
+        },
     )
 
 
@@ -182,7 +188,7 @@ def _beyond(files: list[AnyPath]) -> dict[str, float]:
     for file in chosen:
         try:
             with CacheReader(file) as reader:
-                fields = reader.flow(evenly_spread(reader.num_fields, _SAMPLED_FIELDS))
+                fields = reader.flow(spread_over(reader.field_numbers, _SAMPLED_FIELDS))
                 levels.append((reader.meta.bound, np.bincount(fields.reshape(-1), minlength=256)))
         except CacheFileError:
             continue  # `verify` reports it

@@ -54,7 +54,8 @@ class Verification:
         bytes: size of those files.
         faults: what is wrong, by file.
         settings: meta of a file that was made with the settings of most files; None if no file can be read.
-        partial: files that hold only the readable beginning of their video, as was asked for.
+        partial: files that hold only a part of their video, as was asked for.
+        with_gaps: those of them that hold good frames after the damage, too.
 
     Example:
         >>> import numpy as np
@@ -75,6 +76,7 @@ class Verification:
     faults: list[Fault]
     settings: CacheMeta | None
     partial: int
+    with_gaps: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def verify_cache(
         sorted(faults, key=lambda fault: fault.cache_file),
         common,
         sum(meta.partial is not None for meta in metas.values()),
+        sum(meta.part == "gaps" for meta in metas.values()),
     )
 
 
@@ -239,7 +242,7 @@ def repair_cache(
             settings.storage,
             workers=workers,
             overwrite=True,
-            keep_partial=found.partial > 0,
+            damaged="skip-frames" if found.with_gaps else "keep-prefix" if found.partial else "fail",
         )
         summary = precompute(config, wanted, progress)
     bad = [fault.cache_file for fault in found.faults]

@@ -13,11 +13,12 @@ from flow_cache.cache.meta import CacheMeta
 from flow_cache.cache.reader import CacheReader
 from flow_cache.commands.colours import flow_colours, wheel_picture
 from flow_cache.errors import ArgumentError, CacheWriteError
-from flow_cache.pipeline.inputs import evenly_spread
+from flow_cache.pipeline.inputs import spread_over
 from flow_cache.quantization import dequantize
 from flow_cache.runtime import opencv
 from flow_cache.storage.atomic import probe_writable, replacing_file, write_atomically
 from flow_cache.storage.paths import as_path
+from flow_cache.video.damage import Damage
 from flow_cache.video.frames import Frame, read_frames
 from flow_cache.video.source import local_copy
 
@@ -78,9 +79,9 @@ def view(
         longest = _longest_motion(reader) if max_motion is None else max_motion
         head = f"{reader.meta.source.path}: {reader.meta.method}, {reader.num_fields} fields"
         if suffix in VIDEO_SUFFIXES:
-            _write_video(out, reader, _tiles(reader, range(reader.num_fields), longest, video), head, longest)
+            _write_video(out, reader, _tiles(reader, reader.field_numbers, longest, video), head, longest)
         else:
-            chosen = evenly_spread(reader.num_fields, fields)
+            chosen = spread_over(reader.field_numbers, fields)
             sheet = _sheet(list(_tiles(reader, chosen, longest, video)), head, longest)
             write_atomically(out, _encoded(sheet, suffix))
     return longest
@@ -88,7 +89,7 @@ def view(
 
 def _longest_motion(reader: CacheReader) -> float:
     """Return the length in pixels that most vectors of a sample do not exceed, at least 1."""
-    sample = reader.flow(evenly_spread(reader.num_fields, _SAMPLED_FIELDS))
+    sample = reader.flow(spread_over(reader.field_numbers, _SAMPLED_FIELDS))
     flow = dequantize(sample, reader.meta.bound)
     return max(float(np.percentile(np.hypot(flow[:, 0], flow[:, 1]), _SHARE_IN_COLOUR)), 1.0)
 
@@ -134,9 +135,10 @@ def _frames(reader: CacheReader, indices: Sequence[int], video: str | Path | Non
 
 
 def _video_frames(video: str | Path, meta: CacheMeta) -> Iterator[Frame]:
-    """Decode a video in the size that was asked for when the flow was computed."""
+    """Decode a video in the size that was asked for when the flow was computed, with the same frames left out."""
+    damage = Damage() if meta.part == "gaps" else None
     with local_copy(as_path(video)) as source:
-        yield from read_frames(source, short_side=meta.short_side, size=meta.size, rgb=True)
+        yield from read_frames(source, short_side=meta.short_side, size=meta.size, rgb=True, damage=damage)
 
 
 def _head(width: int, text: str, max_motion: float) -> Images:

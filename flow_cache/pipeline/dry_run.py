@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from flow_cache.pipeline.worker import Job
 from flow_cache.quantization import quantize
 from flow_cache.runtime import available_cores
 from flow_cache.storage.paths import is_local
+from flow_cache.video.damage import Damage
 from flow_cache.video.frames import Frame, probe_frames, read_frames
 from flow_cache.video.source import local_copy
 
@@ -169,17 +170,32 @@ def _count(jobs: list[Job]) -> tuple[list[tuple[Job, int]], list[Failure]]:
 def _sample(job: Job, method: FlowMethod, fields: int) -> _Sample:
     """Do what a worker does with the beginning of a video, and count the frames after it."""
     with local_copy(job.source) as source:
-        return _sample_local(job.meta, source, method, fields, job.keep_partial)
+        if job.damaged == "fail":
+            return _sample_local(job.meta, source, method, fields)
+        try:
+            return _sample_local(job.meta, source, method, fields, _until_damage)
+        except VideoError:
+            if job.damaged == "keep-prefix":
+                raise
+            return _sample_local(job.meta, source, method, fields, damage=Damage())
 
 
 def _sample_local(
-    meta: CacheMeta, source: Path, method: FlowMethod, fields: int, keep_partial: bool
+    meta: CacheMeta,
+    source: Path,
+    method: FlowMethod,
+    fields: int,
+    chosen: Callable[[Iterator[Frame], int], Iterator[Frame]] = lambda frames, step: frames,
+    damage: Damage | None = None,
 ) -> _Sample:
-    """Sample a local copy of a video."""
+    """Sample a local copy of a video, of whose frames some are chosen."""
     started = time.perf_counter()
-    frames = read_frames(source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1)
-    if keep_partial:
-        frames = _until_damage(frames, meta.step)
+    frames = chosen(
+        read_frames(
+            source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1, damage=damage
+        ),
+        meta.step,
+    )
     first = list(islice(frames, fields + meta.step))
     if len(first) <= meta.step:
         raise VideoError(source, f"has {len(first)} frames, step {meta.step} needs {meta.step + 1}")

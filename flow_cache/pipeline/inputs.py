@@ -214,6 +214,11 @@ def evenly_spread(count: int, most: int) -> list[int]:
     return sorted({round(position) for position in np.linspace(0, count - 1, min(count, most)).tolist()})
 
 
+def spread_over(numbers: Sequence[int], most: int) -> list[int]:
+    """Choose at most `most` of some numbers, evenly spread from the first to the last."""
+    return [numbers[position] for position in evenly_spread(len(numbers), most)]
+
+
 def _read_lines(path: AnyPath) -> list[tuple[int, str]]:
     """Read the line numbers and paths of a list or manifest; raises ArgumentError, also if there are none."""
     try:

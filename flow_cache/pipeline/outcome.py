@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flow_cache.cache.index import refresh_index
@@ -52,9 +52,10 @@ class PrecomputeSummary:
         fields: flow fields computed in this run.
         seconds: how long it took.
         output: the cache folder.
-        partial: how many of `done` hold only the readable beginning of their video.
+        partial: how many of `done` hold only a part of their video.
         remaining: videos not tried, after an interruption.
         notes: what the search for videos left out, a line each.
+        parts: the videos in the cache of which only a part is there, those kept from before too, and why.
 
     Example:
         >>> from flow_cache import Failure, PrecomputeSummary
@@ -73,6 +74,7 @@ class PrecomputeSummary:
     partial: int = 0
     remaining: int = 0
     notes: Sequence[str] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 class PrecomputeInterrupted(KeyboardInterrupt):

@@ -21,13 +21,15 @@ from flow_cache.errors import (
 )
 from flow_cache.methods.device import check_cluster_device, check_devices
 from flow_cache.pipeline.inputs import Inputs, choose_videos, shares_cache_file
-from flow_cache.pipeline.settings import PrecomputeConfig
+from flow_cache.pipeline.settings import Damaged, PrecomputeConfig
 from flow_cache.pipeline.worker import Job
 from flow_cache.storage.paths import absolute, is_local, map_files
 from flow_cache.video.source import hash_of_video, source_status
 
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath, Status
+
+_PART_OF = {"keep-prefix": "prefix", "skip-frames": "gaps"}  # what a file holds of a damaged video
 
 
 class Copy(NamedTuple):
@@ -53,6 +55,7 @@ class Plan:
         jobs: every video that has to be done, for any reason.
         copies: the same, of videos that are the same file as another one.
         kept: videos whose cache file is complete and has the settings asked for.
+        partial: those of them of which only a part is there, and why.
         redone: videos among the jobs and copies that replace an existing file, and why.
         mismatches: cache files of the videos asked for that have other settings, and how they differ.
         others: cache files of other videos that have other settings, and how they differ.
@@ -67,6 +70,7 @@ class Plan:
     jobs: list[Job] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    partial: dict[str, str] = field(default_factory=dict)
     redone: dict[str, str] = field(default_factory=dict)
     mismatches: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
@@ -129,7 +133,7 @@ def plan_run(
         inputs,
         output,
         overwrite=config.overwrite,
-        keep_partial=config.keep_partial,
+        damaged=config.on_damage,
         check_content=config.check_content,
     )
 
@@ -140,7 +144,7 @@ def make_plan(
     output: AnyPath,
     *,
     overwrite: bool = False,
-    keep_partial: bool = False,
+    damaged: Damaged = "fail",
     check_content: bool = False,
     flow: bool = False,
 ) -> Plan:
@@ -154,7 +158,7 @@ def make_plan(
         inputs: the videos.
         output: the cache folder, which need not exist.
         overwrite: redo videos that have a cache file.
-        keep_partial: keep the readable beginning of a video that is damaged later.
+        damaged: what is done with a damaged video. Files that hold what another choice keeps of one are redone.
         check_content: compare the content even where size and stamp are the same.
         flow: the videos are folders of flow, of which all images are read.
 
@@ -198,15 +202,17 @@ def make_plan(
         if relative in metas:
             found = metas.pop(relative)
             difference = _difference(found, asked)
-            reason = _reason_to_redo(found, asked, overwrite, keep_partial, contents.get(name))
+            reason = _reason_to_redo(found, asked, overwrite, damaged, contents.get(name))
             if difference is not None and not overwrite:
                 plan.mismatches[relative] = difference
                 continue
             if reason is None:
                 plan.kept.append(name)
+                if isinstance(found, CacheMeta) and found.partial is not None:
+                    plan.partial[name] = found.partial
                 continue
             plan.redone[name] = reason
-        job = Job(root / name, target, asked, keep_partial)
+        job = Job(root / name, target, asked, damaged)
         if name in originals:
             plan.copies.append(Copy(job, originals[name]))
         else:
@@ -278,7 +284,7 @@ def _reason_to_redo(
     found: CacheMeta | CacheFileError,
     asked: CacheMeta,
     overwrite: bool,
-    keep_partial: bool,
+    damaged: Damaged,
     content: str | None,
 ) -> str | None:
     """Say why an existing file has to be replaced, by the hash of the video if it was needed; None if it is kept."""
@@ -288,4 +294,4 @@ def _reason_to_redo(
         return "damaged"
     if found.source.bytes != asked.source.bytes or content not in (None, found.source.sha256):
         return "the video has changed"
-    return None if found.partial is None or keep_partial else "holds only a part"
+    return None if found.part in ("", _PART_OF.get(damaged)) else f"holds only a part ({found.part})"

@@ -110,13 +110,23 @@ def precompute(
     failures = [Failure(video, reason) for video, reason in plan.refused.items()]
     stamps = {video: plan.stamps[video] for video in plan.kept}
     done = fields = partial = 0
+    parts = {**plan.partial}
 
     def summary(remaining: int = 0) -> PrecomputeSummary:
         """Return what was done until now."""
         seconds = time.monotonic() - started
         found = sorted(failures, key=lambda failure: failure.video)
         return PrecomputeSummary(
-            done, len(plan.kept), found, fields, seconds, output, partial, remaining, plan.notes
+            done,
+            len(plan.kept),
+            found,
+            fields,
+            seconds,
+            output,
+            partial,
+            remaining,
+            plan.notes,
+            dict(sorted(parts.items())),
         )
 
     videos_in_all = len(jobs) + len(plan.copies) + len(plan.kept)
@@ -136,7 +146,9 @@ def precompute(
                     done += 1
                     stamps[event.job.video] = plan.stamps[event.job.video]
                     fields += event.fields
-                    partial += event.partial
+                    if event.partial is not None:
+                        partial += 1
+                        parts[event.job.video] = event.partial
                 else:
                     # The video is in the list of failures: no file of an earlier run may remain.
                     remove_file(event.job.target)
@@ -152,6 +164,9 @@ def precompute(
                 if reason is None:
                     done += 1
                     stamps[copy.job.video] = plan.stamps[copy.job.video]
+                    if copy.of in parts:
+                        partial += 1
+                        parts[copy.job.video] = parts[copy.of]
                 else:
                     remove_file(copy.job.target)
                     failures.append(Failure(copy.job.video, reason))

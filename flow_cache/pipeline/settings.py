@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flow_cache.cache.codecs import StorageSettings
 from flow_cache.cache.meta import CacheMeta, Source, current_versions
@@ -16,6 +16,9 @@ from flow_cache.errors import ArgumentError, check_whole_number
 from flow_cache.methods.base import FlowMethod
 from flow_cache.methods.registry import get_method
 from flow_cache.quantization import DEFAULT_BOUND
+
+Damaged = Literal["fail", "keep-prefix", "skip-frames"]
+"""What is done with a damaged video: it fails; the frames before the damage are kept; all good frames are kept."""
 
 # Names that `parameters` cannot hold: each is a separate argument.
 _RESERVED = ("preset", "name", "device", "threads")
@@ -118,7 +121,10 @@ class PrecomputeConfig:
         ray: distribute the videos over the Ray cluster at this address (auto, HOST:PORT, or local to start one), whose
             nodes must share the input and the cache folder; workers is then the maximum in the whole cluster.
         overwrite: redo videos that are in the cache already, whatever their parameters.
-        keep_partial: keep the readable beginning of a video that is damaged later.
+        damaged: what is done with a damaged video: fail (default), it has no cache file and is named; keep-prefix, the
+            frames before the damage are kept; skip-frames, all good frames are kept, and no flow is computed across the
+            gaps between them (each file is decoded once more, to know whether it is damaged).
+        keep_partial: the same as damaged keep-prefix.
         check_content: read every video that has a cache file, to see whether it is still the one that the file was made
             from; otherwise its size and the time of its last change (or its ETag) say so while they are the same.
         limit: maximum number of videos; the first ones are taken.
@@ -127,7 +133,7 @@ class PrecomputeConfig:
             folder, and together contain all videos.
 
     Raises:
-        ArgumentError: a number outside its range.
+        ArgumentError: a number outside its range, or keep_partial beside another value of damaged.
 
     Example:
         >>> from flow_cache import FlowSettings, PrecomputeConfig, StorageSettings
@@ -144,6 +150,7 @@ class PrecomputeConfig:
     workers: int = 0
     ray: str | None = None
     overwrite: bool = False
+    damaged: Damaged | None = None
     keep_partial: bool = False
     check_content: bool = False
     limit: int | None = None
@@ -154,6 +161,19 @@ class PrecomputeConfig:
         check_whole_number("workers", self.workers, 0)
         if self.limit is not None:
             check_whole_number("limit", self.limit, 1)
+        if self.damaged not in (None, *get_args(Damaged)):
+            raise ArgumentError(
+                f"damaged must be one of {', '.join(get_args(Damaged))}, got {self.damaged!r}"
+            )
+        if self.keep_partial and self.damaged not in (None, "keep-prefix"):
+            raise ArgumentError(
+                f"keep_partial means damaged keep-prefix, but damaged {self.damaged} is given too; leave one out"
+            )
+
+    @property
+    def on_damage(self) -> Damaged:
+        """What is done with a damaged video, however it was said."""
+        return "keep-prefix" if self.keep_partial else self.damaged or "fail"
 
 
 def _read_size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:

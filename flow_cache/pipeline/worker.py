@@ -17,8 +17,10 @@ from flow_cache.cache.writer import CacheWriter
 from flow_cache.errors import VideoError
 from flow_cache.methods.base import FlowMethod
 from flow_cache.methods.registry import get_method
+from flow_cache.pipeline.settings import Damaged
 from flow_cache.progress import FieldsDone
 from flow_cache.video.aspect import as_text
+from flow_cache.video.damage import Damage
 from flow_cache.video.frames import Frame, probe_header, read_frames
 from flow_cache.video.source import hash_source, local_copy
 
@@ -38,7 +40,7 @@ class Job:
         source: the video, a path or a URL.
         target: the cache file.
         meta: what was asked for, with the source's relative path and size.
-        keep_partial: keep the readable beginning of a video that is damaged later.
+        damaged: what is done with a damaged video, as in `PrecomputeConfig`.
 
     Example:
         >>> from flow_cache import CacheMeta, Job, Source, as_path
@@ -50,7 +52,7 @@ class Job:
     source: AnyPath
     target: AnyPath
     meta: CacheMeta
-    keep_partial: bool = False
+    damaged: Damaged = "fail"
 
     @property
     def video(self) -> str:
@@ -93,7 +95,7 @@ def cache_video(
         What the file says about itself.
 
     Raises:
-        VideoError: the video cannot be read (to its end, unless `keep_partial`), or is too short.
+        VideoError: the video cannot be read (to its end, unless the job says otherwise), or is too short.
         CacheWriteError: the file cannot be written.
 
     Example:
@@ -125,35 +127,46 @@ def _cache_local_video(
         source=replace(job.meta.source, sha256=hash_source(source)),
         backend=method.backend,
     )
+    damage = Damage() if job.damaged == "skip-frames" else None
     frames = read_frames(
-        source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1
+        source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1, damage=damage
     )  # one decoder thread: the other cores work on other videos
     writer: CacheWriter | None = None
-    clipped = values = 0
+    clipped = values = count = 0
     partial: str | None = None
     clock = _StageClock("decode")
     try:
         try:
-            for grey, rgb in _chunks(frames, meta.step, method.chunk, source):
+            for first, grey, rgb in _chunks(frames, meta.step, method.chunk, source, damage):
+                count = first + len(grey)
                 if writer is None:  # only now, so that a video without a frame leaves no folder behind
                     writer = CacheWriter(job.target, meta)
-                clock.enter("flow")
-                levels, beyond = method.quantized(grey, meta.bound, meta.step)
-                clipped += beyond
-                values += levels.size
+                levels: NDArray[np.uint8] | None = None
+                if len(grey) > meta.step:  # else a part between two gaps that is too short for a field
+                    clock.enter("flow")
+                    levels, beyond = method.quantized(np.stack(grey), meta.bound, meta.step)
+                    clipped += beyond
+                    values += levels.size
                 clock.enter("store")
                 if rgb:
                     writer.add_rgb(np.stack(rgb))
-                writer.add_flow(levels)
+                if levels is not None:
+                    writer.add_flow(levels, first)
                 clock.enter("decode")
-                advance(FieldsDone(len(levels), clock.take()))
+                advance(FieldsDone(0 if levels is None else len(levels), clock.take()))
         except VideoError as error:
             if writer is None:
                 raise
-            if not job.keep_partial:
+            if job.damaged == "fail":
                 raise _with_advice(error, source) from error
+            if job.damaged == "skip-frames":
+                raise
             partial = error.reason_and_frame
         assert writer is not None, "_chunks yields once or raises"
+        if damage is not None and damage.gaps:
+            return writer.close(
+                clip_fraction=clipped / values, partial=damage.reason, gaps=damage.gaps, frames=count
+            )
         return writer.close(clip_fraction=clipped / values, partial=partial)
     finally:
         if writer is not None:
@@ -164,7 +177,10 @@ def _with_advice(error: VideoError, source: Path) -> VideoError:
     """Add to an error what can be done about it; of a folder, the image that is named can be replaced."""
     if source.is_dir():
         return error
-    advice = "flow-cache precompute --keep-partial keeps those before it, or re-encode the video"
+    advice = (
+        "flow-cache precompute --keep-partial keeps those before it, --damaged skip-frames all good ones; or re-encode "
+        "the video"
+    )
     return VideoError(error.path, f"{error.reason}; {advice}", error.frame)
 
 
@@ -195,32 +211,42 @@ class _StageClock:
 
 
 def _chunks(
-    frames: Iterator[Frame], step: int, pairs: int, path: Path
-) -> Iterator[tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]]:
-    """Cut a stream into stacks that overlap by `step` frames, each with the RGB of its new frames.
+    frames: Iterator[Frame], step: int, pairs: int, path: Path, damage: Damage | None = None
+) -> Iterator[tuple[int, list[NDArray[np.uint8]], list[NDArray[np.uint8]]]]:
+    """Cut a stream into pieces that overlap by `step` frames, but not across the gaps of a damaged video.
 
     At a VideoError, the frames before it are yielded first, then the error is raised. Raises VideoError for too few
     frames.
+
+    Yields:
+        The index of the first frame, the grey frames, and the RGB of those that no piece before had.
     """
     grey: list[NDArray[np.uint8]] = []
     rgb: list[NDArray[np.uint8]] = []
-    length = count = 0
+    length = first = new = longest = 0
     failure: VideoError | None = None
     try:
         for frame in frames:
-            count += 1
+            if damage is not None and damage.is_after_gap:
+                if new:
+                    yield first, grey, rgb
+                first, grey, rgb, new = frame.index, [], [], 0
+            new += 1
             grey.append(frame.grey)
+            longest = max(longest, len(grey))
             if frame.rgb is not None:
                 rgb.append(frame.rgb)
             length = length or step + min(max(pairs * _CHUNK_BYTES // (8 * frame.grey.size), 1), pairs)
             if len(grey) == length:
-                yield np.stack(grey), rgb
-                grey, rgb = grey[-step:], []
+                yield first, grey, rgb
+                first, grey, rgb, new = first + length - step, grey[-step:], [], 0
     except VideoError as error:
         failure = error
-    if len(grey) > step:
-        yield np.stack(grey), rgb
+    if new and longest > step:
+        yield first, grey, rgb
     if failure is not None:
         raise failure
-    if count <= step:
-        raise VideoError(path, f"has {count} frame{'s' * (count != 1)}, step {step} needs {step + 1}")
+    if longest <= step:
+        count = first + len(grey)
+        parts = f" in parts of at most {longest}" if longest < count else ""
+        raise VideoError(path, f"has {count} frame{'s' * (count != 1)}{parts}, step {step} needs {step + 1}")

@@ -69,7 +69,7 @@ def read_header(path: Path) -> Header:
     Raises:
         VideoError: the file cannot be opened.
     """
-    with _opened(path) as container:
+    with opened(path) as container:
         return _header(container, _main_stream(container, path), path)
 
 
@@ -90,16 +90,16 @@ def decode_file(path: Path, threads: int | None) -> Iterator[NDArray[np.uint8]]:
     """
     done = 0
     if threads != 1:
-        with _opened(path) as container:
-            reading = _Reading(path, container, threads or 0)
+        with opened(path) as container:
+            reading = Reading(path, container, threads or 0)
             with contextlib.closing(reading.images()) as images:
                 for image in images:
                     yield image
                     done += 1
         if reading.fault is None and reading.packets == reading.good == done > 0:
             return
-    with _opened(path) as container:
-        reading = _Reading(path, container, 1)
+    with opened(path) as container:
+        reading = Reading(path, container, 1)
         with contextlib.closing(reading.images()) as images:
             yield from islice(images, done, None)
         reading.check()
@@ -121,7 +121,7 @@ def _scaler() -> _Scaler:
     return _Scaler()
 
 
-class _Reading:
+class Reading:
     """One pass over a file: the frames before the first fault, and what became of the others.
 
     Attributes:
@@ -281,15 +281,21 @@ class _Reading:
             self._break = None
         if self._limit is not None and pts is not None:
             self._limit = min(self._limit, pts)
+        must_come_out = self._must_come_out(packet)
+        if (
+            must_come_out and pts is not None and (self._last is None or pts > self._last)
+        ):  # else times began anew
+            self._numbers[pts] = self._waiting[pts] = self.packets
+
+    def _must_come_out(self, packet: Any) -> bool:
+        """Return whether a packet holds a picture that the decoder has to hand out; to be asked once of each packet."""
+        pts = packet.pts
         if pts is None or packet.size <= _NOT_CODED or packet.is_discard:
-            return
+            return False
         if self._first is None and packet.is_keyframe:
             self._first = pts
         # Pictures before the first key picture cannot be decoded where a recording begins in the middle.
-        if self._first is None or pts < self._first or self._has_hidden_pictures:
-            return
-        if self._last is None or pts > self._last:  # else times began anew
-            self._numbers[pts] = self._waiting[pts] = self.packets
+        return self._first is not None and pts >= self._first and not self._has_hidden_pictures
 
     def _time(self, item: Any) -> int | None:
         """Return the time at which a packet or frame is shown; None if unknown."""
@@ -333,6 +339,7 @@ class _Reading:
 
     def _fail(self, reason: str, pts: int | None = None) -> None:
         """Record a fault of the picture of a time, None if unknown. The first one is what the user hears."""
+        pts = pts if self._has_times else None
         if self.fault is None:
             self.fault = reason
             self._limit = pts
@@ -387,8 +394,8 @@ def _has_times(container: Any, context: Any) -> bool:
 
 def _all_come_out(path: Path) -> bool:
     """Return whether each packet of a file gives a picture, whatever its time; decodes all of it."""
-    with _opened(path) as container:
-        reading = _Reading(path, container, 1)
+    with opened(path) as container:
+        reading = Reading(path, container, 1)
         reading._has_times = False
         pictures = sum(1 for _ in reading._frames())
         return reading.fault is None and pictures == reading.packets
@@ -428,7 +435,7 @@ _UPRIGHT = _Turn()
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """Open a video file, or raise VideoError."""
     try:
         status = path.stat()

@@ -2,7 +2,7 @@
 
 A video has as many frames as can be decoded, whatever its header announces. Damage (an unreadable packet or image, a
 file that was cut, a change of frame size) raises VideoError with the index of the first frame that is missing, after
-the frames before it.
+the frames before it. Given a `Damage`, reading goes on instead, and `Damage` says where frames are missing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from flow_cache.errors import ArgumentError, VideoError, check_whole_number
 from flow_cache.runtime import opencv
 from flow_cache.video.aspect import resized
+from flow_cache.video.damage import Damage
 from flow_cache.video.decoder import Header, decode_file, read_header
 from flow_cache.video.find import image_files
 from flow_cache.video.images import decode_folder
+from flow_cache.video.salvage import decode_good_frames
 
 MAX_SIDE = 32767  # u over v is stored as one image of height 2 H, and JPEG images end at 65,535
 
@@ -30,7 +32,7 @@ class Frame:
     """One decoded frame.
 
     Attributes:
-        index: position in the video, from 0.
+        index: position among the frames that are read, from 0: in the video, unless damaged frames are left out.
         grey: (H, W) uint8 grey levels.
         rgb: (H, W, 3) uint8, or None if it was not asked for.
 
@@ -88,6 +90,7 @@ def read_frames(
     size: tuple[int, int] | None = None,
     rgb: bool = False,
     threads: int | None = None,
+    damage: Damage | None = None,
 ) -> Iterator[Frame]:
     """Iterate the frames of a video file or image folder.
 
@@ -101,13 +104,17 @@ def read_frames(
         size: (width, height) after resizing. None for both: frames are not resized.
         rgb: decode colours too.
         threads: threads of the decoder; None = FFmpeg decides.
+        damage: learns which frames are missing. Frames that are damaged or predicted from such, images that cannot be
+            read, and frames of another size than the first are then left out; a file is decoded twice. None: damage is
+            an error.
 
     Returns:
         Iterator of frames. A file is opened when the first frame is asked for.
 
     Raises:
         ArgumentError: an unusable size, at once.
-        VideoError: while iterating: the file is missing, has no frame that can be decoded, or is damaged.
+        VideoError: while iterating: the file is missing, has no frame that can be decoded, or, without `damage`, is
+            damaged.
 
     Example:
         >>> import pathlib, tempfile
@@ -119,7 +126,7 @@ def read_frames(
         [(0, [[0, 1, 2], [3, 4, 5]]), (1, [[0, 1, 2], [3, 4, 5]])]
     """
     check_resize(short_side, size)
-    return _frames(Path(path), short_side, size, rgb, threads)
+    return _frames(Path(path), short_side, size, rgb, threads, damage)
 
 
 def probe_header(path: Path) -> Header:
@@ -166,19 +173,28 @@ def probe_frames(path: str | os.PathLike[str]) -> int:
 
 
 def _frames(
-    path: Path, short_side: int | None, size: tuple[int, int] | None, rgb: bool, threads: int | None
+    path: Path,
+    short_side: int | None,
+    size: tuple[int, int] | None,
+    rgb: bool,
+    threads: int | None,
+    damage: Damage | None,
 ) -> Iterator[Frame]:
     """Iterate the frames of `read_frames`, whose arguments have been checked."""
     cv2 = opencv()
-    images = decode_folder(path) if path.is_dir() else decode_file(path, threads)
     first: tuple[int, int] | None = None
-    for index, image in enumerate(images):
+    index = 0
+    for image in _images(path, threads, damage):
         height, width = image.shape[:2]
         if first is None:
             first = (width, height)
         elif (width, height) != first:
             reason = f"frame size changes from {first[0]}x{first[1]} to {width}x{height}"
-            raise VideoError(path, reason, index)
+            error = VideoError(path, reason, index)
+            if damage is None:
+                raise error
+            damage.lost(error.reason_and_frame)
+            continue
         target = output_size(width, height, short_side=short_side, size=size)
         if max(target) > MAX_SIDE:
             raise VideoError(
@@ -186,4 +202,16 @@ def _frames(
             )
         grey = resized(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), target)
         colour = cv2.cvtColor(resized(image, target), cv2.COLOR_BGR2RGB) if rgb else None
+        if damage is not None:
+            damage.kept()
         yield Frame(index, grey, colour)
+        index += 1
+    if damage is not None:
+        damage.end()
+
+
+def _images(path: Path, threads: int | None, damage: Damage | None) -> Iterator[NDArray[np.uint8]]:
+    """Iterate the pictures of a file or folder, (H, W, 3) uint8 BGR; all, or given a `Damage`, the good ones."""
+    if path.is_dir():
+        return decode_folder(path, damage)
+    return decode_file(path, threads) if damage is None else decode_good_frames(path, threads, damage)

@@ -31,6 +31,7 @@ from twostream.inference.prediction_file import (
     check_suffix,
     checkpoint_hash,
 )
+from twostream.settings import Damaged
 
 if TYPE_CHECKING:
     from flow_cache import RemotePath
@@ -76,6 +77,13 @@ def make_parser() -> jsonargparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="Begin the file of --out anew.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
+    parser.add_argument(
+        "--damaged",
+        type=Damaged,
+        default="fail",
+        help="What is done with a damaged video: fail, keep-prefix (look at the frames before the damage), or"
+        " skip-frames (at all good frames; no clip reaches across a gap).",
+    )
     # Everything else about the flow is the checkpoint's.
     others = {field.name for field in fields(FlowSettings)} - {"device"}
     parser.add_class_arguments(FlowSettings, "flow", skip=others, instantiate=False)
@@ -119,7 +127,7 @@ def run(argv: Sequence[str]) -> int:
     from twostream.inference.predictor import Predictor
 
     checkpoint = load_checkpoint(arguments.checkpoint)
-    predictor = Predictor(checkpoint, arguments.device, arguments.flow.device)
+    predictor = Predictor(checkpoint, arguments.device, arguments.flow.device, arguments.damaged)
     classes = checkpoint.card.classes
     with contextlib.ExitStack() as stack:
         file = None
@@ -131,6 +139,9 @@ def run(argv: Sequence[str]) -> int:
             _ = predictor.estimator  # a device or weights that are missing are so for every video
 
         def report(prediction: Prediction) -> None:
+            if prediction.partial is not None:
+                part = f"only a part of the video was looked at: {prediction.partial}"
+                print(f"{PROGRAM}: {prediction.video}: {part}", file=sys.stderr, flush=True)
             record = as_record(prediction, classes, arguments.top)
             if file is not None:
                 file.append(record)

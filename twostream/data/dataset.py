@@ -105,10 +105,10 @@ class ClipDataset(Dataset[Clip]):
         if self.training:
             # Counted from 1: seeds are padded with zeros, and [seed, epoch] is the sampler's.
             rng = np.random.default_rng([self.seed, epoch, index + 1])
-            starts = random_starts(entry.num_fields, self.shape, rng)
+            starts = random_starts(entry.runs, self.shape, rng)
             view = random_view(entry.height, entry.width, self.augment, rng)
         else:
-            starts = even_starts(entry.num_fields, self.shape, self.clips or 1)
+            starts = even_starts(entry.runs, self.shape, self.clips or 1)
             starts = starts[0] if self.clips is None else starts
             view = evaluation_view(entry.height, entry.width, self.augment)
         with self._open_cache(self._cache / entry.cache_file) as reader:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flow_cache import CacheReader, IndexEntry, as_path, read_failures, read_index
 from twostream.data.annotations import VideoRecord, list_videos, load_annotations
+from twostream.data.sampling import longest_run
 from twostream.data.settings import DataConfig
 from twostream.data.splits import Split, make_split
 from twostream.errors import DataError, first_names
@@ -99,7 +100,7 @@ def load_data(config: DataConfig, streams: Sequence[StreamName] = STREAMS) -> Vi
         classes=annotations.classes,
         split=split,
         group_rule=annotations.group_rule,
-        notes=(*split.notes, *notes),
+        notes=(*split.notes, *notes, *_note_parts(used)),
         entries={entry.video: entry for entry in used},
         cache=cache,
         bound=used[0].bound,
@@ -122,9 +123,10 @@ def _leave_out(
             f"such as {first_names(missing)}{_failures(config, missing)}; make them with: {_precompute(config)}, "
             "or leave them out with data.missing_videos=skip"
         )
-    short = [r.path for r in records if r.path in index and index[r.path].num_fields < config.stack]
+    lengths = {r.path: longest_run(index[r.path].runs) for r in records if r.path in index}
+    short = [path for path, length in lengths.items() if length < config.stack]
     if short and (config.short_videos == "error" or len(short) + len(missing) == len(records)):
-        named = [f"{path} ({index[path].num_fields})" for path in short]
+        named = [f"{path} ({lengths[path]})" for path in short]
         raise DataError(
             f"{len(short)} of {len(records)} videos have fewer flow fields than data.stack={config.stack}: "
             f"{first_names(named)}; lower data.stack, or leave them out with data.short_videos=skip"
@@ -154,6 +156,14 @@ def _leave_out(
         f"than {config.stack} flow fields ({parts})."
     )
     return kept, (note,)
+
+
+def _note_parts(entries: Sequence[IndexEntry]) -> tuple[str, ...]:
+    """Say which videos are in the cache only in part."""
+    parts = [entry.video for entry in entries if entry.partial in ("prefix", "gaps")]
+    if not parts:
+        return ()
+    return (f"{len(parts)} videos are damaged and in the flow cache only in part: {first_names(parts)}.",)
 
 
 def _require_same_flow(entries: Sequence[IndexEntry]) -> None:

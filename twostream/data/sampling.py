@@ -15,7 +15,12 @@ segment networks, Wang et al. 2016). N = 11, L = 3, T = 3 (M = 9), field t carri
 
 In training each step starts anywhere in its segment. For evaluation with K clips, clip k starts at the
 fraction (k + 1/2) / K of every segment. If M < T, neighbouring steps may start at the same field.
+
+Of a damaged video frames may be missing in between. Its fields then come in runs, and a place is one where
+the stack lies inside one run: no clip sees a motion that was not there.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,26 +29,30 @@ from twostream.data.settings import ClipShape
 from twostream.errors import DataError
 
 Indices = NDArray[np.int64]
+Fields = int | Sequence[range]
+"""The flow fields of a video: their number, or their numbers in runs that no gap interrupts."""
 
 
-def random_starts(num_fields: int, shape: ClipShape, rng: np.random.Generator) -> Indices:
+def random_starts(fields: Fields, shape: ClipShape, rng: np.random.Generator) -> Indices:
     """Draw the first field of each stack at random inside its segment; (T,) int64, never decreasing."""
-    places = _places(num_fields, shape)
+    all_places = _places(fields, shape)
+    places = len(all_places)
     steps = np.arange(shape.steps)
     if places < shape.steps:
         # segments narrower than a field: draw places in continuous time, then round down
         drawn = np.floor((steps + rng.random(shape.steps)) * places / shape.steps).astype(np.int64)
-        return np.minimum(drawn, places - 1)  # (T - 1 + 0.999…) * M / T may round up to M
-    return rng.integers(steps * places // shape.steps, (steps + 1) * places // shape.steps)
+        return all_places[np.minimum(drawn, places - 1)]  # (T - 1 + 0.999…) * M / T may round up to M
+    return all_places[rng.integers(steps * places // shape.steps, (steps + 1) * places // shape.steps)]
 
 
-def even_starts(num_fields: int, shape: ClipShape, clips: int = 1) -> Indices:
+def even_starts(fields: Fields, shape: ClipShape, clips: int = 1) -> Indices:
     """Place K deterministic clips evenly inside the segments; (K, T) int64. One clip is the centre clip."""
     if clips < 1:
         raise DataError(f"got {clips} clips a video, expected at least 1")
-    places = _places(num_fields, shape)
+    places = _places(fields, shape)
     offsets = 2 * clips * np.arange(shape.steps) + (2 * np.arange(clips)[:, None] + 1)
-    return offsets * places // (2 * clips * shape.steps)
+    chosen: Indices = places[offsets * len(places) // (2 * clips * shape.steps)]
+    return chosen
 
 
 def stack_fields(starts: Indices, shape: ClipShape) -> Indices:
@@ -59,10 +68,20 @@ def middle_frames(starts: Indices, shape: ClipShape, step: int = 1) -> Indices:
     return starts + (shape.stack - 1 + step) // 2
 
 
-def _places(num_fields: int, shape: ClipShape) -> int:
-    if num_fields < shape.stack:
+def longest_run(runs: Sequence[range]) -> int:
+    """Return the number of flow fields that follow each other without a gap, where these are most."""
+    return max(map(len, runs), default=0)
+
+
+def _places(fields: Fields, shape: ClipShape) -> Indices:
+    """List the fields where a stack can start; (M,) int64, ascending."""
+    runs = (range(fields),) if isinstance(fields, int) else fields
+    if longest_run(runs) < shape.stack:
+        parts = f" in {len(runs)} parts of at most {longest_run(runs)}" if len(runs) > 1 else ""
         raise DataError(
-            f"a stack of {shape.stack} flow fields does not fit into a video of {num_fields} fields; "
+            f"a stack of {shape.stack} flow fields does not fit into a video of {sum(map(len, runs))} fields{parts}; "
             "lower the stack or leave the video out"
         )
-    return num_fields - shape.stack + 1
+    return np.concatenate(
+        [np.arange(run.start, max(run.stop - shape.stack + 1, run.start), dtype=np.int64) for run in runs]
+    )

@@ -27,8 +27,10 @@ from flow_cache import (
 from twostream.checkpoints import Checkpoint
 from twostream.data.annotations import VideoRecord
 from twostream.data.dataset import ClipDataset
+from twostream.data.sampling import longest_run
 from twostream.errors import DataError
 from twostream.inference.clips import choose_device, predict_clips
+from twostream.settings import Damaged
 
 _ONLY_VIDEO = "video"  # what every video is called in its temporary cache
 
@@ -41,6 +43,7 @@ class Prediction:
         video: the file or folder of images; a URL is a `RemotePath`.
         probabilities: per output ("fused", "rgb", "flow") the probability of each class, (C,) float32.
         stream_weights: share of RGB and flow in the fusion, (2,) float32; None with one stream.
+        partial: why only a part of the video was looked at; None if it was all.
 
     Example:
         >>> from pathlib import Path
@@ -54,6 +57,7 @@ class Prediction:
     video: Path | RemotePath
     probabilities: dict[str, npt.NDArray[np.float32]]
     stream_weights: npt.NDArray[np.float32] | None
+    partial: str | None = None
 
     @property
     def decision(self) -> npt.NDArray[np.float32]:
@@ -71,6 +75,7 @@ class Predictor:
         checkpoint: the trained model.
         device: of the network: "auto", "cpu", "cuda", …
         flow_device: where flow is computed: "cpu", "cuda", "cuda:1" or "auto".
+        damaged: what is done with a damaged video, as in `PrecomputeConfig`; "fail" raises VideoError.
 
     Example:
         >>> from pathlib import Path
@@ -83,8 +88,13 @@ class Predictor:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str = "auto", flow_device: str = FlowSettings.device
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        flow_device: str = FlowSettings.device,
+        damaged: Damaged = "fail",
     ) -> None:
+        self.damaged = damaged
         self.card = checkpoint.card
         self.model = checkpoint.model().to(choose_device(device))
         self.data = self.card.data_config()
@@ -116,11 +126,12 @@ class Predictor:
             raise VideoError(video, "no such file or folder")
         with tempfile.TemporaryDirectory(prefix="twostream-") as folder:
             cache = Path(folder)
-            cache_video(self._job(video, cache), lambda fields: None, self.estimator)
+            meta = cache_video(self._job(video, cache), lambda fields: None, self.estimator)
             entry = read_index(cache)[0]
-            if entry.num_fields < self.data.stack:
+            if longest_run(entry.runs) < self.data.stack:
+                parts = f" in {len(entry.runs)} parts" if len(entry.runs) > 1 else ""
                 raise DataError(
-                    f"{video} has {entry.num_frames} frames, too few: this model looks at stacks of"
+                    f"{video} has {entry.num_frames} frames{parts}, too few: this model looks at stacks of"
                     f" {self.data.stack} flow fields, which need at least"
                     f" {self.data.stack + self.flow.step} frames"
                 )
@@ -138,10 +149,10 @@ class Predictor:
         batch = {name: value[None] for name, value in item.items() if isinstance(value, torch.Tensor)}
         outputs = {name: values[0] for name, values in predict_clips(self.model, batch).items()}
         weights = outputs.pop("weights", None)
-        return Prediction(video, outputs, weights)
+        return Prediction(video, outputs, weights, meta.partial)
 
     def _job(self, video: Path | RemotePath, cache: Path) -> Job:
         """Describe how to make the flow of a video with the settings of the training cache."""
         # Nobody sees the name of a temporary file, so it does not depend on the video's, which may be unfit for one.
         meta = replace(self.flow.template(self.storage, self.estimator), source=Source(_ONLY_VIDEO))
-        return Job(video, cache_path(cache, _ONLY_VIDEO), meta)
+        return Job(video, cache_path(cache, _ONLY_VIDEO), meta, self.damaged)

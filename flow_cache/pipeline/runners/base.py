@@ -20,13 +20,13 @@ class Finished:
         job: what was asked for.
         fields: flow fields in its cache file.
         reason: why it failed; None if it did not.
-        partial: whether the file holds only the readable beginning of the video.
+        partial: why the file holds only a part of the video; None if it holds all.
     """
 
     job: Job
     fields: int = 0
     reason: str | None = None
-    partial: bool = False
+    partial: str | None = None
 
 
 @dataclass(frozen=True)

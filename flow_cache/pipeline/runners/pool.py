@@ -199,7 +199,7 @@ def attempt(
         raise  # the main process has ended
     except Exception as error:  # any error of a library at a damaged video: it must not end the run
         return Finished(job, reason=f"{type(error).__name__}: {one_line(error)}")
-    return Finished(job, fields=meta.fields, partial=meta.partial is not None)
+    return Finished(job, fields=meta.fields, partial=meta.partial)
 
 
 def _serve(connection: Connection, service: Service | None) -> None:

@@ -20,7 +20,7 @@ from flow_cache.video.frames import read_frames
 from flow_cache.video.source import hash_source, source_bytes
 
 
-def job(source: Path, target: Path, *, keep_partial: bool = False, **values) -> Job:
+def job(source: Path, target: Path, *, damaged: str = "fail", **values) -> Job:
     values = {
         "method": "farneback",
         "storage": StorageSettings(max_error=0, rgb=True, rgb_quality=90),
@@ -30,7 +30,7 @@ def job(source: Path, target: Path, *, keep_partial: bool = False, **values) -> 
         source,
         target,
         CacheMeta(Source(source.name, source_bytes(source)), **values),
-        keep_partial=keep_partial,
+        damaged=damaged,
     )
 
 
@@ -124,7 +124,7 @@ def test_broken_half_way(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="frame 4"):
         cache_video(job(folder, target), lambda _: None, Chunked(2))
     assert not list(target.parent.iterdir())
-    meta = cache_video(job(folder, target, keep_partial=True), lambda _: None, Chunked(2))
+    meta = cache_video(job(folder, target, damaged="keep-prefix"), lambda _: None, Chunked(2))
     assert (meta.frames, meta.fields) == (4, 3)
     assert meta.partial == "frame 4: image 4.png cannot be decoded"
     with CacheReader(target) as reader:
@@ -135,7 +135,7 @@ def test_broken_half_way(tmp_path: Path) -> None:
 def test_too_little_before_the_break_is_not_kept(tmp_path: Path) -> None:
     folder = images(tmp_path / "clip", 3, broken=1)
     with pytest.raises(VideoError, match="frame 1"):
-        cache_video(job(folder, tmp_path / "clip.flow.zip", keep_partial=True), lambda _: None)
+        cache_video(job(folder, tmp_path / "clip.flow.zip", damaged="keep-prefix"), lambda _: None)
     assert not (tmp_path / "clip.flow.zip").exists()
 
 

@@ -161,6 +161,17 @@ def test_one_damaged_packet_is_named_and_the_frames_before_it_are_right(
         assert len(again) == len(frames)
 
 
+def test_made_up_times_are_no_damage(tmp_path: Path) -> None:
+    """AVI has no times of presentation; those that FFmpeg makes up for H.264 with B-frames are out of order."""
+    whole = encode(tmp_path / "a.avi", b_frames=2)
+    expected, error = read(whole)
+    assert (len(expected), error) == (FRAMES, None)
+    frames, error = read(damage(whole, 20))
+    assert error is not None
+    assert 14 <= error.frame == len(frames) <= 20
+    assert all(np.array_equal(frame, other) for frame, other in zip(frames, expected, strict=False))
+
+
 def test_a_damaged_first_group_leaves_the_others_readable(tmp_path: Path) -> None:
     whole = encode(tmp_path / "a.mp4")
     frames, error = read(damage(whole, *range(GOP)))
@@ -186,7 +197,7 @@ def test_keep_partial_keeps_what_is_before_the_damage(tmp_path: Path) -> None:
     assert strict.failures[0].reason.startswith("frame 12: damaged at 0.48 s: ")
     assert strict.failures[0].reason.endswith(
         "; 39 frames are readable, 12 of them before the damage; flow-cache precompute --keep-partial keeps "
-        "those before it, or re-encode the video"
+        "those before it, --damaged skip-frames all good ones; or re-encode the video"
     )
     assert not list((tmp_path / "strict").rglob("*.flow.zip"))
     kept = precompute(config("kept", True), progress=False)

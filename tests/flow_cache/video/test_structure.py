@@ -1,5 +1,6 @@
 """Files whose boxes or times do not fit: what FFmpeg repairs without a word must be told, and nothing else."""
 
+import itertools
 from pathlib import Path
 
 import av
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import encodings
+from flow_cache import Damage, read_frames
 from flow_cache.errors import VideoError
 from flow_cache.video.decoder import decode_file
 from flow_cache.video.structure import find_break
@@ -73,6 +75,29 @@ def test_a_lost_block_is_named_where_it_was(tmp_path: Path) -> None:
     assert error is not None
     assert 7 <= len(frames) <= 8
     assert all(np.array_equal(frame, other) for frame, other in zip(frames, expected, strict=False))
+
+
+@pytest.mark.parametrize(("codec", "kept"), [("mjpeg", 18), ("mpeg4", 10)])
+def test_frames_behind_a_lost_block_are_kept_where_they_do_not_lean_on_it(
+    tmp_path: Path, codec: str, kept: int
+) -> None:
+    whole = encode(tmp_path / "whole.mkv", codec)
+    expected, _ = read(whole)
+    content, place = whole.read_bytes(), places(whole)[8]
+    lost = tmp_path / "lost.mkv"
+    lost.write_bytes(content[: place - 3] + content[place + 40 :])
+    known = Damage()
+    frames = [frame.rgb[..., ::-1] for frame in read_frames(lost, rgb=True, threads=1, damage=known)]
+    assert len(known.gaps) >= 1 or known.reason
+    numbers = [
+        next((n for n, other in enumerate(expected) if np.array_equal(frame, other)), None)
+        for frame in frames
+    ]
+    assert None not in numbers
+    assert numbers == sorted(set(numbers))
+    holes = [at for at, (a, b) in enumerate(itertools.pairwise(numbers), 1) if b != a + 1]
+    assert holes == [gap.before for gap in known.gaps if 0 < gap.before < len(frames)]
+    assert len(frames) >= min(kept, 7)
 
 
 @pytest.mark.parametrize("number", range(60))

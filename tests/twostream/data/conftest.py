@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flow_cache import CacheMeta, CacheWriter, Source, StorageSettings, cache_path, rebuild_index
+from flow_cache import CacheMeta, CacheWriter, Gap, Source, StorageSettings, cache_path, rebuild_index
 
 CacheMaker = Callable[..., Path]
 
@@ -29,8 +29,12 @@ def write_cache_file(
     bound: float = 20.0,
     step: int = 1,
     method: str = "farneback",
+    gap: int | None = None,
 ) -> Path:
-    """Write a cache file: field t has u = 100 + t and v = 200 - t, frame t the colour (4 t, 50, 60)."""
+    """Write a cache file: field t has u = 100 + t and v = 200 - t, frame t the colour (4 t, 50, 60).
+
+    With a gap before a frame, the fields that would lead across it are left out.
+    """
     meta = CacheMeta(
         source=Source(video),
         method=method,
@@ -45,12 +49,18 @@ def write_cache_file(
         flow = np.empty((fields, 2, height, width), np.uint8)
         flow[:, 0] = 100 + np.arange(fields)[:, None, None]
         flow[:, 1] = 200 - np.arange(fields)[:, None, None]
-        writer.add_flow(flow)
+        if gap is None:
+            writer.add_flow(flow)
+        else:
+            writer.add_flow(flow[: gap - step])
+            writer.add_flow(flow[gap:], gap)
         if rgb:
             frames = np.empty((fields + step, height, width, 3), np.uint8)
             frames[..., 0] = 4 * np.arange(fields + step)[:, None, None]
             frames[..., 1:] = (50, 60)
             writer.add_rgb(frames)
+        if gap is not None:
+            writer.close(partial=f"frame {gap}: damaged", gaps=[Gap(gap, 1)], frames=fields + step)
     return path
 
 

@@ -55,6 +55,28 @@ def test_clips_of_a_video_get_a_leading_dimension(make_cache):
     assert torch.equal(three["rgb"][1], make_dataset(cache)[0]["rgb"])
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_no_clip_reaches_across_a_gap(make_cache, step):
+    """Frames are missing before frame 6: no field leads from frame 5 to frame 6, and no stack sees both sides."""
+    cache = make_cache({"a/x.avi": 12}, gap=6, step=step)
+    shape = ClipShape(steps=4, stack=3)
+    datasets = [
+        make_dataset(cache, shape=shape, training=True, augment=AugmentConfig(flip=0)),
+        make_dataset(cache, shape=shape, clips=5),
+    ]
+    seen = set()
+    for clip in (*(datasets[0][ClipKey(epoch, 0)] for epoch in range(20)), datasets[1][0]):
+        for stack in clip["flow"].reshape(-1, 6, 16, 16):
+            first, *others = [int(value) - 100 for value in stack[0::2, 8, 8]]
+            assert others == [first + 1, first + 2]
+            seen.add(first)
+    assert seen == {*range(4 - step), *range(6, 10)}
+    with pytest.raises(
+        DataError, match=r"stack of 7 flow fields does not fit into a video of .* in 2 parts of at most 6"
+    ):
+        make_dataset(cache, shape=ClipShape(steps=2, stack=7))[0]
+
+
 def test_a_flip_negates_u_in_a_batch(make_cache):
     cache = make_cache({"a/x.avi": 12})
     plain, flipped = (

@@ -152,6 +152,16 @@ def test_short_videos_are_named_or_left_out(config):
         load_data(replace(config, stack=50, short_videos="skip"))
 
 
+def test_videos_that_are_there_only_in_part_are_named(config, make_cache):
+    cache = make_cache(dict.fromkeys(VIDEOS, 9), name="gaps", gap=4)
+    data = load_data(replace(config, cache=str(cache), stack=4))
+    assert data.notes[-1].startswith(
+        "12 videos are damaged and in the flow cache only in part: fly/v_fly_g01_c01.avi"
+    )
+    with pytest.raises(DataError, match=r"12 of 12 videos have fewer flow fields than data.stack=6: .*\(5\)"):
+        load_data(replace(config, cache=str(cache), stack=6))
+
+
 def test_leaving_out_must_not_empty_a_class(config, make_cache):
     cache = make_cache({v: 4 if v.startswith("run") else 9 for v in VIDEOS}, name="short")
     with pytest.raises(

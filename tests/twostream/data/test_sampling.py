@@ -60,6 +60,36 @@ def test_an_odd_number_of_clips_contains_the_centre_clip(video):
     np.testing.assert_array_equal(even_starts(fields, shape, 3)[1], even_starts(fields, shape)[0])
 
 
+@given(shapes, st.lists(st.integers(0, 14), min_size=1, max_size=6), st.integers(0, 2**32), st.integers(1, 4))
+def test_no_stack_reaches_across_a_gap(shape, lengths, seed, clips):
+    """Runs of fields with one number left out between them, as step 1 leaves it; runs may be empty."""
+    ends = np.cumsum([length + 1 for length in lengths]).tolist()
+    runs = [range(end - 1 - length, end - 1) for end, length in zip(ends, lengths, strict=True)]
+    allowed = {start for run in runs for start in run if start + shape.stack - 1 in run}
+    if not allowed:
+        with pytest.raises(DataError, match=f"stack of {shape.stack} .* video of {sum(lengths)} fields"):
+            even_starts(runs, shape)
+        return
+    for starts in (
+        random_starts(runs, shape, np.random.default_rng(seed)),
+        *even_starts(runs, shape, clips),
+    ):
+        assert set(starts.tolist()) <= allowed
+        assert np.all(np.diff(starts) >= 0)
+    assert even_starts(runs, shape, len(allowed))[:, 0].min() == min(allowed)
+
+
+@given(videos, st.integers(0, 2**32))
+def test_a_video_of_one_run_is_sampled_as_by_its_number_of_fields(video, seed):
+    shape, fields = video
+    by_runs, by_number = (
+        (random_starts(given, shape, np.random.default_rng(seed)), even_starts(given, shape, 3))
+        for given in ((range(fields),), fields)
+    )
+    for one, other in zip(by_runs, by_number, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_many_draws_reach_every_start():
     shape, rng = ClipShape(steps=3, stack=2), np.random.default_rng(0)
     drawn = {int(start) for _ in range(300) for start in random_starts(12, shape, rng)}

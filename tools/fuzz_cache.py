@@ -67,22 +67,23 @@ class BrokenPromiseError(Exception):
 
 
 def originals(folder: Path) -> list[Original]:
-    """Write one small file for every codec, with and without RGB."""
+    """Write one small file for every codec, without RGB, with frames of the fields' size, and of their own."""
     rng = np.random.default_rng(0)
     smooth = np.cumsum(rng.integers(-2, 3, (FIELDS, 2, HEIGHT, WIDTH)), axis=3) + 128
-    frames = rng.integers(0, 256, (FIELDS + 1, HEIGHT, WIDTH, 3), np.uint8)
+    small = rng.integers(0, 256, (FIELDS + 1, HEIGHT, WIDTH, 3), np.uint8)
+    large = rng.integers(0, 256, (FIELDS + 1, 37, 29, 3), np.uint8)
     written = []
     for codec in CODECS:
-        for rgb in (False, True):
+        for frames, side in ((None, None), (small, None), (large, 30)):
             path = folder / "original.flow.zip"
-            settings = StorageSettings(codec, rgb=rgb)
+            settings = StorageSettings(codec, rgb=frames is not None, rgb_short_side=side)
             meta = CacheMeta(Source("a/b.avi", 7, "00"), "tvl1", {"tau": 0.25, "warps": 5}, storage=settings)
             with CacheWriter(path, meta) as writer:
                 writer.add_flow(np.clip(smooth, 0, 255).astype(np.uint8))
-                if rgb:
+                if frames is not None:
                     writer.add_rgb(frames)
             with CacheReader(path) as reader, zipfile.ZipFile(path) as archive:
-                colours = reader.rgb(range(FIELDS + 1)) if rgb else None
+                colours = reader.rgb(range(FIELDS + 1)) if reader.has_rgb else None
                 members = {name: archive.read(name) for name in archive.namelist()}
                 written.append(Original(path.read_bytes(), reader.flow(range(FIELDS)), colours, members))
             path.unlink()
@@ -261,7 +262,8 @@ def _announce(original: Original, rng: Random, sides: list[int], chance: float) 
     document = json.loads(members["meta.json"])
     width, height = (int(side) for side in rng.choice(sides, 2))
     if rng.random() < chance:
-        members["meta.json"] = json.dumps(document | {"width": width, "height": height}).encode()
+        own = {"rgb_size": [width, height]} if "rgb_size" in document else {}
+        members["meta.json"] = json.dumps(document | {"width": width, "height": height} | own).encode()
     for name, data in members.items():
         if name != "meta.json" and rng.random() < chance:
             members[name] = _with_size(data, width, 2 * height if name.startswith("flow") else height)

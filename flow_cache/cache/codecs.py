@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from flow_cache.errors import ArgumentError, check_whole_number, one_line
 from flow_cache.quantization import ZERO
 from flow_cache.runtime import opencv
+from flow_cache.video.frames import MAX_SIDE
 
 Image = NDArray[np.uint8]
 
@@ -51,6 +52,8 @@ class StorageSettings:
         quality: quality of jpeg fields, 1 to 100.
         rgb: store the RGB frames too, so that training needs nothing but the cache.
         rgb_quality: JPEG quality of the RGB frames, 1 to 100.
+        rgb_short_side: shorter side of the RGB frames in pixels. A smaller video keeps its own size, so a large number
+            such as 9999 means every video's own; default: the size of the frames that flow is computed on.
 
     Raises:
         ArgumentError: an unknown codec, or a number outside its range.
@@ -61,6 +64,8 @@ class StorageSettings:
         5
         >>> StorageSettings("png", rgb=True).as_dict()
         {'codec': 'png', 'max_error': None, 'quality': None, 'rgb_quality': 90}
+        >>> StorageSettings(rgb=True, rgb_short_side=240).own_rgb_side  # whatever size flow is computed at
+        240
     """
 
     codec: Codec = "jpegls"
@@ -68,6 +73,7 @@ class StorageSettings:
     quality: int = 95
     rgb: bool = False
     rgb_quality: int = 90
+    rgb_short_side: int | None = None
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -75,6 +81,8 @@ class StorageSettings:
         check_whole_number("max_error", self.max_error, 0, 127)
         check_whole_number("quality", self.quality, 1, 100)
         check_whole_number("rgb_quality", self.rgb_quality, 1, 100)
+        if self.rgb_short_side is not None:
+            check_whole_number("rgb_short_side", self.rgb_short_side, 1, MAX_SIDE)
 
     @property
     def extension(self) -> str:
@@ -86,13 +94,20 @@ class StorageSettings:
         """Distance between the grey levels that jpegls keeps; 1 if it keeps all."""
         return 2 * self.max_error + 1
 
+    @property
+    def own_rgb_side(self) -> int | None:
+        """Shorter side of RGB frames with a size of their own; None if they have the flow's, or are not stored."""
+        return self.rgb_short_side if self.rgb else None
+
     def as_dict(self) -> dict[str, str | int | None]:
-        """Return the settings as `meta.json` holds them; a setting that has no effect is None."""
+        """Return the settings as `meta.json` holds them; one without effect is None, or absent (`rgb_short_side`)."""
+        own_side = {} if self.own_rgb_side is None else {"rgb_short_side": self.own_rgb_side}
         return {
             "codec": self.codec,
             "max_error": self.max_error if self.codec == "jpegls" else None,
             "quality": self.quality if self.codec == "jpeg" else None,
             "rgb_quality": self.rgb_quality if self.rgb else None,
+            **own_side,
         }
 
     @classmethod

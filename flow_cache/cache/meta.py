@@ -85,6 +85,7 @@ class CacheMeta:
         fps: frames per second of the source; 0.0 if unknown.
         pixel_aspect: width of the source's pixels to their height; frames were resized so that theirs are 1:1.
         width, height: size of a field in pixels.
+        rgb_size: (W, H) of an RGB frame in pixels; None where it is that of a field, and before the file is closed.
         frames: frames that were decoded and kept.
         fields: flow fields stored: frames - step, without those that would lead across a gap.
         clip_fraction: share of the flow values beyond the bound, 0 to 1.
@@ -121,6 +122,7 @@ class CacheMeta:
     partial: str | None = None
     gaps: tuple[Gap, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    rgb_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_bound(self.bound)
@@ -133,6 +135,12 @@ class CacheMeta:
             ("fields", 1 << 40),
         ):
             check_whole_number(name, getattr(self, name), 0, highest)
+        if self.rgb_size is not None:
+            check_resize(None, self.rgb_size)
+            if self.storage.own_rgb_side is None:
+                raise ArgumentError(
+                    f"rgb_size {self.rgb_size} is given, but no RGB frames with rgb_short_side are"
+                )
         if not (math.isfinite(self.fps) and self.fps >= 0):
             raise ArgumentError(f"fps must be at least 0, got {self.fps}")
         if not 0 <= self.clip_fraction <= 1:
@@ -205,6 +213,7 @@ class CacheMeta:
             "short_side": self.short_side,
             "size": None if self.size is None else list(self.size),
             **self.storage.as_dict(),
+            **self._own_rgb_size(),
             "clip_fraction": self.clip_fraction,
             "partial": self.partial,
             **({"gaps": {str(gap.before): gap.missing for gap in self.gaps}} if self.gaps else {}),
@@ -233,6 +242,10 @@ class CacheMeta:
         size = get("size", list, optional=True)
         storage: dict[str, Any] = {"codec": get("codec", str)}
         storage |= {name: get(name, int, optional=True) for name in ("max_error", "quality", "rgb_quality")}
+        rgb_size = None
+        if "rgb_short_side" in document:  # only where the frames have a size of their own
+            storage["rgb_short_side"] = get("rgb_short_side", int)
+            rgb_size = tuple(get("rgb_size", list))
         try:
             return cls(
                 source=Source(
@@ -256,6 +269,7 @@ class CacheMeta:
                 partial=get("partial", str, optional=True),
                 gaps=_gaps(get("gaps", dict)) if "gaps" in document else (),
                 versions=_mapping(get("versions", dict), (str,)),
+                rgb_size=rgb_size,
             )
         except (ArgumentError, OverflowError) as error:
             raise ValueError(str(error)) from error
@@ -273,6 +287,12 @@ class CacheMeta:
             "size": size,
             **self.storage.as_dict(),
         }
+
+    def _own_rgb_size(self) -> dict[str, list[int] | None]:
+        """Return the entry of `meta.json` for RGB frames with a size of their own; empty for others."""
+        if self.storage.own_rgb_side is None:
+            return {}
+        return {"rgb_size": None if self.rgb_size is None else list(self.rgb_size)}
 
 
 def current_versions(libraries: Sequence[str] = ()) -> dict[str, str]:

@@ -125,6 +125,16 @@ class CacheReader:
         return self.meta.width
 
     @property
+    def rgb_height(self) -> int:
+        """Height of an RGB frame in pixels: that of a field unless `rgb_short_side` was given; 0 without RGB."""
+        return self._rgb_shape[0] if self.has_rgb else 0
+
+    @property
+    def rgb_width(self) -> int:
+        """Width of an RGB frame in pixels: that of a field unless `rgb_short_side` was given; 0 without RGB."""
+        return self._rgb_shape[1] if self.has_rgb else 0
+
+    @property
     def has_rgb(self) -> bool:
         """Whether RGB frames are stored."""
         return self.meta.has_rgb
@@ -157,14 +167,14 @@ class CacheReader:
             indices: n indices from 0 to `num_frames - 1`, in any order; an index may appear twice.
 
         Returns:
-            (n, H, W, 3) uint8 in the order of `indices`.
+            (n, H, W, 3) uint8 in the order of `indices`, H and W being `rgb_height` and `rgb_width`.
 
         Raises:
             CacheFileError: an index outside the file, a file without RGB, or damage.
         """
         if not self.has_rgb:
             raise CacheFileError(self.path, "holds no RGB frames; make the cache with rgb (--rgb)")
-        return self._images(indices, self._rgb, RGB, (self.height, self.width, 3), "frame")
+        return self._images(indices, self._rgb, RGB, self._rgb_shape, "frame")
 
     def check(self, *, decode: bool = False) -> None:
         """Read every member; compare its CRC, and the size that its image announces with the one in `meta.json`.
@@ -175,10 +185,9 @@ class CacheReader:
         Raises:
             CacheFileError: the first member that is damaged.
         """
-        flow_shape, rgb_shape = (2 * self.height, self.width), (self.height, self.width, 3)
         for members, codec, shape, what in (
-            (self._flow, self.meta.storage, flow_shape, "field"),
-            (self._rgb, RGB, rgb_shape, "frame"),
+            (self._flow, self.meta.storage, (2 * self.height, self.width), "field"),
+            (self._rgb, RGB, self._rgb_shape, "frame"),
         ):
             for index in members:
                 if decode:
@@ -197,7 +206,7 @@ class CacheReader:
         member = self._rgb[index]
         data = self._read(member)
         try:
-            check_shape(data, RGB, (self.height, self.width, 3))
+            check_shape(data, RGB, self._rgb_shape)
         except CodecError as error:
             raise CacheFileError(self.path, str(error), member.name) from error
         return data
@@ -226,6 +235,12 @@ class CacheReader:
 
     def __reduce__(self) -> tuple[type[CacheReader], tuple[AnyPath]]:
         return (type(self), (self.path,))
+
+    @property
+    def _rgb_shape(self) -> tuple[int, int, int]:
+        """Shape of an RGB frame."""
+        width, height = self.meta.rgb_size or (self.width, self.height)
+        return height, width, 3
 
     def _images(
         self,

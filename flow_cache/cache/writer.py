@@ -64,7 +64,7 @@ class CacheWriter:
         self._fields = 0
         self._next = 0  # number of the next field
         self._frames = 0
-        self._shape: tuple[int, int] | None = None
+        self._shapes: dict[str, tuple[int, int]] = {}  # (H, W) of "flow", and of "rgb" where it has its own
         self._reserved = reserved_bytes(meta)
         self.path = as_path(path)
         try:
@@ -101,7 +101,10 @@ class CacheWriter:
             self._next += 1
 
     def add_rgb(self, frames: NDArray[np.uint8]) -> None:
-        """Append RGB frames: (n, H, W, 3) uint8; raises as the class says."""
+        """Append RGB frames: (n, H, W, 3) uint8, of the fields' size unless `rgb_short_side` gives them their own.
+
+        Raises as the class says.
+        """
         if not self.meta.has_rgb:
             raise ArgumentError("this cache was opened without RGB (rgb_quality is None), got RGB frames")
         quality = self.meta.storage.rgb_quality
@@ -163,7 +166,9 @@ class CacheWriter:
             CacheWriteError: the disk refuses.
         """
         meta = replace(reader.meta, source=replace(reader.meta.source, path=video))
-        start = meta.closed(frames=0, fields=0, width=0, height=0, clip_fraction=0.0, partial=None, gaps=())
+        start = meta.closed(
+            frames=0, fields=0, width=0, height=0, rgb_size=None, clip_fraction=0.0, partial=None, gaps=()
+        )
         with cls(path, start) as writer:
             for name, data in reader.encoded():
                 writer._add(name, data)
@@ -203,12 +208,15 @@ class CacheWriter:
         """Raise ArgumentError for arrays of another rank, dtype or size, and for a closed writer."""
         if not rank or array.dtype != np.uint8:
             raise ArgumentError(f"{what} must be {layout} uint8, got {array.shape} {array.dtype}")
-        if self._shape is None:
+        size_of = "flow" if self.meta.storage.own_rgb_side is None else what
+        if size_of not in self._shapes:
             if not all(1 <= side <= MAX_SIDE for side in shape):
                 raise ArgumentError(f"{what} must have sides from 1 to {MAX_SIDE}, got shape {array.shape}")
-            self._shape = (shape[0], shape[1])
-        if self._shape != tuple(shape):
-            raise ArgumentError(f"{what} must be of height and width {self._shape}, got shape {array.shape}")
+            self._shapes[size_of] = (shape[0], shape[1])
+        if self._shapes[size_of] != tuple(shape):
+            raise ArgumentError(
+                f"{what} must be of height and width {self._shapes[size_of]}, got shape {array.shape}"
+            )
         if not self._open:
             raise ArgumentError(f"{self.path}: the writer is closed")
 
@@ -216,7 +224,7 @@ class CacheWriter:
         self, clip_fraction: float, partial: str | None, gaps: tuple[Gap, ...], frames: int | None
     ) -> CacheMeta:
         """Fill in counts and size; raises ArgumentError if fields or frames are missing."""
-        if self._shape is None or self._fields < 1:
+        if self._fields < 1:
             raise ArgumentError(f"{self.path}: a cache file needs at least one flow field, got none")
         if frames is None:
             frames = self._next + self.meta.step
@@ -225,11 +233,14 @@ class CacheWriter:
                 f"{self.path}: {self._fields} fields with step {self.meta.step} need {frames} RGB frames, "
                 f"got {self._frames}"
             )
+        height, width = self._shapes["flow"]
+        rgb_shape = self._shapes.get("rgb")
         meta = self.meta.closed(
             frames=frames,
             fields=self._fields,
-            height=self._shape[0],
-            width=self._shape[1],
+            height=height,
+            width=width,
+            rgb_size=None if rgb_shape is None else rgb_shape[::-1],
             clip_fraction=clip_fraction,
             partial=None if partial is None else partial[:_PARTIAL_LIMIT],
             gaps=gaps,

@@ -84,8 +84,10 @@ def print_info(info: CacheInfo) -> None:
         ("fields", f"{info.fields:,} from {info.frames:,} frames"),
         ("RGB", f"{info.with_rgb:,} videos"),
         ("disk use", f"{info.bytes / 1e6:,.1f} MB, {info.bytes_per_field / 1e3:,.1f} kB a field"),
-        ("frame sizes", ", ".join(f"{size} ({count:,})" for size, count in list(info.sizes.items())[:5])),
+        ("frame sizes", _most_frequent(info.sizes)),
     ]
+    if set(info.rgb_sizes) - set(info.sizes):
+        rows.append(("RGB sizes", _most_frequent(info.rgb_sizes)))
     if info.clip_fraction:
         shares = ", ".join(f"{name} {info.clip_fraction[name]:.3%}" for name in ("mean", "median", "max"))
         rows.append(("clipped flow", f"{shares} (by video)"))
@@ -114,6 +116,11 @@ def _print_parts(parts: Mapping[str, str]) -> None:
 def _only_in_part(parts: Mapping[str, str]) -> str:
     """Say in brackets how many videos are there only in part; nothing if none is."""
     return f" ({len(parts):,} only in part)" if parts else ""
+
+
+def _most_frequent(sizes: dict[str, int]) -> str:
+    """Write the first sizes, each with its number of videos."""
+    return ", ".join(f"{size} ({count:,})" for size, count in list(sizes.items())[:5])
 
 
 def _plain(value: Any) -> str:

@@ -12,7 +12,8 @@ level deep: use `flat`. With step 1 there is one frame more than fields.
 Those tools write round(255 (v + b) / (2 b)), b = 20 px, and their readers subtract 128, which is also the level of no
 motion in a cache. So grey levels are copied unchanged, and mean exactly the same flow. A reader that inverts the
 formula instead (zero at 127.5) reads half a level, b / 255 px, too much. JPEG changes the levels a little; `png` has
-the same layout and changes nothing. RGB frames are copied as they are stored, byte by byte.
+the same layout and changes nothing. RGB frames are copied as they are stored, byte by byte,
+whatever their size.
 
 Fields that would lead across a gap of a damaged video are not in the cache. Their numbers are left out in folders; an
 array has no place for gaps, so such a video is refused.

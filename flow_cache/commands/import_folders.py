@@ -29,6 +29,8 @@ from flow_cache.pipeline.worker import Job
 from flow_cache.progress import FieldsDone, ProgressLine
 from flow_cache.runtime import opencv
 from flow_cache.storage.paths import absolute
+from flow_cache.video.aspect import resized
+from flow_cache.video.frames import rgb_output_size
 from flow_cache.video.source import hash_source, local_copy
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class ImportConfig:
         output: the cache folder; files appear under the folders' relative paths.
         bound: flow of this many pixels fills the grey levels; the images themselves do not say.
         step: flow is from frame t to frame t + step.
-        storage: how fields and frames are stored; frames are encoded again.
+        storage: how fields and frames are stored; frames are encoded again. Frames of another size than the fields need
+            rgb_short_side.
         overwrite: redo videos that are in the cache already, whatever their parameters.
 
     Example:
@@ -173,8 +176,8 @@ def _import(job: Job, folder: Path, line: ProgressLine) -> CacheMeta:
             values += levels.size
             line.advance(FieldsDone(len(levels), {}))
         assert writer is not None, "a layout has at least one field"
-        for start in range(0, len(layout.images), _CHUNK):
-            writer.add_rgb(_read(layout.images[start : start + _CHUNK], folder, colour=True))
+        for frame in _of_one_size(layout.images, folder, colour=True):
+            writer.add_rgb(_in_size(frame, meta.storage.own_rgb_side)[None])
         # An estimate: clipped values have the first or the last level.
         return writer.close(clip_fraction=ends / values)
     except ArgumentError as error:  # flow and frames have different sizes
@@ -232,13 +235,24 @@ def _in_order(folder: Path, kind: str, numbered: dict[int, Path]) -> list[Path]:
     return [numbered[number] for number in sorted(numbered)]
 
 
-def _read(paths: list[Path], folder: Path, *, colour: bool = False) -> Images:
-    """Read images: (n, H, W) uint8 grey, or (n, H, W, 3) uint8 RGB."""
-    return np.stack(list(_of_one_size(paths, folder, colour)))
+def _in_size(frame: Images, short_side: int | None) -> Images:
+    """Resize an RGB frame to the size that it is stored in; None: its own."""
+    if short_side is None:
+        return frame
+    height, width = frame.shape[:2]
+    return resized(np.ascontiguousarray(frame), rgb_output_size(width, height, short_side))
 
 
-def _of_one_size(paths: list[Path], folder: Path, colour: bool) -> Iterator[Images]:
-    """Decode images; raises VideoError for one that cannot be read or has another size than the first."""
+def _read(paths: list[Path], folder: Path) -> Images:
+    """Read grey images, (n, H, W) uint8."""
+    return np.stack(list(_of_one_size(paths, folder)))
+
+
+def _of_one_size(paths: list[Path], folder: Path, *, colour: bool = False) -> Iterator[Images]:
+    """Decode images, (H, W) grey or (H, W, 3) RGB uint8.
+
+    Raises VideoError for one that cannot be read or has another size than the first.
+    """
     cv2 = opencv()
     shape: tuple[int, ...] | None = None
     for path in paths:

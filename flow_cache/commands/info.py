@@ -39,7 +39,8 @@ class CacheInfo:
         with_rgb: videos with RGB frames.
         partial: videos of which only a part is there.
         bytes: size of the files.
-        sizes: number of videos by frame size, `WxH`.
+        sizes: number of videos by size of a field, `WxH`.
+        rgb_sizes: number of videos with RGB frames by their size.
         settings: the different settings that files were made with (method, parameters, bound, codec, ...), each with
             its number of videos.
         clip_fraction: share of clipped values: mean over all values, median and maximum over the videos.
@@ -68,6 +69,7 @@ class CacheInfo:
     partial: int
     bytes: int
     sizes: dict[str, int]
+    rgb_sizes: dict[str, int]
     settings: list[dict[str, Any]]
     clip_fraction: dict[str, float]
     clip_histogram: dict[str, int]
@@ -119,7 +121,8 @@ def describe_cache(path: str | os.PathLike[str] | AnyPath) -> CacheInfo:
         with_rgb=sum(meta.has_rgb for meta in metas),
         partial=sum(meta.partial is not None for meta in metas),
         bytes=size,
-        sizes=dict(Counter(f"{meta.width}x{meta.height}" for meta in metas).most_common()),
+        sizes=_sizes([(meta.width, meta.height) for meta in metas]),
+        rgb_sizes=_sizes([meta.rgb_size or (meta.width, meta.height) for meta in metas if meta.has_rgb]),
         settings=[{**json.loads(text), "videos": count} for text, count in settings.most_common()],
         clip_fraction=_clipping(metas),
         clip_histogram=_clip_histogram(metas),
@@ -138,6 +141,11 @@ def _meta_and_size(file: AnyPath) -> tuple[CacheMeta, int] | CacheFileError:
             return reader.meta, reader.file_size
     except CacheFileError as error:
         return error
+
+
+def _sizes(sizes: list[tuple[int, int]]) -> dict[str, int]:
+    """Count sizes (W, H), most frequent first."""
+    return dict(Counter(f"{width}x{height}" for width, height in sizes).most_common())
 
 
 def _settings(meta: CacheMeta) -> dict[str, Any]:

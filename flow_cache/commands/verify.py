@@ -287,6 +287,9 @@ def _contradiction(name: str, meta: CacheMeta, common: CacheMeta | None, single:
             f"short side {meta.short_side}" if meta.size is None else f"size {meta.size[0]}x{meta.size[1]}"
         )
         return f"holds fields of {size[0]}x{size[1]}, but {asked} was asked for"
+    rgb_size, rgb_side = meta.rgb_size, meta.storage.own_rgb_side
+    if rgb_size is not None and rgb_side is not None and min(rgb_size) > rgb_side:
+        return f"holds RGB frames of {rgb_size[0]}x{rgb_size[1]}, but RGB short side {rgb_side} was asked for"
     difference = None if common is None else meta.difference(replace(common, source=meta.source))
     if difference is not None:
         return f"was made with other settings than most: {difference.replace('asked for', 'most')}"

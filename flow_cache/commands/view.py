@@ -18,6 +18,7 @@ from flow_cache.quantization import dequantize
 from flow_cache.runtime import opencv
 from flow_cache.storage.atomic import probe_writable, replacing_file, write_atomically
 from flow_cache.storage.paths import as_path
+from flow_cache.video.aspect import resized
 from flow_cache.video.damage import Damage
 from flow_cache.video.frames import Frame, read_frames
 from flow_cache.video.source import local_copy
@@ -109,10 +110,11 @@ def _tiles(
 
 
 def _frames(reader: CacheReader, indices: Sequence[int], video: str | Path | None) -> Iterator[Images] | None:
-    """Iterate the frames with these indices, (H, W, 3) uint8 RGB; None if there is nothing to take them from."""
-    if video is None:
-        return (reader.rgb([index])[0] for index in indices) if reader.has_rgb else None
+    """Iterate the frames with these indices in the size of the flow, (H, W, 3) uint8 RGB; None if there are none."""
     meta = reader.meta
+    if video is None:
+        size = (meta.width, meta.height)
+        return (resized(reader.rgb([index])[0], size) for index in indices) if reader.has_rgb else None
     wanted = set(indices)
     stream = _video_frames(video, meta)
 

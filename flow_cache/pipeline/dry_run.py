@@ -192,7 +192,13 @@ def _sample_local(
     started = time.perf_counter()
     frames = chosen(
         read_frames(
-            source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1, damage=damage
+            source,
+            short_side=meta.short_side,
+            size=meta.size,
+            rgb=meta.has_rgb,
+            rgb_short_side=meta.storage.own_rgb_side,
+            threads=1,
+            damage=damage,
         ),
         meta.step,
     )

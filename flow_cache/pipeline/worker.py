@@ -27,8 +27,8 @@ from flow_cache.video.source import hash_source, local_copy
 if TYPE_CHECKING:
     from flow_cache.storage.paths import AnyPath
 
-# A chunk of frames gives about this many bytes of float flow for each pair that the estimator wants together. Results
-# do not depend on it: pairs are independent.
+# A chunk of frames gives about this many bytes of float flow for each pair that the estimator wants together, or takes
+# them as RGB frames where those are larger. Results do not depend on it: pairs are independent.
 _CHUNK_BYTES = 1 << 20
 
 
@@ -129,7 +129,13 @@ def _cache_local_video(
     )
     damage = Damage() if job.damaged == "skip-frames" else None
     frames = read_frames(
-        source, short_side=meta.short_side, size=meta.size, rgb=meta.has_rgb, threads=1, damage=damage
+        source,
+        short_side=meta.short_side,
+        size=meta.size,
+        rgb=meta.has_rgb,
+        rgb_short_side=meta.storage.own_rgb_side,
+        threads=1,
+        damage=damage,
     )  # one decoder thread: the other cores work on other videos
     writer: CacheWriter | None = None
     clipped = values = count = 0
@@ -236,7 +242,8 @@ def _chunks(
             longest = max(longest, len(grey))
             if frame.rgb is not None:
                 rgb.append(frame.rgb)
-            length = length or step + min(max(pairs * _CHUNK_BYTES // (8 * frame.grey.size), 1), pairs)
+            pair = max(8 * frame.grey.size, 0 if frame.rgb is None else frame.rgb.nbytes)
+            length = length or step + min(max(pairs * _CHUNK_BYTES // pair, 1), pairs)
             if len(grey) == length:
                 yield first, grey, rgb
                 first, grey, rgb, new = first + length - step, grey[-step:], [], 0

@@ -8,7 +8,7 @@ the frames before it. Given a `Damage`, reading goes on instead, and `Damage` sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Frame:
     Attributes:
         index: position among the frames that are read, from 0: in the video, unless damaged frames are left out.
         grey: (H, W) uint8 grey levels.
-        rgb: (H, W, 3) uint8, or None if it was not asked for.
+        rgb: (H, W, 3) uint8, or None if it was not asked for; of another size where one was given.
 
     Example:
         >>> import numpy as np
@@ -73,6 +73,18 @@ def output_size(
     return (long_side, short_side) if width >= height else (short_side, long_side)
 
 
+def rgb_output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Return the (W, H) of the RGB frame that is kept of a frame of `width` x `height` pixels.
+
+    Args:
+        width: of the frame.
+        height: of the frame.
+        short_side: length of the shorter side, as in `output_size`; a frame whose shorter side is smaller is not
+            resized, since enlarging would store pixels that the video does not have.
+    """
+    return output_size(width, height, short_side=min(short_side, width, height))
+
+
 def check_resize(short_side: int | None, size: tuple[int, int] | None) -> None:
     """Raise ArgumentError unless at most one of the two is given, with sides that can be stored."""
     if short_side is not None and size is not None:
@@ -89,6 +101,7 @@ def read_frames(
     short_side: int | None = None,
     size: tuple[int, int] | None = None,
     rgb: bool = False,
+    rgb_short_side: int | None = None,
     threads: int | None = None,
     damage: Damage | None = None,
 ) -> Iterator[Frame]:
@@ -96,13 +109,15 @@ def read_frames(
 
     Frames have square pixels: where a file states others, their width is resized first. A frame that shrinks is resized
     by area interpolation, one that grows by linear interpolation. Grey is converted before that, so it does not depend
-    on `rgb`.
+    on `rgb` and `rgb_short_side`.
 
     Args:
         path: local video file, or folder of images.
         short_side: length of the shorter side after resizing, in pixels; the aspect ratio is kept.
         size: (width, height) after resizing. None for both: frames are not resized.
         rgb: decode colours too.
+        rgb_short_side: length of the shorter side of the colour frames, whatever size grey has; the aspect ratio of the
+            video is kept, and a smaller video keeps its own size. None: the size of the grey frames.
         threads: threads of the decoder; None = FFmpeg decides.
         damage: learns which frames are missing. Frames that are damaged or predicted from such, images that cannot be
             read, and frames of another size than the first are then left out; a file is decoded twice. None: damage is
@@ -126,7 +141,15 @@ def read_frames(
         [(0, [[0, 1, 2], [3, 4, 5]]), (1, [[0, 1, 2], [3, 4, 5]])]
     """
     check_resize(short_side, size)
-    return _frames(Path(path), short_side, size, rgb, threads, damage)
+    check_resize(rgb_short_side, None)
+
+    def sizes(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        grey = output_size(width, height, short_side=short_side, size=size)
+        if not rgb:
+            return grey, None
+        return grey, grey if rgb_short_side is None else rgb_output_size(width, height, rgb_short_side)
+
+    return _frames(Path(path), sizes, threads, damage)
 
 
 def probe_header(path: Path) -> Header:
@@ -174,13 +197,11 @@ def probe_frames(path: str | os.PathLike[str]) -> int:
 
 def _frames(
     path: Path,
-    short_side: int | None,
-    size: tuple[int, int] | None,
-    rgb: bool,
+    sizes: Callable[[int, int], tuple[tuple[int, int], tuple[int, int] | None]],
     threads: int | None,
     damage: Damage | None,
 ) -> Iterator[Frame]:
-    """Iterate the frames of `read_frames`, whose arguments have been checked."""
+    """Iterate the frames of `read_frames`; `sizes` gives the (W, H) of grey and of RGB, None for no RGB."""
     cv2 = opencv()
     first: tuple[int, int] | None = None
     index = 0
@@ -195,13 +216,14 @@ def _frames(
                 raise error
             damage.lost(error.reason_and_frame)
             continue
-        target = output_size(width, height, short_side=short_side, size=size)
-        if max(target) > MAX_SIDE:
-            raise VideoError(
-                path, f"frames of {target[0]}x{target[1]} are too large (limit {MAX_SIDE})", index
-            )
+        target, rgb_target = sizes(width, height)
+        for side in (target, rgb_target or target):
+            if max(side) > MAX_SIDE:
+                raise VideoError(
+                    path, f"frames of {side[0]}x{side[1]} are too large (limit {MAX_SIDE})", index
+                )
         grey = resized(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), target)
-        colour = cv2.cvtColor(resized(image, target), cv2.COLOR_BGR2RGB) if rgb else None
+        colour = cv2.cvtColor(resized(image, rgb_target), cv2.COLOR_BGR2RGB) if rgb_target else None
         if damage is not None:
             damage.kept()
         yield Frame(index, grey, colour)

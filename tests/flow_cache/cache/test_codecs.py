@@ -112,6 +112,8 @@ def test_sixteen_bit_images_are_refused() -> None:
         {"max_error": 1.0},
         {"quality": 0},
         {"rgb_quality": 101},
+        {"rgb_short_side": 0},
+        {"rgb_short_side": 32768},
         {"quality": True},
     ],
 )

@@ -40,14 +40,14 @@ def test_flags_fill_the_config() -> None:
     assert run.configs[0] == PrecomputeConfig("in", "out")
     flags = (
         "in --output out --method farneback --preset opencv --parameters.winsize 9 --short-side 240 "
-        "--bound 15 --step 2 --codec jpeg --max-error 0 --quality 80 --rgb --rgb-quality 70 --workers 2 "
-        "--overwrite --keep-partial --limit 5"
+        "--bound 15 --step 2 --codec jpeg --max-error 0 --quality 80 --rgb --rgb-quality 70 "
+        "--rgb-short-side 480 --workers 2 --overwrite --keep-partial --limit 5"
     )
     expected = PrecomputeConfig(
         "in",
         "out",
         FlowSettings("farneback", "opencv", {"winsize": 9}, short_side=240, bound=15.0, step=2),
-        StorageSettings("jpeg", max_error=0, quality=80, rgb=True, rgb_quality=70),
+        StorageSettings("jpeg", max_error=0, quality=80, rgb=True, rgb_quality=70, rgb_short_side=480),
         workers=2,
         overwrite=True,
         keep_partial=True,

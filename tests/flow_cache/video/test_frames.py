@@ -14,7 +14,7 @@ from flow_cache import CacheReader
 from flow_cache.cli.main import main as flow_cache
 from flow_cache.errors import ArgumentError, VideoError
 from flow_cache.video.find import find_videos
-from flow_cache.video.frames import output_size, probe_fps, probe_frames, read_frames
+from flow_cache.video.frames import output_size, probe_fps, probe_frames, read_frames, rgb_output_size
 
 SIDES = st.integers(1, 5000)
 
@@ -57,6 +57,43 @@ def test_frames_of_a_file(tmp_path: Path, make_video) -> None:
     assert blue.mean() < green.mean()
     assert all(frame.rgb is None for frame in read_frames(video))
     assert probe_fps(video) == 25.0
+
+
+@given(SIDES, SIDES, st.integers(1, 6000))
+def test_rgb_is_never_enlarged_and_keeps_its_aspect(width: int, height: int, short_side: int) -> None:
+    found = rgb_output_size(width, height, short_side)
+    if short_side >= min(width, height):
+        assert found == (width, height)
+    else:
+        assert found == output_size(width, height, short_side=short_side)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (46, 82), (51, 33), (50, 50)])
+@pytest.mark.parametrize("flow", [{}, {"short_side": 24}, {"short_side": 96}, {"size": (70, 50)}])
+@pytest.mark.parametrize("rgb_short_side", [None, 17, 40, 9999])
+def test_rgb_has_its_own_size_and_grey_stays(
+    tmp_path: Path, width: int, height: int, flow: dict, rgb_short_side: int | None
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "0.png"), image)
+    (frame,) = read_frames(tmp_path, rgb=True, rgb_short_side=rgb_short_side, **flow)
+    (plain,) = read_frames(tmp_path, rgb=True, **flow)
+    assert np.array_equal(frame.grey, plain.grey)
+    if rgb_short_side is None:
+        assert np.array_equal(frame.rgb, plain.rgb)
+        return
+    assert frame.rgb.shape[1::-1] == rgb_output_size(width, height, rgb_short_side)
+    if rgb_short_side == 9999:
+        assert np.array_equal(frame.rgb, image[..., ::-1])
+    else:
+        (alone,) = read_frames(tmp_path, rgb=True, short_side=min(rgb_short_side, width, height))
+        assert np.array_equal(frame.rgb, alone.rgb)
+
+
+def test_an_unusable_rgb_size_is_refused_at_once(tmp_path: Path) -> None:
+    for side in (0, 40_000, 1.5):
+        with pytest.raises(ArgumentError, match="frame sides"):
+            read_frames(tmp_path, rgb=True, rgb_short_side=side)
 
 
 def test_grey_does_not_depend_on_rgb(tmp_path: Path, make_video) -> None:

@@ -1,69 +1,56 @@
-"""torchvision CNNs cut into a lower and an upper half, so that features come out at two levels.
+"""A CNN that gives features at two levels, from torchvision or timm.
 
 The *local* level is the last feature map at stride 16 (parts, textures, small motions), the *semantic* level the
-last one at stride 32. Both are averaged over space. The first convolution is widened for stacks of flow fields.
+last one at stride 32. The first convolution is widened for stacks of flow fields.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
-from urllib.error import URLError
+from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from twostream.errors import CheckpointError, ConfigError
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Where a torchvision network is cut: its stages, and the prefix of its classifier, which is left out."""
-
-    stages: Callable[[Any], tuple[nn.Sequential, nn.Sequential]]
-    classifier: str
-
-
-def _cut_resnet(net: Any) -> tuple[nn.Sequential, nn.Sequential]:
-    lower = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3)
-    return lower, nn.Sequential(net.layer4)
-
-
-def _cut_features(at: int) -> Callable[[Any], tuple[nn.Sequential, nn.Sequential]]:
-    return lambda net: (net.features[:at], net.features[at:])
-
-
-BACKBONES: Mapping[str, _Cut] = {
-    "resnet18": _Cut(_cut_resnet, "fc."),
-    "resnet34": _Cut(_cut_resnet, "fc."),
-    "resnet50": _Cut(_cut_resnet, "fc."),
-    "vgg16": _Cut(_cut_features(24), "classifier."),
-    "mobilenet_v2": _Cut(_cut_features(14), "classifier."),
-    "mobilenet_v3_small": _Cut(_cut_features(9), "classifier."),
-    "efficientnet_b0": _Cut(_cut_features(6), "classifier."),
-}
+from twostream.errors import ConfigError
+from twostream.models.checkpointing import checkpoint_blocks
+from twostream.models.convolutions import BATCH_NORM, first_batch_norm, fold_batch_norm
+from twostream.models.networks import DEFAULT, find_network
 
 
 class Backbone(nn.Module):
-    """Turn images or flow stacks into one local and one semantic feature vector each.
+    """Turn images or flow stacks into one local and one semantic feature map each.
 
     Args:
-        name: a key of `BACKBONES`.
-        in_channels: 3 for RGB, 2 L for a stack of L flow fields (u0 v0 u1 v1 …).
-        weights: "none" for random ones, "imagenet" or a torchvision weights name (`IMAGENET1K_V2`, …; downloaded by
-            torchvision on first use), or the path of a state dict of the whole torchvision network.
+        name: resnet18, resnet34, resnet50, vgg16, mobilenet_v2, mobilenet_v3_small or efficientnet_b0 (torchvision);
+            `timm:NAME`, any model of timm with features at strides 16 and 32, also with a tag of its weights
+            (`timm:tf_efficientnet_b0.ap_in1k`); or r3d_18, mc3_18, r2plus1d_18 or s3d, torchvision's video nets.
+        in_channels: 3 for RGB, 2 L for a stack of L flow fields (u0 v0 u1 v1 …), 3 F for a video net's window of F
+            RGB frames (r0 g0 b0 r1 …).
+        weights: "none" for random ones; "imagenet" ("kinetics" for video nets) or the name of published weights
+            (`IMAGENET1K_V2` of torchvision, `in1k` of timm), downloaded on first use; or the path of a state dict of
+            the whole network, with or without its classifier.
         frozen: keep every parameter and statistic as loaded.
-        freeze_batch_norm: keep batch norm as loaded, folded into the convolutions, which are trained.
+        freeze_batch_norm: the same as `batch_norm="frozen"`.
+        batch_norm: "train"; "frozen" to keep batch norm as loaded, folded into the convolutions, which are trained;
+            "partial" for all but the first to be frozen (Wang et al., "Temporal Segment Networks", 2016), which
+            learns what the network's own input is like.
+        checkpoint_gradients: compute activations inside blocks again in the backward pass, to save memory.
+
+    Attributes:
+        local_dim: channels of the local map.
+        semantic_dim: channels of the semantic map.
+        mean: mean of RGB in [0, 1] that the weights expect to be taken away.
+        std: standard deviation of RGB in [0, 1] that they expect to be divided by.
 
     Raises:
-        ConfigError: unknown `name` or weights name.
+        ConfigError: unknown `name` or weights name, or a network that does not serve.
         CheckpointError: the weights cannot be downloaded or read, or do not fit the network.
+
+    Example:
+        >>> backbone = Backbone("mobilenet_v3_small", in_channels=10)
+        >>> local, semantic = backbone(torch.zeros(1, 10, 96, 64))
+        >>> tuple(local.shape), tuple(semantic.shape)
+        ((1, 48, 6, 4), (1, 576, 3, 2))
     """
 
     def __init__(
@@ -73,154 +60,65 @@ class Backbone(nn.Module):
         weights: str = "none",
         frozen: bool = False,
         freeze_batch_norm: bool = False,
+        batch_norm: Literal["train", "frozen", "partial"] = "train",
+        checkpoint_gradients: bool = False,
     ) -> None:
         super().__init__()
-        if name not in BACKBONES:
-            raise ConfigError(f"unknown backbone {name!r}; expected one of {', '.join(BACKBONES)}")
-        net = load_network(name, weights)
-        if frozen or freeze_batch_norm:
-            fold_batch_norm(net)
-        self.lower, self.upper = BACKBONES[name].stages(net)
-        if in_channels != 3:
-            widen_first_convolution(self.lower, in_channels)
+        if batch_norm not in ("train", "frozen", "partial"):
+            raise ConfigError(f"batch_norm must be train, frozen or partial, got {batch_norm!r}")
+        if freeze_batch_norm and batch_norm == "partial":
+            raise ConfigError(
+                "freeze_batch_norm freezes every batch norm, batch_norm 'partial' not the first: give one"
+            )
+        self.name = name
         self.in_channels = in_channels
         self.frozen = frozen
+        self.batch_norm = "frozen" if freeze_batch_norm or frozen else batch_norm
+        self._network = find_network(name)
+        red, green, blue = self._network.statistics(DEFAULT)[0]
+        self.mean = (red, green, blue)
+        red, green, blue = self._network.statistics(DEFAULT)[1]
+        self.std = (red, green, blue)
+        network = self._network.load(weights)
+        self._network.widen(network, in_channels)
+        for part, module in self._network.parts(network).items():
+            self.add_module(part, module)
+        images = torch.zeros(1, in_channels, self._network.images, self._network.images)
+        with torch.no_grad():
+            local, semantic = self._network.try_levels(self.eval(), images)
+        self.local_dim, self.semantic_dim = local.shape[1], semantic.shape[1]
+        if self.batch_norm != "train":
+            fold_batch_norm(self, images, keep_first=self.batch_norm == "partial")
         self.requires_grad_(not frozen)
-        self.local_dim, self.semantic_dim = self._measure()
+        for norm in self._frozen_norms():
+            norm.requires_grad_(False)
+        if checkpoint_gradients and not frozen and not checkpoint_blocks(self):
+            raise ConfigError(
+                f"{name} is a plain chain of layers without blocks: set checkpoint_gradients to false"
+            )
+        self.to(memory_format=self._network.memory_format)
+        self.train()
 
-    @torch.no_grad()
-    def _measure(self) -> tuple[int, int]:
-        training = self.training
-        self.eval()
-        local = self.lower(torch.zeros(1, self.in_channels, 64, 64))
-        semantic = self.upper(local)
-        self.train(training)
-        return local.shape[1], semantic.shape[1]
+    def _frozen_norms(self) -> list[nn.Module]:
+        """Return the batch norms that could not be folded and are frozen."""
+        if self.batch_norm == "train":
+            return []
+        free = first_batch_norm(self) if self.batch_norm == "partial" else None
+        return [module for module in self.modules() if isinstance(module, BATCH_NORM) and module is not free]
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set training mode, unless frozen."""
+        """Set training mode, except for what is frozen."""
         super().train(mode and not self.frozen)
+        for norm in self._frozen_norms():
+            norm.eval()
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute features of images (N, in_channels, H, W): local (N, local_dim), semantic (N, semantic_dim)."""
+        """Compute feature maps of images (N, in_channels, H, W), normalised with `mean` and `std` where they are RGB.
+
+        Returns:
+            local (N, local_dim, h, w) at stride 16 and semantic (N, semantic_dim, h', w') at stride 32. A video
+            net's are averaged over the window; those of r3d_18, mc3_18 and r2plus1d_18 lie at strides 8 and 16.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            local = self.lower(images.contiguous(memory_format=torch.channels_last))
-            semantic = self.upper(local)
-            return local.mean(dim=(2, 3)), semantic.mean(dim=(2, 3))
-
-
-def fold_batch_norm(network: nn.Module) -> None:
-    """Fold every batch norm that follows a convolution into it, in place, as it behaves in evaluation mode.
-
-    The function stays the same; without normalisation passes a MobileNetV2 trains about twice as fast on a CPU.
-    """
-    children = list(network.named_children())
-    for _, child in children:
-        fold_batch_norm(child)
-    for (name, convolution), (norm_name, norm) in pairwise(children):
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(network, name, fuse_conv_bn_eval(convolution.eval(), norm.eval()))
-            setattr(network, norm_name, nn.Identity())
-
-
-def widen_first_convolution(network: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution, in place, by one that takes `in_channels` channels.
-
-    Its weights are the old ones averaged over the input channels and repeated (Wang et al., "Temporal Segment
-    Networks", 2016, cross-modality pre-training), times 3 / in_channels so that the responses keep their scale, which
-    matters where batch norm is frozen.
-    """
-    parent, attribute, old = _first_convolution(network)
-    new = nn.Conv2d(
-        in_channels,
-        old.out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-    )
-    with torch.no_grad():
-        mean = old.weight.mean(dim=1, keepdim=True) * (old.in_channels / in_channels)
-        new.weight.copy_(mean.expand_as(new.weight))
-        if old.bias is not None and new.bias is not None:
-            new.bias.copy_(old.bias)
-    setattr(parent, attribute, new)
-
-
-def _first_convolution(network: nn.Module) -> tuple[nn.Module, str, nn.Conv2d]:
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            parent, _, attribute = name.rpartition(".")
-            return network.get_submodule(parent), attribute, module
-    raise ConfigError("the network has no convolution to widen")
-
-
-def build_network(name: str, weights: str | None) -> nn.Module:
-    """Build a network of torchvision, which downloads the weights of that name if there is one."""
-    net = torchvision.models.get_model(name, weights=weights)
-    assert isinstance(net, nn.Module)
-    return net
-
-
-def load_network(
-    name: str, weights: str, build: Callable[[str, str | None], nn.Module] = build_network
-) -> nn.Module:
-    """Build the whole network that a backbone is cut from.
-
-    Args:
-        name: a key of `BACKBONES`.
-        weights: as for `Backbone`.
-        build: builds a network, given its name and torchvision's name of its weights or None for random ones.
-
-    Raises:
-        ConfigError: unknown weights name.
-        CheckpointError: the weights cannot be downloaded or read, or do not fit the network.
-    """
-    if weights == "none":
-        return build(name, None)
-    path = Path(weights)
-    if weights == "imagenet" or not (path.suffix or path.exists()):
-        return _download(name, "DEFAULT" if weights == "imagenet" else weights, build)
-    net = build(name, None)
-    classifier = BACKBONES[name].classifier
-    state = {k: v for k, v in _read_state_dict(path).items() if not k.startswith(classifier)}
-    result = net.load_state_dict(state, strict=False)
-    missing = [key for key in result.missing_keys if not key.startswith(classifier)]
-    if missing or result.unexpected_keys:
-        raise CheckpointError(
-            f"{path} does not hold weights of torchvision's {name}: {len(missing)} entries missing"
-            f" {missing[:3]}, {len(result.unexpected_keys)} unexpected {result.unexpected_keys[:3]};"
-            " choose the backbone that the file was made for"
-        )
-    return net
-
-
-def _download(name: str, weights: str, build: Callable[[str, str | None], nn.Module]) -> nn.Module:
-    known = torchvision.models.get_model_weights(name)
-    names = ["DEFAULT", *known.__members__]
-    if weights not in names:
-        raise ConfigError(
-            f"weights {weights!r} are neither a file nor known for {name}; expected 'none', 'imagenet', "
-            f"{', '.join(names[1:])} or the path of a state dict"
-        )
-    try:
-        return build(name, weights)
-    except (URLError, OSError) as error:
-        raise CheckpointError(
-            f"could not download the ImageNet weights of {name} ({error}); give a downloaded state dict with"
-            " --model.weights PATH, or --model.weights none to start from random ones"
-        ) from error
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"weights file {path} does not exist") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a readable PyTorch state dict ({reason})") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is not a plain state dict (a mapping from names to tensors)")
-    return dict(state)
+            return self._network.levels(self, images.contiguous(memory_format=self._network.memory_format))

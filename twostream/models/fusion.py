@@ -1,7 +1,8 @@
-"""The head that merges the streams: attention decides, clip by clip, how much each one counts."""
+"""Heads that merge the streams: they decide, clip by clip, how much each one counts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class FusionOutput(NamedTuple):
 
 
 class AttentionFusion(nn.Module):
-    """Merge streams by attention over their embeddings.
+    """Merge streams by attention over their embeddings, trained with them.
 
     With embeddings e_s and logits z_s of stream s:
 
@@ -64,3 +65,53 @@ class AttentionFusion(nn.Module):
         late = torch.einsum("bs,bsk->bk", weights, torch.stack([stream.logits for stream in streams], dim=1))
         joint = self.combine((weights.unsqueeze(-1) * self.dropout(hidden)).flatten(1))
         return FusionOutput(late + joint, weights)
+
+
+class CalibratedFusion(nn.Module):
+    """Multiply the streams' probabilities, each with an exponent of its own that depends on the clip.
+
+    With logits z_s of stream s, probabilities p_s = softmax(z_s) and what they tell of the clip, phi (how sure each
+    stream is, and how far the streams disagree):
+
+        alpha_s = exp(a_s + q_s^T phi),  logits = sum_s alpha_s z_s
+
+    a and q start at zero, which is the product of the streams (Kittler et al., "On Combining Classifiers", 1998).
+    exp(-a_s) is the temperature that calibrates stream s in the product (Guo et al., 2017). There are few parameters on
+    purpose: they are fitted on clips that the streams have not been trained on, never by the training itself, which
+    would trust the stream that memorises best.
+
+    Args:
+        num_streams: S.
+    """
+
+    def __init__(self, num_streams: int) -> None:
+        super().__init__()
+        self.exponent = nn.Parameter(torch.zeros(num_streams), requires_grad=False)
+        self.from_clip = nn.Parameter(torch.zeros(num_streams, num_streams + 1), requires_grad=False)
+
+    def forward(self, streams: Sequence[StreamOutput]) -> FusionOutput:
+        """Fuse the outputs of S streams for the same B clips."""
+        return self.fuse(torch.stack([stream.logits for stream in streams], dim=1).float())
+
+    def fuse(self, logits: Tensor) -> FusionOutput:
+        """Fuse logits, or logarithms of probabilities, (B, S, K)."""
+        alpha = (self.exponent + describe_confidence(logits) @ self.from_clip.T).exp()
+        return FusionOutput(torch.einsum("bs,bsk->bk", alpha, logits), alpha / alpha.sum(dim=1, keepdim=True))
+
+
+def describe_confidence(logits: Tensor) -> Tensor:
+    """Say how sure streams are of a clip, and how far they disagree.
+
+    Args:
+        logits: (B, S, K) float32.
+
+    Returns:
+        (B, S + 1) float32: the entropy of each stream, from -1 (sure) to 1 (knows nothing), then the Jensen-Shannon
+        divergence of the streams, from 0 (agree) to 1.
+    """
+    p = logits.softmax(dim=-1)
+    entropy = -(p * p.clamp_min(1e-12).log()).sum(dim=-1)  # (B, S)
+    mixture = p.mean(dim=1)
+    divergence = -(mixture * mixture.clamp_min(1e-12).log()).sum(dim=-1) - entropy.mean(dim=1)
+    sure = 2 * entropy / math.log(logits.shape[-1]) - 1
+    return torch.cat([sure, divergence.unsqueeze(1) / math.log(max(logits.shape[1], 2))], dim=1)

@@ -1,6 +1,8 @@
-"""Backbones: levels, widening, freezing, and where weights come from."""
+"""Backbones of torchvision: levels, widening, freezing, and where weights come from."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,13 +10,9 @@ import torchvision
 from torch import nn
 
 from twostream.errors import CheckpointError, ConfigError
-from twostream.models.backbone import (
-    BACKBONES,
-    Backbone,
-    fold_batch_norm,
-    load_network,
-    widen_first_convolution,
-)
+from twostream.models.backbone import Backbone
+from twostream.models.convolutions import fold_batch_norm, widen_first_convolution
+from twostream.models.networks import BACKBONES, find_network
 
 DIMS = {
     "resnet18": (256, 512),
@@ -50,7 +48,7 @@ def test_semantic_level_is_what_torchvision_pools(name: str, tmp_path: Path) -> 
     with torch.no_grad():
         reference(images)
         _, semantic = backbone(images)
-    torch.testing.assert_close(semantic, pooled[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(semantic.mean(dim=(2, 3)), pooled[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -90,7 +88,7 @@ def test_folded_batch_norm_changes_nothing(name: str) -> None:
     network.eval()
     images = torch.rand(2, 3, 64, 64)
     expected = network(images)
-    fold_batch_norm(network)
+    assert fold_batch_norm(network, images[:1])
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     torch.testing.assert_close(network(images), expected, rtol=1e-3, atol=1e-4)
 
@@ -116,6 +114,8 @@ def test_batch_norm_learns_by_default() -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown backbone 'alexnet'; expected one of resnet18"):
         Backbone("alexnet")
+    with pytest.raises(ConfigError, match="did you mean resnet50"):
+        Backbone("resnet-50")
     with pytest.raises(
         ConfigError, match=r"'IMAGENET9' are neither a file nor known for resnet18.*IMAGENET1K_V1"
     ):
@@ -142,4 +142,81 @@ def test_a_failed_download_says_what_to_do() -> None:
         raise OSError("network is unreachable")
 
     with pytest.raises(CheckpointError, match=r"could not download.*unreachable.*--model\.weights PATH"):
-        load_network("resnet18", "imagenet", build=refuse)
+        find_network("resnet18").load("imagenet", build=refuse)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (90, 70), (33, 120)])
+def test_maps_keep_the_place_of_things(height: int, width: int) -> None:
+    """Maps of any image size come out at strides 16 and 32, rounded up."""
+    backbone = Backbone("mobilenet_v2", in_channels=10).eval()
+    with torch.no_grad():
+        local, semantic = backbone(torch.rand(2, 10, height, width))
+    assert local.shape == (2, backbone.local_dim, -(-height // 16), -(-width // 16))
+    assert semantic.shape == (2, backbone.semantic_dim, -(-height // 32), -(-width // 32))
+
+
+def test_names_of_parameters_stay_those_of_recorded_checkpoints() -> None:
+    keys = {*Backbone("resnet18").state_dict()}
+    assert {"lower.0.weight", "lower.6.1.bn2.running_var", "upper.0.1.conv2.weight"} <= keys
+    folded = {*Backbone("resnet18", frozen=True).state_dict()}
+    assert {"lower.0.weight", "lower.0.bias", "upper.0.1.conv2.bias"} <= folded
+    assert not [key for key in folded if "bn" in key]
+
+
+def test_published_statistics_are_said() -> None:
+    backbone = Backbone("resnet18")
+    assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_half_precision_and_missing_classifiers_load(tmp_path: Path) -> None:
+    reference = torchvision.models.mobilenet_v3_small(weights=None)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in reference.state_dict().items()}
+    torch.save({k: v for k, v in state.items() if not k.startswith("classifier.")}, tmp_path / "half.pth")
+    backbone = Backbone("mobilenet_v3_small", weights=str(tmp_path / "half.pth"))
+    weight = backbone.state_dict()["lower.0.0.weight"]
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight, state["features.0.0.weight"].float(), rtol=0, atol=0)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["conv1.weight"] = torch.zeros(64, 4, 7, 7)
+    torch.save(state, tmp_path / "wide.pth")
+    with pytest.raises(CheckpointError, match=r"conv1\.weight \(64, 4, 7, 7\) instead of \(64, 3, 7, 7\)"):
+        Backbone("resnet18", weights=str(tmp_path / "wide.pth"))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"frozen": True}, {"freeze_batch_norm": True}, {"batch_norm": "partial"}]
+)
+def test_a_backbone_is_rebuilt_for_its_state(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    backbone = Backbone("mobilenet_v3_small", 4, **settings).eval()
+    again = Backbone("mobilenet_v3_small", 4, **settings).eval()
+    again.load_state_dict(copy.deepcopy(backbone.state_dict()))
+    images = torch.rand(1, 4, 64, 64)
+    for found, expected in zip(again(images), backbone(images), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def train_a_step(backbone: Backbone, images: torch.Tensor) -> None:
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
+    sum(level.square().mean() for level in backbone.train()(images)).backward()
+    optimizer.step()
+
+
+def test_partial_batch_norm_learns_in_the_first_one_alone() -> None:
+    backbone = Backbone("resnet18", batch_norm="partial").train()
+    (norm,) = (module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d))
+    assert norm is backbone.lower[1]
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    train_a_step(backbone, torch.rand(2, 3, 64, 64))
+    changed = {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
+    assert {"lower.1.running_mean", "lower.1.running_var", "lower.1.weight"} <= changed
+
+
+def test_batch_norm_has_one_setting() -> None:
+    with pytest.raises(ConfigError, match="batch_norm must be train, frozen or partial, got 'half'"):
+        Backbone("resnet18", batch_norm="half")
+    with pytest.raises(ConfigError, match="give one"):
+        Backbone("resnet18", freeze_batch_norm=True, batch_norm="partial")

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from flow_cache import dequantize
 from twostream.errors import ConfigError
+from twostream.models.attention import TemporalAttention
 from twostream.models.fusion import AttentionFusion
 from twostream.models.normalize import NormalizeFlow, NormalizeRGB
 from twostream.models.settings import ModelConfig
-from twostream.models.stream import StreamOutput, TemporalAttention
+from twostream.models.stream import StreamOutput
 from twostream.models.two_stream import TwoStream
 
 BATCH, STEPS, STACK, SIZE, CLASSES = 2, 3, 4, 64, 5
@@ -168,14 +169,14 @@ def test_normalised_rgb_has_imagenet_statistics() -> None:
 
 def test_normalised_flow_is_in_units_of_the_scale() -> None:
     quantised = torch.tensor([128, 128 + 51, 128 - 51], dtype=torch.uint8).view(1, 1, 1, 1, 3)
-    values = NormalizeFlow(bound=20.0, scale=4.0, subtract_mean=False)(quantised)
+    values = NormalizeFlow(bound=20.0, scale=4.0, offset="none")(quantised)
     torch.testing.assert_close(values.flatten(), torch.tensor([0.0, 2.0, -2.0]))  # 51 * 40 / 255 = 8 px
 
 
 def test_mean_flow_subtraction_removes_a_pan() -> None:
     generator = torch.Generator().manual_seed(0)
     still = torch.randint(100, 150, (1, 1, 2, 8, 8), dtype=torch.uint8, generator=generator)
-    normalize = NormalizeFlow(bound=20.0, scale=1.0, subtract_mean=True)
+    normalize = NormalizeFlow(bound=20.0, scale=1.0, offset="mean")
     torch.testing.assert_close(normalize(still + 17), normalize(still), rtol=1e-4, atol=1e-5)
 
 
@@ -210,5 +211,5 @@ def test_contradicting_settings_are_refused(changes: dict[str, object], message:
 def test_flow_is_normalised_as_the_cache_dequantises_it(bound: float, scale: float) -> None:
     """The rule from bytes to pixels stands in both packages, because this room does not import the other package."""
     levels = np.arange(256, dtype=np.uint8).reshape(1, 2, 8, 16)
-    pixels = NormalizeFlow(bound, scale, subtract_mean=False)(torch.from_numpy(levels)) * scale
+    pixels = NormalizeFlow(bound, scale, offset="none")(torch.from_numpy(levels)) * scale
     np.testing.assert_allclose(pixels.numpy(), dequantize(levels, bound), rtol=1e-6, atol=0)

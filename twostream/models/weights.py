@@ -1,0 +1,67 @@
+"""State dicts of whole networks, read from files into networks that a backbone is made of."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from twostream.errors import CheckpointError, first_names, one_line
+
+
+def is_file_name(weights: str) -> bool:
+    """Tell whether weights are given as a path, as against the name of published ones."""
+    path = Path(weights)
+    return bool(path.suffix) or path.exists()
+
+
+def fill(network: nn.Module, path: Path, title: str, left_out: tuple[str, ...]) -> None:
+    """Fill a network from a state dict of the whole one; half precision becomes the network's.
+
+    Args:
+        network: the network, without what follows its last features or with it.
+        path: the file.
+        title: the network's name for messages.
+        left_out: how the names of entries begin that neither the file nor the network needs (the classifier).
+
+    Raises:
+        CheckpointError: the file cannot be read or does not fit the network.
+    """
+    state = {key: value for key, value in read_state_dict(path).items() if not key.startswith(left_out)}
+    own = {key: value for key, value in network.state_dict().items() if not key.startswith(left_out)}
+    # files of old versions of PyTorch do not count batches, and nothing depends on it
+    missing = [key for key in own.keys() - state.keys() if not key.endswith("num_batches_tracked")]
+    unexpected = state.keys() - own.keys()
+    other = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if missing or unexpected or other:
+        raise CheckpointError(
+            f"{path} does not hold weights of {title}: missing {first_names(sorted(missing))}; unexpected"
+            f" {first_names(sorted(unexpected))}; of another shape {first_names(other)};"
+            " choose the backbone that the file was made for"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a plain state dict; no code stored in the file is run.
+
+    Raises:
+        CheckpointError: missing, unreadable, or something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"weights file {path} does not exist") from None
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a readable PyTorch state dict ({one_line(reason)})") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is not a plain state dict (a mapping from names to tensors)")
+    return dict(state)

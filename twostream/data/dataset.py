@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -19,9 +20,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from flow_cache import CacheReader, FlowCacheError, IndexEntry, leave_signals_to_parent, signals_blocked
 from twostream.data.annotations import VideoRecord
-from twostream.data.sampling import Indices, even_starts, middle_frames, random_starts, stack_fields
-from twostream.data.settings import AugmentConfig, ClipShape
-from twostream.data.transforms import Bytes, View, apply_view, evaluation_view, random_view
+from twostream.data.motion import motion_maps
+from twostream.data.sampling import (
+    Indices,
+    even_starts,
+    middle_frames,
+    random_starts,
+    stack_fields,
+    window_frames,
+    without_repeats,
+)
+from twostream.data.settings import DataConfig
+from twostream.data.transforms import Bytes, View, apply_view, evaluation_views, random_view
 from twostream.errors import TwoStreamError
 from twostream.settings import STREAMS, StreamName
 
@@ -41,28 +51,36 @@ class ClipKey(NamedTuple):
 
 
 class ClipDataset(Dataset[Clip]):
-    """Read clips of T steps from a flow cache.
+    """Read clips from a flow cache.
 
     `dataset[index]` or `dataset[ClipKey(epoch, video)]` gives a dict with
 
-    - `rgb`: (T, 3, S, S) uint8, the middle frame of every stack, if the RGB stream is wanted,
-    - `flow`: (T, 2L, S, S) uint8, quantised, ordered u0 v0 u1 v1 …, if the flow stream is wanted,
+    - `rgb`: (T, 3 F, h, w) uint8, the frame in the middle of every stack, or a window of F frames around it, if the RGB
+      stream is wanted,
+    - `motion`: (T, ceil(h / 16), ceil(w / 16)) float32, how much each place of the RGB frames moves, in pixels per
+      step, if it is wanted,
+    - `flow`: (T, 2L, h, w) uint8, quantised, ordered u0 v0 u1 v1 …, if the flow stream is wanted,
+    - `rgb_valid`, `flow_valid`: (T,) bool, True on the steps that count; a video with fewer than T places for a stack
+      gives each once, and repeats the last one in the steps after them,
     - `label`: class number, and `index`: place of the video in `records`.
 
-    With `training` the clip is a random one, else the centre clip. With `clips=K` it is K deterministic
-    evaluation clips, and `rgb` and `flow` have a leading dimension K, also for K = 1.
+    T, h and w are a stream's own. With `training` the clip is a random one, else the centre clip. With `clips=K` it is
+    K deterministic evaluation clips, each in the V views of `augment.views`, and all but label and index have a leading
+    dimension K * V, also for one.
 
     Args:
         records: the videos.
         cache: root of the flow cache.
         entries: index entry of each video, by the video's path.
-        shape: steps and stack of a clip.
-        size: S, side of the square input in pixels.
-        augment: training augmentation and evaluation view.
+        config: steps, stack, sizes, augmentation and views.
         streams: what to read; members of the other stream are not touched.
+        motion: read the flow around the RGB frames, too.
+        window: F, RGB frames at each step.
         training: draw random clips.
-        clips: K for multi-clip evaluation; None for a single clip without that dimension.
+        clips: K for multi-clip evaluation, the same for both streams or by stream; None for a single clip without that
+            dimension.
         seed: seed of the random clips.
+        numbers: a number for each video that seeds its random clips; its place in `records`, counted from 1, if None.
         open_cache: opens a cache file for reading.
     """
 
@@ -72,25 +90,27 @@ class ClipDataset(Dataset[Clip]):
         cache: Path | RemotePath,
         entries: Mapping[str, IndexEntry],
         *,
-        shape: ClipShape = ClipShape(),  # noqa: B008 - a frozen value
-        size: int = 112,
-        augment: AugmentConfig = AugmentConfig(),  # noqa: B008 - a frozen value
+        config: DataConfig = DataConfig(),  # noqa: B008 - a frozen value
         streams: Sequence[StreamName] = STREAMS,
+        motion: bool = False,
+        window: int = 1,
         training: bool = False,
-        clips: int | None = None,
+        clips: int | Mapping[StreamName, int] | None = None,
         seed: int = 0,
+        numbers: Sequence[int] | None = None,
         open_cache: Callable[[Path | RemotePath], CacheReader] = CacheReader,
     ) -> None:
         if training and clips is not None:
             raise ValueError(f"training takes one random clip a video: got clips={clips}, expected None")
         self.records = tuple(records)
-        self.shape = shape
-        self.size = size
-        self.augment = augment
+        self.config = config
         self.streams = tuple(streams)
+        self.motion = motion
+        self.window = window
         self.training = training
         self.clips = clips
         self.seed = seed
+        self._numbers = range(1, len(self.records) + 1) if numbers is None else [max(n, 1) for n in numbers]
         self._open_cache = open_cache
         self._cache = cache
         self._entries = [entries[record.path] for record in self.records]
@@ -102,20 +122,70 @@ class ClipDataset(Dataset[Clip]):
         """Read a clip; CacheFileError if its file is missing or damaged, DataError if it is too short."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         entry = self._entries[index]
+        # Drawn for both streams, so that a clip of one looks the same whether or not the other is read.
+        shapes = {name: self.config.clips_of(name)[0] for name in STREAMS}
+        augment = self.config.augment
         if self.training:
-            # Counted from 1: seeds are padded with zeros, and [seed, epoch] is the sampler's.
-            rng = np.random.default_rng([self.seed, epoch, index + 1])
-            starts = random_starts(entry.runs, self.shape, rng)
-            view = random_view(entry.height, entry.width, self.augment, rng)
+            # Never zero: seeds are padded with zeros, and [seed, epoch] is the sampler's.
+            rng = np.random.default_rng([self.seed, epoch, self._numbers[index]])
+            rgb_starts = random_starts(entry.runs, shapes["rgb"], rng)[None]
+            drawn = random_view(entry.height, entry.width, augment, rng)
+            views = {name: [drawn] for name in STREAMS}
+            same = shapes["flow"] == shapes["rgb"]  # then both look at the same places
+            flow_starts = rgb_starts if same else random_starts(entry.runs, shapes["flow"], rng)[None]
         else:
-            starts = even_starts(entry.runs, self.shape, self.clips or 1)
-            starts = starts[0] if self.clips is None else starts
-            view = evaluation_view(entry.height, entry.width, self.augment)
+            rgb_starts, flow_starts = (
+                even_starts(entry.runs, shapes[name], self._count(name)) for name in STREAMS
+            )
+            count = None if self.clips else 1
+            views = {
+                name: evaluation_views(entry.height, entry.width, *self.config.views_of(name))[:count]
+                for name in STREAMS
+            }
+        starts: dict[StreamName, Indices] = {"rgb": rgb_starts, "flow": flow_starts}
+        packed = {name: without_repeats(starts[name]) for name in self.streams}
         with self._open_cache(self._cache / entry.cache_file) as reader:
-            clip: Clip = read_clip(reader, starts, self.shape, view, self.size, self.streams, entry.step)
+            decoded = self._decode(reader, {name: begin for name, (begin, _) in packed.items()}, entry)
+        clip: Clip = {}
+        for name, (_, valid) in packed.items():
+            # Clip by clip, all its views: (K V, …)
+            parts = [
+                {**decoded.view(name, view), f"{name}_valid": torch.from_numpy(valid)} for view in views[name]
+            ]
+            for kind in parts[0]:
+                values = torch.stack([part[kind] for part in parts], dim=1).flatten(0, 1)
+                clip[kind] = values if self.clips else values[0]
         clip["label"] = self.records[index].label
         clip["index"] = index
         return clip
+
+    def _count(self, name: StreamName) -> int:
+        """Return how many evaluation clips a stream has."""
+        if isinstance(self.clips, Mapping):
+            return self.clips.get(name, 1)
+        return self.clips or 1
+
+    def _decode(
+        self, reader: CacheReader, starts: Mapping[StreamName, Indices], entry: IndexEntry
+    ) -> _Decoded:
+        """Decode what clips need whose stacks begin at `starts` (K, T), by stream; each member once."""
+        shape = {name: self.config.clips_of(name)[0] for name in starts}
+        fields = {
+            name: stack_fields(begin, shape[name])
+            for name, begin in starts.items()
+            if name == "flow" or self.motion
+        }
+        wanted = np.unique(np.concatenate([values.ravel() for values in fields.values()])) if fields else None
+        decoded = _Decoded(self.config, entry)
+        if wanted is not None:
+            decoded.flow = reader.flow(wanted.tolist())
+            decoded.fields = {name: np.searchsorted(wanted, values) for name, values in fields.items()}
+        if "rgb" in starts:
+            middle = middle_frames(starts["rgb"], shape["rgb"], entry.step)
+            windows = window_frames(middle, self.window, entry.runs, entry.step)
+            frames = np.unique(windows)
+            decoded.rgb, decoded.frames = reader.rgb(frames.tolist()), np.searchsorted(frames, windows)
+        return decoded
 
     def __getitems__(self, keys: Sequence[int | ClipKey]) -> list[Clip | Exception]:
         """Read a batch for a loader; our own errors are returned: a worker would turn them into tracebacks."""
@@ -128,39 +198,51 @@ class ClipDataset(Dataset[Clip]):
         return items
 
 
-def read_clip(
-    reader: CacheReader,
-    starts: Indices,
-    shape: ClipShape,
-    view: View,
-    size: int,
-    streams: Sequence[StreamName] = STREAMS,
-    step: int = 1,
-) -> dict[str, Tensor | int]:
-    """Read the wanted streams of the stacks that begin at `starts` (..., T) from one cached video.
+@dataclass
+class _Decoded:
+    """Members of a cache file, and where clips need them.
 
-    Returns:
-        `rgb` (..., T, 3, S, S) uint8 and `flow` (..., T, 2L, S, S) uint8, as far as `streams` names them.
+    Attributes:
+        config: sizes of the network's inputs.
+        entry: the video.
+        flow: (m, 2, H, W) uint8 fields.
+        fields: by stream, places in `flow` of the stacks of K clips of T steps, (K, T, L).
+        rgb: (n, H, W, 3) uint8 frames.
+        frames: places in `rgb` of the windows, (K, T, F).
     """
-    clip: dict[str, Tensor | int] = {}
-    rgb: Bytes | None = None
+
+    config: DataConfig
+    entry: IndexEntry
     flow: Bytes | None = None
-    # Stacks and clips overlap in short videos: decode and resize each member once, then copy it where it is
-    # needed.
-    frames, frame_places = np.unique(middle_frames(starts, shape, step), return_inverse=True)
-    fields, field_places = np.unique(stack_fields(starts, shape), return_inverse=True)
-    if "rgb" in streams:
-        rgb = reader.rgb(frames.tolist())
-    if "flow" in streams:
-        flow = reader.flow(fields.tolist())
-    rgb, flow = apply_view(view, size, rgb, flow)
-    if rgb is not None:
-        clip["rgb"] = torch.from_numpy(rgb[frame_places].reshape(*starts.shape, 3, size, size))
-    if flow is not None:
-        clip["flow"] = torch.from_numpy(
-            flow[field_places].reshape(*starts.shape, 2 * shape.stack, size, size)
-        )
-    return clip
+    fields: Mapping[StreamName, Indices] = field(default_factory=dict)
+    rgb: Bytes | None = None
+    frames: Indices | None = None
+
+    def view(self, name: StreamName, view: View) -> dict[str, Tensor]:
+        """Look at the clips of one stream in one view."""
+        size = self.config.clips_of(name)[1]
+        if name == "flow":
+            assert self.flow is not None
+            used = np.unique(self.fields["flow"])
+            moved = apply_view(view, size, flow=self.flow[used])[1]
+            assert moved is not None
+            return {"flow": _joined(moved[np.searchsorted(used, self.fields["flow"])])}
+        assert self.rgb is not None
+        assert self.frames is not None
+        seen = apply_view(view, size, rgb=self.rgb)[0]
+        assert seen is not None
+        clip = {"rgb": _joined(seen[self.frames])}
+        if "rgb" in self.fields:
+            assert self.flow is not None
+            stacks = self.flow[self.fields["rgb"]]  # (K, T, L, 2, H, W)
+            maps = motion_maps(stacks.reshape(-1, *stacks.shape[2:]), self.entry.bound, view, size)
+            clip["motion"] = torch.from_numpy(maps.reshape(*stacks.shape[:2], *maps.shape[1:]))
+        return clip
+
+
+def _joined(images: Bytes) -> Tensor:
+    """Join the channels of a step's images: (K, T, n, C, h, w) to (K, T, n C, h, w)."""
+    return torch.from_numpy(images.reshape(*images.shape[:2], -1, *images.shape[4:]))
 
 
 class ClipSampler(Sampler[ClipKey]):
@@ -207,7 +289,7 @@ class ClipLoader(DataLoader[Clip]):
     """
 
     def __init__(
-        self, dataset: ClipDataset, sampler: ClipSampler, *, batch_size: int, workers: int, keep: bool
+        self, dataset: Dataset[Clip], sampler: ClipSampler, *, batch_size: int, workers: int, keep: bool
     ) -> None:
         super().__init__(
             dataset,

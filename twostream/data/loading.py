@@ -186,6 +186,8 @@ def _describe_flow(cache_file: Path | RemotePath) -> dict[str, Any]:
     with CacheReader(cache_file) as reader:
         meta = reader.meta
     storage = asdict(meta.storage)
+    if meta.storage.own_rgb_side is None:  # then frames have the size of the fields
+        del storage["rgb_short_side"]
     if not storage.pop("rgb"):
         storage["rgb_quality"] = None
     return {

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 
 from flow_cache import available_cores
+from twostream.data.annotations import VideoRecord
 from twostream.data.dataset import ClipDataset, ClipLoader, ClipSampler
+from twostream.data.features import (
+    FeatureDataset,
+    FeatureStore,
+    compute_features,
+    describe_stream,
+    frozen_streams,
+    seeds_of,
+)
 from twostream.data.loading import VideoData, load_data
 from twostream.data.settings import DataConfig
 from twostream.data.splits import Split
+from twostream.errors import DataError
+from twostream.models.settings import ModelConfig
+from twostream.models.two_stream import TwoStream
 from twostream.settings import STREAMS, Part, StreamName
 
 _MOST_WORKERS = 8
@@ -19,16 +34,18 @@ _MOST_WORKERS = 8
 class ActionDataModule(L.LightningDataModule):
     """Provide the loaders of a run; building one raises what `load_data` raises.
 
-    Batches are dicts: `rgb` (B, T, 3, S, S) and `flow` (B, T, 2L, S, S), uint8, as far as `streams` names
-    them, and `label` and `index` (B,) int64. Test batches have the clips of a video as second dimension: (B,
-    K, T, ...). The trainer must be made with `use_distributed_sampler=False`: the samplers already share the
-    clips out.
+    Batches are dicts: `rgb` (B, T, 3, h, w) and `flow` (B, T, 2L, h, w), uint8, as far as `streams` names them, what
+    else `ClipDataset` gives, and `label` and `index` (B,) int64. Test batches have the clips and views of a video as
+    second dimension: (B, K V, T, ...). The trainer must be made with `use_distributed_sampler=False`: the samplers
+    already share the clips out.
 
     Args:
         config: the settings.
         streams: streams to read.
         seed: seed of shuffling and augmentation; the split has its own.
         data: the videos, if `load_data` has been called already.
+        motion: give the motion that guides the RGB stream's attention, too.
+        window: F, RGB frames at each step.
 
     Example:
         >>> from twostream import ActionDataModule, DataConfig
@@ -45,10 +62,16 @@ class ActionDataModule(L.LightningDataModule):
         streams: Sequence[StreamName] = STREAMS,
         seed: int = 0,
         data: VideoData | None = None,
+        *,
+        motion: bool = False,
+        window: int = 1,
     ) -> None:
         super().__init__()
         self.config = config
         self.streams = tuple(streams)
+        self.motion = motion
+        self.window = window
+        self._frozen: dict[StreamName, dict[str, Any]] = {}
         self.seed = seed
         self.data = load_data(config, streams) if data is None else data
 
@@ -80,32 +103,108 @@ class ActionDataModule(L.LightningDataModule):
         return self.evaluation_dataloader("test")
 
     def evaluation_dataloader(self, part: Part, clips: int | None = None) -> ClipLoader:
-        """Load K evaluation clips of every video of a part, in order; about `batch_size` clips a batch."""
-        count = clips or self.config.eval_clips
-        dataset = self.dataset(part, clips=count, training=False)
-        return self._loader(dataset, max(1, self.config.batch_size // count))
+        """Load K evaluation clips of every video of a part, in order; about `batch_size` clips and views a batch.
+
+        Args:
+            part: side of the split.
+            clips: K; by default each stream's own.
+        """
+        counts = {name: clips or self.config.eval_clips_of(name) for name in self.streams}
+        dataset = self.dataset(part, clips=counts, training=False)
+        most = max(count * self.config.views_of(name)[1] for name, count in counts.items())
+        return self._loader(dataset, max(1, self.config.batch_size // most))
+
+    def keep_features(self, model: TwoStream) -> None:
+        """Give features in place of clips from now on, of the streams whose CNN and attention over space are frozen.
+
+        They are computed where they are missing when a loader is asked for. Does nothing with `feature_passes` 0.
+
+        Args:
+            model: the network with its weights.
+
+        Raises:
+            DataError: the flow cache is not a local folder, and no other folder is given.
+        """
+        names = tuple(frozen_streams(model)) if self.config.feature_passes else ()
+        if names and self.config.features is None and not isinstance(self.data.cache, Path):
+            raise DataError(
+                f"features cannot be kept in {self.data.cache}: give a local folder with data.features"
+            )
+        self._frozen = {name: describe_stream(model, name) for name in names}
+        self._model = model
 
     def dataset(
         self,
         part: Part,
-        clips: int | None = None,
+        clips: int | Mapping[StreamName, int] | None = None,
         training: bool | None = None,
-    ) -> ClipDataset:
+    ) -> ClipDataset | FeatureDataset:
         """Make the dataset of a part; random clips for `train` unless `training` says otherwise."""
+        records = getattr(self.data.split, part)
+        training = part == "train" if training is None else training
+        others = tuple(name for name in self.streams if name not in self._frozen)
+        rest = self._clips(records, others, training, clips, self.seed, None) if others else None
+        if not self._frozen:
+            assert rest is not None
+            return rest
+        passes = self.config.feature_passes if training else None
+        entries = [self.data.entries[record.path] for record in records]
+        stores = {}
+        for name, described in self._frozen.items():
+            # The seed of the run draws weights, order and dropout; kept passes are the same for all runs.
+            count = clips.get(name, 1) if isinstance(clips, Mapping) else clips or 1
+            own = self._clips(records, (name,), training, None if training else count, 0, seeds_of(records))
+            key = self._feature_key(name, described, passes, count)
+            stores[name] = FeatureStore(self._feature_root(), key)
+            compute_features(self._model, name, own, entries, stores[name], passes, self._workers)
+        return FeatureDataset(rest, records, entries, stores, passes, clips is None)
+
+    def _feature_root(self) -> Path:
+        return Path(self.config.features) if self.config.features else Path(str(self.data.cache)) / "features"
+
+    def _feature_key(
+        self, name: StreamName, described: Mapping[str, Any], passes: int | None, clips: int
+    ) -> dict[str, Any]:
+        shape, size = self.config.clips_of(name)
+        augment = asdict(self.config.augment)
+        evaluated = dict(zip(("view", "views"), self.config.views_of(name), strict=True))
+        return {
+            **described,
+            "cache": {**self.data.flow, "codec": None},
+            "clip": {**asdict(shape), "size": list(size)},
+            "augment": augment if passes else evaluated,
+            "passes": passes,
+            "clips": None if passes else clips,
+        }
+
+    def _clips(
+        self,
+        records: Sequence[VideoRecord],
+        streams: Sequence[StreamName],
+        training: bool,
+        clips: int | Mapping[StreamName, int] | None,
+        seed: int,
+        numbers: Sequence[int] | None,
+    ) -> ClipDataset:
         return ClipDataset(
-            getattr(self.data.split, part),
+            records,
             self.data.cache,
             self.data.entries,
-            shape=self.config.shape,
-            size=self.config.size,
-            augment=self.config.augment,
-            streams=self.streams,
-            training=part == "train" if training is None else training,
+            config=self.config,
+            streams=streams,
+            motion=self.motion and "rgb" in streams,
+            window=self.window,
+            training=training,
             clips=clips,
-            seed=self.seed,
+            seed=seed,
+            numbers=numbers,
         )
 
-    def _loader(self, dataset: ClipDataset, batch_size: int) -> ClipLoader:
+    @property
+    def _workers(self) -> int:
+        return self.config.workers if self.config.workers >= 0 else min(available_cores(), _MOST_WORKERS)
+
+    def _loader(self, dataset: ClipDataset | FeatureDataset, batch_size: int) -> ClipLoader:
         trainer = self.trainer
         sampler = ClipSampler(
             len(dataset),
@@ -114,7 +213,19 @@ class ActionDataModule(L.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
-        workers = self.config.workers if self.config.workers >= 0 else min(available_cores(), _MOST_WORKERS)
         return ClipLoader(
-            dataset, sampler, batch_size=batch_size, workers=workers, keep=dataset.clips is None
+            dataset, sampler, batch_size=batch_size, workers=self._workers, keep=dataset.clips is None
         )
+
+
+def data_of(
+    config: DataConfig, model: ModelConfig, seed: int = 0, data: VideoData | None = None
+) -> ActionDataModule:
+    """Provide what a model takes: its streams, the motion that guides it, and windows of frames.
+
+    Raises:
+        DataError: as `load_data`.
+    """
+    return ActionDataModule(
+        config, model.streams, seed, data, motion=model.needs_motion, window=model.rgb_window
+    )

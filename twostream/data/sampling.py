@@ -14,7 +14,8 @@ segment networks, Wang et al. 2016). N = 11, L = 3, T = 3 (M = 9), field t carri
     RGB              frame 2       frame 5       frame 8          the middle of each stack
 
 In training each step starts anywhere in its segment. For evaluation with K clips, clip k starts at the
-fraction (k + 1/2) / K of every segment. If M < T, neighbouring steps may start at the same field.
+fraction (k + 1/2) / K of every segment. If M < T, neighbouring steps may start at the same field; `without_repeats`
+then leaves each place once and says which steps pad.
 
 Of a damaged video frames may be missing in between. Its fields then come in runs, and a place is one where
 the stack lies inside one run: no clip sees a motion that was not there.
@@ -85,3 +86,38 @@ def _places(fields: Fields, shape: ClipShape) -> Indices:
     return np.concatenate(
         [np.arange(run.start, max(run.stop - shape.stack + 1, run.start), dtype=np.int64) for run in runs]
     )
+
+
+def without_repeats(starts: Indices) -> tuple[Indices, NDArray[np.bool_]]:
+    """Move places that a clip looks at twice to its end.
+
+    Args:
+        starts: (K, T) int64, never decreasing along a clip.
+
+    Returns:
+        Starts (K, T) of which each is once among the first ones, and (K, T) bool, True on these. The steps after them
+        repeat the last one, and do not count.
+    """
+    places = np.arange(starts.shape[1])
+    kept = [np.unique(row) for row in starts]
+    packed = np.stack([row[np.minimum(places, len(row) - 1)] for row in kept])
+    return packed, places < np.array([[len(row)] for row in kept])
+
+
+def window_frames(frames: Indices, window: int, fields: Sequence[range], step: int = 1) -> Indices:
+    """List the frames of windows around frames: (...,) to (..., F) int64, the frame itself in the middle.
+
+    Windows are cut at the ends of the run of frames without a gap, where its first or last frame is repeated.
+
+    Args:
+        frames: the frames.
+        window: F.
+        fields: the runs of fields; that of the fields s to e covers the frames s to e + step.
+        step: frames from one end of a flow vector to the other.
+    """
+    windows = frames[..., None] + np.arange(window) - (window - 1) // 2
+    for run in fields:
+        first, last = run.start, run.stop - 1 + step
+        inside = (frames >= first) & (frames <= last)
+        windows[inside] = np.clip(windows[inside], first, last)
+    return windows

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from twostream.errors import DataError
-from twostream.settings import require_at_least
+from twostream.settings import StreamName, require_at_least
 
 AnnotationFormat = Literal["auto", "folders", "hmdb", "ucf", "csv"]
 SplitKind = Literal["auto", "official", "group", "kfold"]
@@ -48,6 +48,17 @@ class SplitConfig:
     leakage: Leakage = "refuse"
 
 
+View = Literal["centre", "full"]
+Views = Literal[1, 2, 10]
+Size = int | tuple[int, int]
+"""Side of a square in pixels, or (width, height)."""
+
+
+def width_and_height(size: Size) -> tuple[int, int]:
+    """Return the (width, height) that a size means."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 @dataclass(frozen=True)
 class ClipShape:
     """Say what a clip is: `steps` (T) places in the video, `stack` (L) consecutive flow fields at each."""
@@ -57,6 +68,37 @@ class ClipShape:
 
     def __post_init__(self) -> None:
         require_at_least(self, {"steps": 1, "stack": 1}, "clip ", DataError)
+
+
+@dataclass(frozen=True)
+class StreamClips:
+    """Say what is different in the clips of one stream; null takes the setting of the same name for both.
+
+    Attributes:
+        steps: places in the video that a clip looks at (T).
+        size: network input in pixels: side of a square, or [width, height].
+        eval_clips: clips of a test video whose predictions are averaged (K).
+        view: part of the frame seen in evaluation, as in `augment`.
+        views: views of each evaluation clip, as in `augment`.
+
+    Example:
+        >>> from twostream.data.settings import StreamClips
+        >>> StreamClips(size=(384, 288)).steps is None
+        True
+    """
+
+    steps: int | None = None
+    size: int | tuple[int, int] | None = None
+    eval_clips: int | None = None
+    view: View | None = None
+    views: Views | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_clips"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise DataError(f"data.*.{name} must be at least 1, got {value}")
+        if self.size is not None and min(width_and_height(self.size)) < 16:
+            raise DataError(f"data.*.size must be at least 16, got {self.size}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +115,9 @@ class AugmentConfig:
         contrast: likewise contrast, around the clip's mean grey.
         saturation: likewise saturation, around each pixel's grey.
         view: part of the frame seen in evaluation: `centre` (largest central square) or `full` (the whole
-            frame, squashed to a square).
+            frame, squashed to the network's input).
+        views: views of each evaluation clip whose predictions are averaged: 1, 2 (mirrored too) or 10 (centre and
+            corners, each mirrored too).
 
     Example:
         >>> from twostream import AugmentConfig
@@ -88,7 +132,8 @@ class AugmentConfig:
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
-    view: Literal["centre", "full"] = "centre"
+    view: View = "centre"
+    views: Views = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.scale_min <= 1 or self.aspect_max < 1:
@@ -118,12 +163,17 @@ class DataConfig:
         split: how training, validation and test are made.
         steps: places in the video that a clip looks at (T).
         stack: consecutive flow fields at each place (L).
-        size: side of the square network input in pixels (S).
+        size: network input in pixels: side of a square, or [width, height].
+        rgb: what is different in the RGB stream's clips.
+        flow: what is different in the flow stream's clips.
         augment: training augmentation and evaluation view.
         batch_size: clips in a batch of one device.
         workers: loader processes of one device; -1 takes one per core, at most 8; 0 loads in the main
             process.
-        eval_clips: clips of a test video whose predictions are averaged (K).
+        eval_clips: clips of a test video whose predictions are averaged (K), each in `augment.views` views.
+        feature_passes: passes over the training videos whose features are kept on disk where a CNN is frozen; epoch e
+            sees pass e modulo this number. 0 computes them anew in every epoch.
+        features: folder of these features; null for `features` in the flow cache.
         short_videos: what to do with videos of fewer than `stack` flow fields: `error` or `skip`.
         missing_videos: what to do with videos that the flow cache lacks: `error` or `skip`.
 
@@ -143,17 +193,44 @@ class DataConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
     steps: int = 8
     stack: int = 5
-    size: int = 112
+    size: int | tuple[int, int] = 112
+    rgb: StreamClips = field(default_factory=StreamClips)
+    flow: StreamClips = field(default_factory=StreamClips)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     batch_size: int = 16
     workers: int = -1
     eval_clips: int = 3
+    feature_passes: int = 0
+    features: str | None = None
     short_videos: Literal["error", "skip"] = "error"
     missing_videos: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "stack": 1, "size": 16, "batch_size": 1, "workers": -1, "eval_clips": 1}
+        least = {"steps": 1, "stack": 1, "batch_size": 1, "workers": -1, "eval_clips": 1, "feature_passes": 0}
         require_at_least(self, least, "data.", DataError)
+        if min(width_and_height(self.size)) < 16:
+            raise DataError(f"data.size must be at least 16, got {self.size}")
+        most = max(self.views_of("rgb")[1], self.views_of("flow")[1])
+        if most > 1 and self.augment.flip == 0:
+            raise DataError(
+                f"{most} evaluation views are mirrored ones too, but flip 0 says that left and right tell classes"
+                " apart; give views 1"
+            )
+
+    def clips_of(self, stream: StreamName) -> tuple[ClipShape, tuple[int, int]]:
+        """Return the steps and stack of a stream's clips, and the (width, height) of their frames."""
+        own: StreamClips = getattr(self, stream)
+        return ClipShape(own.steps or self.steps, self.stack), width_and_height(own.size or self.size)
+
+    def eval_clips_of(self, stream: StreamName) -> int:
+        """Return how many evaluation clips (K) of a video a stream sees."""
+        own: StreamClips = getattr(self, stream)
+        return own.eval_clips or self.eval_clips
+
+    def views_of(self, stream: StreamName) -> tuple[View, Views]:
+        """Return which part of the frame a stream sees in evaluation, and in how many views of each clip."""
+        own: StreamClips = getattr(self, stream)
+        return own.view or self.augment.view, own.views or self.augment.views
 
     @property
     def shape(self) -> ClipShape:

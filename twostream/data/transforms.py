@@ -5,14 +5,15 @@ generator alone, so that a clip looks the same whichever streams are read; `appl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache import negate
-from twostream.data.settings import AugmentConfig
+from twostream.data.settings import AugmentConfig, Views, width_and_height
+from twostream.data.settings import View as Part
 from twostream.errors import DataError
 
 Bytes = NDArray[np.uint8]
@@ -26,7 +27,17 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class View:
-    """Hold what is done to one clip: a crop in pixels of the cached frame, a flip, factors for RGB colour."""
+    """Hold what is done to one clip: a crop in pixels of a cached field, a flip, factors for RGB colour.
+
+    RGB frames may be of another size than the fields; of them the same share is cut.
+
+    Attributes:
+        top, left, height, width: the crop in pixels of the frame.
+        flip: mirror it.
+        brightness, contrast, saturation: factors for RGB colour.
+        frame: (H, W) of the frame that the crop is measured in, that of the fields; None: that of the fields given
+            with it, or else of the RGB frames themselves.
+    """
 
     top: int
     left: int
@@ -36,6 +47,7 @@ class View:
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
+    frame: tuple[int, int] | None = field(default=None, compare=False)
 
 
 def random_view(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> View:
@@ -44,36 +56,62 @@ def random_view(height: int, width: int, config: AugmentConfig, rng: np.random.G
     flip = bool(rng.random() < config.flip)
     strengths = np.array([config.brightness, config.contrast, config.saturation])
     brightness, contrast, saturation = (1 + strengths * rng.uniform(-1, 1, 3)).tolist()
-    return View(top, left, crop_height, crop_width, flip, brightness, contrast, saturation)
+    return View(top, left, crop_height, crop_width, flip, brightness, contrast, saturation, (height, width))
 
 
-def evaluation_view(height: int, width: int, config: AugmentConfig) -> View:
+def evaluation_view(height: int, width: int, part: Part) -> View:
     """Choose the part of the frame that is seen in evaluation: the largest central square, or all of it."""
-    if config.view == "full":
-        return View(0, 0, height, width)
+    if part == "full":
+        return View(0, 0, height, width, frame=(height, width))
     side = min(height, width)
-    return View((height - side) // 2, (width - side) // 2, side, side)
+    return View((height - side) // 2, (width - side) // 2, side, side, frame=(height, width))
+
+
+def evaluation_views(height: int, width: int, part: Part, count: Views) -> list[View]:
+    """List the views of an evaluation clip.
+
+    One is that of `evaluation_view`, two are it and its mirror image. Ten are crops of 7/8 of its sides in the centre
+    and in the four corners of the frame, and their mirror images (Krizhevsky et al., 2012).
+    """
+    base = evaluation_view(height, width, part)
+    views = [base]
+    if count == 10:
+        crop_height, crop_width = max(1, base.height * 7 // 8), max(1, base.width * 7 // 8)
+        down, right = height - crop_height, width - crop_width
+        corners = ((down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right))
+        views = [replace(base, top=y, left=x, height=crop_height, width=crop_width) for y, x in corners]
+    return views if count == 1 else [*views, *(replace(view, flip=True) for view in views)]
 
 
 def apply_view(
-    view: View, size: int, rgb: Bytes | None = None, flow: Bytes | None = None
+    view: View, size: int | tuple[int, int], rgb: Bytes | None = None, flow: Bytes | None = None
 ) -> tuple[Bytes | None, Bytes | None]:
-    """Cut a view out of frames and flow fields and resize it to a square.
+    """Cut a view out of frames and flow fields and resize it to the network's input.
 
     Args:
-        view: what to cut, flip and colour.
-        size: S, side of the output in pixels.
-        rgb: (n, H, W, 3) uint8, or None.
+        view: what to cut, flip and colour, in pixels of the fields.
+        size: side S of a square output in pixels, or (width, height).
+        rgb: (n, Hr, Wr, 3) uint8, or None. If the size is another than the fields', the same share of it is cut,
+            rounded to whole pixels.
         flow: (m, 2, H, W) uint8, quantised, u before v, or None. Flow stays in pixels of the cached frame: a
             resize does not scale it, so that one bound serves all crops.
 
     Returns:
-        rgb (n, 3, S, S) uint8 and flow (m, 2, S, S) uint8, None where none was given.
+        rgb (n, 3, h, w) uint8 and flow (m, 2, h, w) uint8 of that size, None where none was given.
+
+    Raises:
+        DataError: the view is of frames of another size than the fields.
     """
-    if rgb is not None and flow is not None and rgb.shape[1:3] != flow.shape[2:]:
-        raise DataError(f"RGB frames of {rgb.shape[1:3]} and flow of {flow.shape[2:]} differ in size")
+    frame = view.frame
+    if flow is not None:
+        fields = (flow.shape[2], flow.shape[3])
+        if frame not in (None, fields):
+            raise DataError(
+                f"flow fields are of height and width {fields}, but the view is of {frame}; draw it for the fields"
+            )
+        frame = fields
     return (
-        None if rgb is None else _apply_rgb(view, size, rgb),
+        None if rgb is None else _apply_rgb(_of_rgb(view, frame, rgb), size, rgb),
         None if flow is None else _apply_flow(view, size, flow),
     )
 
@@ -85,13 +123,34 @@ def flip_flow(flow: Bytes) -> Bytes:
     return mirrored
 
 
-def _apply_flow(view: View, size: int, flow: Bytes) -> Bytes:
+def _apply_flow(view: View, size: int | tuple[int, int], flow: Bytes) -> Bytes:
     planes = flow.reshape(-1, *flow.shape[2:])
-    resized = _resize(_cut(planes, view), size).reshape(-1, 2, size, size)
+    resized = _resize(_cut(planes, view), size)
+    resized = resized.reshape(-1, 2, *resized.shape[1:])
     return flip_flow(resized) if view.flip else resized
 
 
-def _apply_rgb(view: View, size: int, rgb: Bytes) -> Bytes:
+def _of_rgb(view: View, frame: tuple[int, int] | None, rgb: Bytes) -> View:
+    """Measure a view of a frame (H, W) in pixels of RGB frames; its edges are rounded, so views that touch still do."""
+    size = (rgb.shape[1], rgb.shape[2])
+    if frame in (None, size):
+        return view
+    (top, bottom), (left, right) = (
+        _scaled_span(start, length, own, other)
+        for start, length, own, other in zip(
+            (view.top, view.left), (view.height, view.width), frame, size, strict=True
+        )
+    )
+    return replace(view, top=top, left=left, height=bottom - top, width=right - left, frame=size)
+
+
+def _scaled_span(start: int, length: int, own: int, other: int) -> tuple[int, int]:
+    """Scale the pixels from `start` on, of `own` in all, to those of `other` in all; at least one is left."""
+    first = min(round(start * other / own), other - 1)
+    return first, max(round((start + length) * other / own), first + 1)
+
+
+def _apply_rgb(view: View, size: int | tuple[int, int], rgb: Bytes) -> Bytes:
     resized = _resize(_cut(rgb, view), size)
     if view.flip:
         resized = resized[:, :, ::-1]
@@ -104,19 +163,21 @@ def _cut(images: Bytes, view: View) -> Bytes:
     return images[:, view.top : view.top + view.height, view.left : view.left + view.width]
 
 
-def _resize(images: Bytes, size: int) -> Bytes:
-    """Resize (n, h, w[, 3]) uint8 to (n, S, S[, 3]) plane by plane: faster than packing channels."""
-    if images.shape[1:3] == (size, size):
+def _resize(images: Bytes, size: int | tuple[int, int]) -> Bytes:
+    """Resize (n, h, w[, 3]) uint8 to another width and height plane by plane: faster than packing channels."""
+    to_width, to_height = width_and_height(size)
+    if images.shape[1:3] == (to_height, to_width):
         return images
-    resized = np.empty((len(images), size, size, *images.shape[3:]), np.uint8)
+    resized = np.empty((len(images), to_height, to_width, *images.shape[3:]), np.uint8)
     for source, target in zip(images, resized, strict=True):
         # Linear interpolation sees every pixel down to half the size; halving first is much faster than
         # averaging over areas.
         height, width = source.shape[:2]
-        while max(height, width) > 2 * size:
-            height, width = (side // 2 if side > 2 * size else side for side in (height, width))
+        while height > 2 * to_height or width > 2 * to_width:
+            height = height // 2 if height > 2 * to_height else height
+            width = width // 2 if width > 2 * to_width else width
             source = cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR)
-        cv2.resize(source, (size, size), dst=target, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(source, (to_width, to_height), dst=target, interpolation=cv2.INTER_LINEAR)
     return resized
 
 
@@ -138,7 +199,7 @@ def _draw_crop(
         return _corner_crop(height, width, rng)
     if config.crop == "random":
         return _random_crop(height, width, config, rng)
-    view = evaluation_view(height, width, config)
+    view = evaluation_view(height, width, config.view)
     return view.top, view.left, view.height, view.width
 
 

@@ -11,18 +11,22 @@ from hypothesis import strategies as st
 from flow_cache import CacheFileError, CacheReader, read_index
 from twostream.data.annotations import VideoRecord
 from twostream.data.dataset import ClipDataset, ClipKey, ClipLoader, ClipSampler
-from twostream.data.settings import AugmentConfig, ClipShape
+from twostream.data.settings import AugmentConfig, DataConfig
 from twostream.errors import DataError
 
 from .conftest import VIDEOS
-
-SHAPE = ClipShape(steps=3, stack=2)
 
 
 def make_dataset(cache, **settings):
     entries = {entry.video: entry for entry in read_index(cache)}
     records = [VideoRecord(path, i % 3, path) for i, path in enumerate(sorted(entries))]
-    return ClipDataset(records, cache, entries, **{"shape": SHAPE, "size": 16, **settings})
+    given = {
+        name: settings.pop(name)
+        for name in ("training", "clips", "seed", "streams", "motion", "window", "open_cache")
+        if name in settings
+    }
+    config = DataConfig(**{"steps": 3, "stack": 2, "size": 16, **settings})
+    return ClipDataset(records, cache, entries, config=config, **given)
 
 
 def same(first, second):
@@ -59,10 +63,10 @@ def test_clips_of_a_video_get_a_leading_dimension(make_cache):
 def test_no_clip_reaches_across_a_gap(make_cache, step):
     """Frames are missing before frame 6: no field leads from frame 5 to frame 6, and no stack sees both sides."""
     cache = make_cache({"a/x.avi": 12}, gap=6, step=step)
-    shape = ClipShape(steps=4, stack=3)
+    shape = {"steps": 4, "stack": 3}
     datasets = [
-        make_dataset(cache, shape=shape, training=True, augment=AugmentConfig(flip=0)),
-        make_dataset(cache, shape=shape, clips=5),
+        make_dataset(cache, **shape, training=True, augment=AugmentConfig(flip=0)),
+        make_dataset(cache, **shape, clips=5),
     ]
     seen = set()
     for clip in (*(datasets[0][ClipKey(epoch, 0)] for epoch in range(20)), datasets[1][0]):
@@ -74,7 +78,7 @@ def test_no_clip_reaches_across_a_gap(make_cache, step):
     with pytest.raises(
         DataError, match=r"stack of 7 flow fields does not fit into a video of .* in 2 parts of at most 6"
     ):
-        make_dataset(cache, shape=ClipShape(steps=2, stack=7))[0]
+        make_dataset(cache, steps=2, stack=7)[0]
 
 
 def test_a_flip_negates_u_in_a_batch(make_cache):
@@ -195,7 +199,7 @@ def test_a_damaged_file_is_named_in_one_line(make_cache, workers):
 
 
 def test_a_short_video_is_refused(make_cache):
-    dataset = make_dataset(make_cache({"a/x.avi": 4}), shape=ClipShape(2, 5))
+    dataset = make_dataset(make_cache({"a/x.avi": 4}), steps=2, stack=5)
     with pytest.raises(DataError, match="stack of 5"):
         dataset[0]
 

@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twostream.data.sampling import even_starts, middle_frames, random_starts, stack_fields
+from twostream.data.sampling import (
+    even_starts,
+    middle_frames,
+    random_starts,
+    stack_fields,
+    window_frames,
+    without_repeats,
+)
 from twostream.data.settings import ClipShape
 from twostream.errors import DataError
 
@@ -139,3 +146,21 @@ def test_clips_have_steps_and_stacks(steps, stack):
 def test_at_least_one_clip():
     with pytest.raises(DataError, match="got 0 clips"):
         even_starts(9, ClipShape(), 0)
+
+
+def test_windows_stay_inside_a_run_of_frames():
+    runs = (range(4), range(6, 12))  # frames 0 to 4, and 6 to 12
+    windows = window_frames(np.array([[0, 3], [7, 12]]), 5, runs)
+    assert windows.tolist() == [[[0, 0, 0, 1, 2], [1, 2, 3, 4, 4]], [[6, 6, 7, 8, 9], [10, 11, 12, 12, 12]]]
+    assert window_frames(np.array([3]), 4, (range(9),)).tolist() == [[2, 3, 4, 5]]
+
+
+@given(videos, st.integers(0, 2**32))
+def test_each_place_is_left_once_and_the_rest_pads(video, seed):
+    shape, fields = video
+    drawn = random_starts(fields, shape, np.random.default_rng(seed))[None]
+    packed, valid = without_repeats(drawn)
+    assert packed.shape == valid.shape == drawn.shape
+    assert packed[valid].tolist() == sorted(set(drawn[0].tolist()))
+    assert valid[0].tolist() == sorted(valid[0].tolist(), reverse=True)
+    assert (packed[~valid] == packed[valid][-1]).all()

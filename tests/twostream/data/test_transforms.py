@@ -51,9 +51,9 @@ def test_corner_crops_are_square_up_to_one_scale_step(seed):
 
 
 def test_evaluation_views():
-    assert evaluation_view(90, 120, AugmentConfig()) == View(0, 15, 90, 90)
-    assert evaluation_view(121, 90, AugmentConfig()) == View(15, 0, 90, 90)
-    assert evaluation_view(90, 120, AugmentConfig(view="full")) == View(0, 0, 90, 120)
+    assert evaluation_view(90, 120, "centre") == View(0, 15, 90, 90)
+    assert evaluation_view(121, 90, "centre") == View(15, 0, 90, 90)
+    assert evaluation_view(90, 120, "full") == View(0, 0, 90, 120)
     none = random_view(90, 120, AugmentConfig(crop="none", flip=0), np.random.default_rng(0))
     assert (none.top, none.left, none.height, none.width) == (0, 15, 90, 90)
 
@@ -193,9 +193,54 @@ def test_plain_training_views_are_not_coloured():
     assert (view.flip, view.brightness, view.contrast, view.saturation) == (False, 1, 1, 1)
 
 
-def test_frames_and_fields_must_have_one_size():
-    with pytest.raises(DataError, match="differ in size"):
-        apply_view(View(0, 0, 4, 4), 4, bytes_of(0, 1, 8, 8, 3), bytes_of(0, 1, 2, 8, 9))
+def test_a_view_must_be_of_the_fields_that_it_cuts():
+    view = evaluation_view(8, 12, "centre")
+    with pytest.raises(
+        DataError, match=r"fields are of height and width \(8, 9\), but the view is of \(8, 12\)"
+    ):
+        apply_view(view, 4, bytes_of(0, 1, 8, 8, 3), bytes_of(0, 1, 2, 8, 9))
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes, seeds, st.sampled_from(["random", "corners", "none"]), st.integers(2, 4))
+def test_of_frames_k_times_as_large_the_same_share_is_cut(frame_size, seed, crop, k):
+    """Frames in which each pixel stands k x k times: the crop's pixels are found in the middle of each such square."""
+    grey = bytes_of(seed, 2, *frame_size)
+    rgb = np.repeat(np.repeat(grey, k, axis=1), k, axis=2)[..., None].repeat(3, axis=-1)
+    view = random_view(*frame_size, AugmentConfig(crop=crop), np.random.default_rng(seed))
+    view = View(view.top, view.left, view.height, view.width, frame=frame_size)  # no flip, no colour
+    size = 2 * max(frame_size) * k  # enlarged, so that no pixel is averaged away
+    seen, _ = apply_view(view, size, rgb)
+    rows = ((np.arange(view.height) + 0.5) * size / view.height).astype(int)
+    columns = ((np.arange(view.width) + 0.5) * size / view.width).astype(int)
+    cut = grey[:, view.top : view.top + view.height, view.left : view.left + view.width]
+    np.testing.assert_array_equal(seen[:, 0][:, rows][:, :, columns], cut)
+
+
+@settings(deadline=None)
+@given(sizes, sizes, seeds, st.sampled_from(["random", "corners", "none"]), st.integers(8, 40))
+def test_frames_of_any_size_are_cut_with_or_without_fields(field_size, rgb_size, seed, crop, size):
+    rgb, flow = bytes_of(seed, 2, *rgb_size, 3), bytes_of(seed, 2, 2, *field_size)
+    view = random_view(*field_size, AugmentConfig(crop=crop), np.random.default_rng(seed))
+    seen, moved = apply_view(view, size, rgb, flow)
+    assert seen.shape == (2, 3, size, size)
+    np.testing.assert_array_equal(seen, apply_view(view, size, rgb)[0])
+    np.testing.assert_array_equal(moved, apply_view(view, size, flow=flow)[1])
+
+
+@given(sizes, sizes, seeds)
+def test_the_cut_share_is_right_to_half_a_pixel(field_size, rgb_size, seed):
+    """The crop of a picture that holds its own coordinates tells where it was cut."""
+    view = random_view(*field_size, PLAIN, np.random.default_rng(seed))
+    rows, columns = np.indices(rgb_size)
+    rgb = np.stack([rows, columns, columns], axis=-1).astype(np.uint8)[None]
+    top, bottom = (edge * rgb_size[0] / field_size[0] for edge in (view.top, view.top + view.height))
+    left, right = (edge * rgb_size[1] / field_size[1] for edge in (view.left, view.left + view.width))
+    seen, _ = apply_view(view, 300, rgb)  # enlarged: the first and last pixels stand in the corners
+    assert abs(seen[0, 0, 0, 0] - top) <= 1  # an edge of half a pixel, or the one pixel that must be left
+    assert abs(seen[0, 1, 0, 0] - left) <= 1
+    assert abs(int(seen[0, 0, -1, -1]) + 1 - bottom) <= 1
+    assert abs(int(seen[0, 1, -1, -1]) + 1 - right) <= 1
 
 
 @pytest.mark.parametrize(

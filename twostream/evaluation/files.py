@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from twostream.errors import DataError
-from twostream.evaluation.results import OUTPUTS, Evaluation, Protocol
+from twostream.evaluation.results import OUTPUTS, Evaluation, FloatArray, Protocol
 from twostream.files import replacing
 
 EVALUATION_FILE = "evaluation.npz"
@@ -31,7 +32,9 @@ def write_evaluation(evaluation: Evaluation, directory: Path) -> None:
     }
     for name, values in evaluation.probabilities.items():
         arrays[f"probabilities_{name}"] = values
-    for name in ("stream_weights", "shared_source"):
+    for name, values in (evaluation.validation_probabilities or {}).items():
+        arrays[f"validation_probabilities_{name}"] = values
+    for name in ("stream_weights", "shared_source", "validation_labels"):
         optional = getattr(evaluation, name)
         if optional is not None:
             arrays[name] = optional
@@ -65,15 +68,17 @@ def read_evaluation(directory: str | Path) -> Evaluation:
                 videos=tuple(meta["videos"]),
                 groups=tuple(meta["groups"]),
                 labels=arrays["labels"],
-                probabilities={
-                    name: arrays[f"probabilities_{name}"]
-                    for name in OUTPUTS
-                    if f"probabilities_{name}" in arrays
-                },
+                probabilities=_outputs(arrays, "probabilities"),
                 stream_weights=arrays.get("stream_weights"),
                 shared_source=arrays.get("shared_source"),
+                validation_labels=arrays.get("validation_labels"),
+                validation_probabilities=_outputs(arrays, "validation_probabilities") or None,
             )
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected the folder of an evaluation's report") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: damaged ({error}); evaluate the checkpoint again") from error
+
+
+def _outputs(arrays: Mapping[str, FloatArray], field: str) -> dict[str, FloatArray]:
+    return {name: arrays[f"{field}_{name}"] for name in OUTPUTS if f"{field}_{name}" in arrays}

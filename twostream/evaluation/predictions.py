@@ -6,11 +6,12 @@ import numpy as np
 
 from flow_cache import Progress
 from twostream.checkpoints import Checkpoint
-from twostream.data.module import ActionDataModule
+from twostream.data.module import ActionDataModule, data_of
 from twostream.data.settings import DataConfig
 from twostream.errors import ConfigError
-from twostream.evaluation.results import Evaluation, Protocol
+from twostream.evaluation.results import Evaluation, FloatArray, Protocol
 from twostream.inference.clips import choose_device, predict_clips
+from twostream.models.two_stream import TwoStream
 from twostream.settings import Part
 
 
@@ -22,6 +23,9 @@ def evaluate(
     command: str = "",
 ) -> Evaluation:
     """Classify every video of one side of the split.
+
+    For the test side of a model of two streams the validation side, if there is one, is classified too, with as many
+    clips a video: on it the baseline "weighted" of `Evaluation.baselines` is fitted.
 
     Args:
         checkpoint: the trained model.
@@ -48,31 +52,34 @@ def evaluate(
     """
     if not isinstance(data, ActionDataModule):
         config = checkpoint.card.data_config() if data is None else data
-        data = ActionDataModule(config, checkpoint.card.model.streams, checkpoint.card.seed)
+        data = data_of(config, checkpoint.card.model, checkpoint.card.seed)
     checkpoint.require_classes(data.classes)
     records = getattr(data.split, part)
     if not records:
         raise ConfigError(f"the split has no {part} videos")
     model = checkpoint.model().to(choose_device(device))
-    loader = data.evaluation_dataloader(part)
-    outputs = []
-    with Progress(len(loader), "batches", before=f"evaluating {part}: ") as progress:
-        for batch in loader:
-            outputs.append(predict_clips(model, batch))
-            progress.finished()
-    probabilities = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
-    weights = probabilities.pop("weights", None)
+    data.keep_features(model)
+    probabilities, weights = _predict(model, data, part, f"evaluating {part}")
+    validation = data.split.validation if part == "test" and len(model.names) > 1 else ()
+    validation_probabilities = None
+    if validation:
+        purpose = f"fitting the weighted fusion on {len(validation)} validation videos"
+        validation_probabilities, _ = _predict(model, data, "validation", purpose)
     # Only the test side is compared with training by source; an all-False array then says that nothing is shared.
     shared = (
         np.array([record.path in data.split.shared_sources for record in records]) if part == "test" else None
     )
+    clips: dict[str, int] = {
+        name: data.config.eval_clips_of(name) * data.config.views_of(name)[1] for name in model.names
+    }
     protocol = Protocol(
         dataset=data.data.name,
         split=data.split.name,
         side=part,
         num_train=len(data.split.train),
         num_videos=len(records),
-        clips_per_video=data.config.eval_clips,
+        clips_per_video=max(clips.values()),
+        clips_by_stream=clips,
         streams=model.names,
         checkpoint=checkpoint.path.name,
         epoch=checkpoint.epoch,
@@ -81,6 +88,7 @@ def evaluate(
         seed=checkpoint.card.seed,
         command=command,
         notes=data.data.notes,
+        num_validation=len(data.split.validation),
     )
     return Evaluation(
         protocol=protocol,
@@ -91,4 +99,20 @@ def evaluate(
         probabilities=probabilities,
         stream_weights=weights,
         shared_source=shared,
+        validation_labels=np.array([record.label for record in validation]) if validation else None,
+        validation_probabilities=validation_probabilities,
     )
+
+
+def _predict(
+    model: TwoStream, data: ActionDataModule, part: Part, purpose: str
+) -> tuple[dict[str, FloatArray], FloatArray | None]:
+    """Classify a side of the split in its order; gives probabilities by output, and stream weights if there are any."""
+    loader = data.evaluation_dataloader(part)
+    outputs = []
+    with Progress(len(loader), "batches", before=f"{purpose}: ") as progress:
+        for batch in loader:
+            outputs.append(predict_clips(model, batch))
+            progress.finished()
+    probabilities = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+    return probabilities, probabilities.pop("weights", None)

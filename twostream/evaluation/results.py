@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from twostream.errors import DataError, one_line
+from twostream.evaluation.late_fusion import WeightedFusion, fit_weighted, mean_rule, product_rule
 from twostream.settings import STREAMS, require_at_least
 
 FloatArray = npt.NDArray[np.float32]
@@ -33,6 +35,7 @@ class Protocol:
         num_train: videos in the training side.
         num_videos: videos that were evaluated.
         clips_per_video: clips sampled from each video; their probabilities are averaged at video level.
+        clips_by_stream: the same of each stream, where they differ; empty if they do not.
         level: "video" (one row a video) or "clip" (one row a clip).
         streams: names of the streams, of "rgb" and "flow".
         checkpoint: file name of the checkpoint.
@@ -42,6 +45,7 @@ class Protocol:
         seed: seed of the run.
         command: command that made the evaluation.
         notes: further remarks for the reader, a sentence each.
+        num_validation: videos in the validation side, or None if unknown.
 
     Example:
         >>> from twostream import Protocol
@@ -59,6 +63,7 @@ class Protocol:
     num_train: int
     num_videos: int
     clips_per_video: int
+    clips_by_stream: Mapping[str, int] = field(default_factory=dict)
     level: str = "video"
     streams: tuple[str, ...]
     checkpoint: str
@@ -68,6 +73,7 @@ class Protocol:
     seed: int
     command: str
     notes: tuple[str, ...] = ()
+    num_validation: int | None = None
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -80,6 +86,8 @@ class Protocol:
         if not self.streams or not set(self.streams) <= set(STREAMS):
             raise DataError(f"Protocol.streams: expected 'rgb', 'flow' or both, got {self.streams!r}")
         least = {"num_train": 0, "num_videos": 1, "clips_per_video": 1}
+        if self.num_validation is not None:
+            least["num_validation"] = 0
         require_at_least(self, least, "Protocol.", DataError)
 
     def line(self) -> str:
@@ -89,6 +97,8 @@ class Protocol:
             Text without line breaks: data set, split, sizes, clips, level, streams, checkpoint, flow, groups.
         """
         clips = f"{self.clips_per_video} clip{'s' if self.clips_per_video != 1 else ''} per video"
+        if len(set(self.clips_by_stream.values())) > 1:
+            clips += f" ({', '.join(f'{name} {count}' for name, count in self.clips_by_stream.items())})"
         averaged = ", probabilities averaged" if self.level == "video" and self.clips_per_video > 1 else ""
         streams = " + ".join(self.streams) + (" fused" if len(self.streams) > 1 else " alone")
         epoch = "" if self.epoch is None else f" (epoch {self.epoch})"
@@ -125,6 +135,10 @@ class Evaluation:
         stream_weights: (N, 2) float32, the fusion's weights of RGB and flow, non-negative, or None.
         shared_source: (N,) bool, True where clips of the row's source, of other classes, are in the
             training side too; None where that is not known.
+        validation_labels: (M,) int64, true class of each video of the validation side, on which the baseline "weighted"
+            is fitted; None where that side was not predicted.
+        validation_probabilities: output name to (M, C) float32, as `probabilities`, of the validation side; given if
+            and only if `validation_labels` is.
 
     Example:
         >>> import numpy as np
@@ -149,6 +163,8 @@ class Evaluation:
     probabilities: Mapping[str, FloatArray]
     stream_weights: FloatArray | None = None
     shared_source: BoolArray | None = None
+    validation_labels: IntArray | None = None
+    validation_probabilities: Mapping[str, FloatArray] | None = None
 
     def __post_init__(self) -> None:
         """Bring arrays to their dtype and check shapes and values.
@@ -166,16 +182,8 @@ class Evaluation:
             if len(set(self.videos)) != n:
                 raise DataError("Evaluation.videos: expected each video once at video level, got duplicates")
         _expect_shape("groups", (len(self.groups),), (n,))
-        labels = np.asarray(self.labels)
-        _expect_shape("labels", labels.shape, (n,))
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(f"Evaluation.labels: expected int64, got {labels.dtype}")
-        if labels.min() < 0 or labels.max() >= c:
-            raise DataError(
-                f"Evaluation.labels: expected values in [0, {c}), got {labels.min()} to {labels.max()}"
-            )
-        self._set("labels", labels.astype(np.int64))
-        self._set("probabilities", self._checked_probabilities(n, c))
+        self._set("labels", _checked_labels("labels", self.labels, n, c))
+        self._set("probabilities", _checked_probabilities("probabilities", self.probabilities, n, c))
         if self.stream_weights is not None:
             weights = np.asarray(self.stream_weights, dtype=np.float32)
             _expect_shape("stream_weights", weights.shape, (n, 2))
@@ -188,6 +196,7 @@ class Evaluation:
             shared = np.asarray(self.shared_source)
             _expect_shape("shared_source", shared.shape, (n,))
             self._set("shared_source", shared.astype(np.bool_))
+        self._check_validation(c)
 
     @property
     def decision(self) -> str:
@@ -215,30 +224,92 @@ class Evaluation:
         """
         return np.asarray(self.probabilities[output or self.decision].argmax(axis=1), dtype=np.int64)
 
-    def _checked_probabilities(self, n: int, c: int) -> dict[str, FloatArray]:
-        names = set(self.probabilities)
-        if names not in ({"rgb"}, {"flow"}, set(OUTPUTS)):
+    @cached_property
+    def weighted_fusion(self) -> WeightedFusion | None:
+        """Return what the baseline "weighted" is, fitted on the validation side; None without predictions of it."""
+        labels, streams = self.validation_labels, self.validation_probabilities
+        if labels is None or streams is None or "fused" not in streams:
+            return None
+        return fit_weighted(labels, streams["rgb"], streams["flow"])
+
+    def baselines(self) -> dict[str, FloatArray]:
+        """Fuse the probabilities of the two streams by the simple rules that a learned fusion has to beat.
+
+        Returns:
+            "product", "mean" and, where the validation side was predicted, "weighted", each (N, C) float32 with rows
+            that sum to 1; nothing for a single stream.
+        """
+        if "fused" not in self.probabilities:
+            return {}
+        rgb, flow = self.probabilities["rgb"], self.probabilities["flow"]
+        fused = {"product": product_rule(rgb, flow), "mean": mean_rule(rgb, flow)}
+        if self.weighted_fusion is not None:
+            fused["weighted"] = self.weighted_fusion(rgb, flow)
+        return fused
+
+    def _check_validation(self, c: int) -> None:
+        labels, probabilities = self.validation_labels, self.validation_probabilities
+        if (labels is None) != (probabilities is None):
             raise DataError(
-                f"Evaluation.probabilities: expected 'rgb' or 'flow' alone, or 'fused', 'rgb' and 'flow'; "
-                f"got {sorted(names)}"
+                "Evaluation.validation_labels and validation_probabilities: expected both or neither, got one; "
+                "pass both"
             )
-        checked: dict[str, FloatArray] = {}
-        for name in (output for output in OUTPUTS if output in names):
-            values = np.asarray(self.probabilities[name], dtype=np.float32)
-            _expect_shape(f"probabilities[{name!r}]", values.shape, (n, c))
-            if not np.isfinite(values).all():
-                raise DataError(f"Evaluation.probabilities[{name!r}]: expected finite values, got NaN or inf")
-            worst = float(np.abs(values.sum(axis=1) - 1).max())
-            if values.min() < 0 or worst > _SUM_TOLERANCE:
-                raise DataError(
-                    f"Evaluation.probabilities[{name!r}]: expected rows of at least 0 that sum to 1, got a "
-                    f"least value of {values.min():.3g} and a sum off by {worst:.3g}; pass softmax outputs"
-                )
-            checked[name] = values
-        return checked
+        if labels is None or probabilities is None:
+            return
+        m = len(labels)
+        if m == 0:
+            raise DataError("Evaluation.validation_labels: expected at least one video, got none; pass None")
+        if set(probabilities) != set(self.probabilities):
+            raise DataError(
+                f"Evaluation.validation_probabilities: expected the outputs {sorted(self.probabilities)}, "
+                f"got {sorted(probabilities)}"
+            )
+        if self.protocol.num_validation is not None:
+            expected = (self.protocol.num_validation,)
+            _expect_shape("validation_labels, as protocol.num_validation", (m,), expected)
+        self._set("validation_labels", _checked_labels("validation_labels", labels, m, c))
+        checked = _checked_probabilities("validation_probabilities", probabilities, m, c)
+        self._set("validation_probabilities", checked)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen; __post_init__ normalises once
+
+
+def _checked_labels(name: str, values: IntArray, n: int, c: int) -> IntArray:
+    labels = np.asarray(values)
+    _expect_shape(name, labels.shape, (n,))
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"Evaluation.{name}: expected int64, got {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= c:
+        raise DataError(
+            f"Evaluation.{name}: expected values in [0, {c}), got {labels.min()} to {labels.max()}"
+        )
+    return labels.astype(np.int64)
+
+
+def _checked_probabilities(
+    field: str, outputs: Mapping[str, FloatArray], n: int, c: int
+) -> dict[str, FloatArray]:
+    names = set(outputs)
+    if names not in ({"rgb"}, {"flow"}, set(OUTPUTS)):
+        raise DataError(
+            f"Evaluation.{field}: expected 'rgb' or 'flow' alone, or 'fused', 'rgb' and 'flow'; "
+            f"got {sorted(names)}"
+        )
+    checked: dict[str, FloatArray] = {}
+    for name in (output for output in OUTPUTS if output in names):
+        values = np.asarray(outputs[name], dtype=np.float32)
+        _expect_shape(f"{field}[{name!r}]", values.shape, (n, c))
+        if not np.isfinite(values).all():
+            raise DataError(f"Evaluation.{field}[{name!r}]: expected finite values, got NaN or inf")
+        worst = float(np.abs(values.sum(axis=1) - 1).max())
+        if values.min() < 0 or worst > _SUM_TOLERANCE:
+            raise DataError(
+                f"Evaluation.{field}[{name!r}]: expected rows of at least 0 that sum to 1, got a "
+                f"least value of {values.min():.3g} and a sum off by {worst:.3g}; pass softmax outputs"
+            )
+        checked[name] = values
+    return checked
 
 
 def _expect_shape(name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:

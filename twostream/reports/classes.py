@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from twostream.evaluation.confusions import confused_pairs
 from twostream.reports.document import Block, Code, Heading, Paragraph, Span, Strong, Table
 from twostream.reports.explanation import SENTENCE_NAMES, plural
+from twostream.reports.numbers import EMPTY, percent
 from twostream.reports.outputs import NAMES
 from twostream.reports.tables import Figures
 
-EMPTY = "-"
 _PAIRS = 6
 _HIGHLIGHTS = 5
-
-
-def percent(value: float | None) -> str:
-    """Write a fraction in percent with one decimal, without the sign; a dash for None and NaN."""
-    return EMPTY if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def pair_blocks(figures: Figures) -> list[Block]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from twostream.evaluation.late_fusion import BASELINES
 from twostream.evaluation.results import Evaluation
 
 _ANY_WIDTH = 1000  # columns; a table takes what it needs
@@ -31,9 +32,8 @@ def print_summary(evaluation: Evaluation, directory: Path) -> None:
         table.add_column(text, justify="right")
     for row in rows:
         if row.get("subset", "all") == "all":
-            table.add_row(
-                row["output"], *(f"{100 * float(row[key]):.1f} %" if row[key] else "" for key in present)
-            )
+            name = f"{row['output']} (baseline)" if row["output"] in BASELINES else row["output"]
+            table.add_row(name, *(f"{100 * float(row[key]):.1f} %" if row[key] else "" for key in present))
     # As wide as its figures: a narrow terminal breaks lines, where a table squeezed into it would show nothing.
     Console(width=_ANY_WIDTH).print(table)
     print(f"report: {directory / 'report.md'} (and report.html, per_class.md, summary.csv, per_class.csv)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from twostream.evaluation.late_fusion import BASELINES
 from twostream.evaluation.metrics import (
     Agreement,
     ClassMetrics,
@@ -22,12 +24,28 @@ from twostream.evaluation.metrics import (
     evaluate_output,
     per_class,
     stream_agreement,
+    top1,
 )
-from twostream.evaluation.results import Evaluation
+from twostream.evaluation.results import Evaluation, FloatArray
 
 ALL = "all"
 LEAK_FREE = "unshared_sources"
 TOP_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Hold what the fusion has above the best of some other outputs.
+
+    Attributes:
+        over: name of that output, the one with the highest top-1, the first of those that tie.
+        top1: difference of top-1, a fraction, below 0 where the fusion is worse.
+        interval: its 95 % interval, paired over source groups.
+    """
+
+    over: str
+    top1: float
+    interval: Interval
 
 
 @dataclass(frozen=True)
@@ -36,15 +54,15 @@ class Figures:
 
     Attributes:
         evaluation: where the figures come from.
-        overall: output name to its figures on all rows.
-        leak_free: output name to its figures on rows without a source shared with training; empty if there
-            are none, or if sources were not compared.
+        overall: output name to its figures on all rows, the baselines after the model's own outputs.
+        leak_free: the same on rows without a source shared with training; empty if there are none, or if sources
+            were not compared.
         classes: output name to the figures of each class.
         matrices: output name to its (C, C) int64 confusion matrix.
         weights: (C, 2) float64 mean stream weights of RGB and flow, or None.
         agreement: which stream was right, or None for a single stream.
-        gain: top-1 of the fusion above the better stream, a fraction, or None for a single stream.
-        gain_interval: its 95 % interval, paired over source groups.
+        gain: what the fusion has above the better stream, or None for a single stream.
+        baseline_gain: what it has above the best baseline, or None for a single stream.
     """
 
     evaluation: Evaluation
@@ -54,30 +72,30 @@ class Figures:
     matrices: dict[str, IntArray]
     weights: Float64Array | None
     agreement: Agreement | None
-    gain: float | None
-    gain_interval: Interval | None
+    gain: Gain | None
+    baseline_gain: Gain | None
 
     @property
-    def best_stream(self) -> str:
-        """Name the single stream with the higher top-1."""
-        return max(self.evaluation.streams, key=lambda name: self.overall[name].top1)
+    def baselines(self) -> tuple[str, ...]:
+        """Name the baselines that could be computed."""
+        return tuple(name for name in BASELINES if name in self.overall)
 
 
 def compute_figures(evaluation: Evaluation) -> Figures:
     """Compute all figures of an evaluation."""
     labels, num_classes = evaluation.labels, len(evaluation.classes)
     predictions = {output: evaluation.predictions(output) for output in evaluation.outputs}
-    overall = _overall(evaluation, np.ones(len(labels), dtype=np.bool_))
+    baselines = evaluation.baselines()
+    outputs = {**evaluation.probabilities, **baselines}
+    overall = _overall(evaluation, outputs, np.ones(len(labels), dtype=np.bool_))
     leak_free = {}
     if evaluation.shared_source is not None and not evaluation.shared_source.all():
-        leak_free = _overall(evaluation, ~evaluation.shared_source)
-    agreement = gain = gain_interval = None
+        leak_free = _overall(evaluation, outputs, ~evaluation.shared_source)
+    agreement = gain = baseline_gain = None
     if "fused" in predictions:
         agreement = stream_agreement(labels, predictions["fused"], predictions["rgb"], predictions["flow"])
-        best = max(evaluation.streams, key=lambda name: overall[name].top1)
-        gain = overall["fused"].top1 - overall[best].top1
-        right = {output: (predictions[output] == labels).astype(np.float64) for output in ("fused", best)}
-        gain_interval = bootstrap_mean(right["fused"] - right[best], evaluation.groups)
+        gain = _gain(evaluation, {name: outputs[name] for name in evaluation.streams})
+        baseline_gain = _gain(evaluation, baselines)
     weights = None
     if evaluation.stream_weights is not None:
         weights = class_stream_weights(labels, evaluation.stream_weights, num_classes)
@@ -92,7 +110,7 @@ def compute_figures(evaluation: Evaluation) -> Figures:
         weights=weights,
         agreement=agreement,
         gain=gain,
-        gain_interval=gain_interval,
+        baseline_gain=baseline_gain,
     )
 
 
@@ -100,8 +118,9 @@ def summary_table(figures: Figures) -> pd.DataFrame:
     """Tabulate the figures of each output: a row an output and subset.
 
     Returns:
-        Columns `output`, `subset` ("all", and "unshared_sources" where sources were compared with training),
-        then the fields of `OutputMetrics`; `top5` is NaN for five classes or fewer.
+        Columns `output` (those of the model, then the baselines "product", "mean" and "weighted" as far as
+        `Evaluation.baselines` has them), `subset` ("all", and "unshared_sources" where sources were compared with
+        training), then the fields of `OutputMetrics`; `top5` is NaN for five classes or fewer.
     """
     rows = [
         {"output": output, "subset": subset, **asdict(values)}
@@ -204,9 +223,21 @@ def confusion_table(matrix: IntArray, classes: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def _overall(evaluation: Evaluation, rows: npt.NDArray[np.bool_]) -> dict[str, OutputMetrics]:
+def _overall(
+    evaluation: Evaluation, outputs: Mapping[str, FloatArray], rows: npt.NDArray[np.bool_]
+) -> dict[str, OutputMetrics]:
     groups = [group for group, kept in zip(evaluation.groups, rows, strict=True) if kept]
     return {
         output: evaluate_output(evaluation.labels[rows], probabilities[rows], groups)
-        for output, probabilities in evaluation.probabilities.items()
+        for output, probabilities in outputs.items()
     }
+
+
+def _gain(evaluation: Evaluation, others: Mapping[str, FloatArray]) -> Gain:
+    """Compare the fusion with the best of the others, video by video."""
+    labels, fused = evaluation.labels, evaluation.probabilities["fused"]
+    best = max(others, key=lambda name: top1(labels, others[name]))
+    right, right_other = (values.argmax(axis=1) == labels for values in (fused, others[best]))
+    difference = right.astype(np.float64) - right_other
+    gain = top1(labels, fused) - top1(labels, others[best])
+    return Gain(best, gain, bootstrap_mean(difference, evaluation.groups))

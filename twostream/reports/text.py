@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twostream.evaluation.metrics import CALIBRATION_BINS, OutputMetrics
-from twostream.reports.classes import EMPTY, class_table_blocks, highlight_blocks, pair_blocks, percent
+from twostream.evaluation.metrics import OutputMetrics
+from twostream.reports.calibration import calibration_blocks
+from twostream.reports.classes import class_table_blocks, highlight_blocks, pair_blocks
 from twostream.reports.document import (
     Block,
     Bullets,
@@ -22,6 +23,8 @@ from twostream.reports.document import (
     Table,
 )
 from twostream.reports.explanation import SENTENCE_NAMES, explanation_blocks, plural
+from twostream.reports.fusions import fusion_blocks
+from twostream.reports.numbers import EMPTY, gain_interval, interval, percent
 from twostream.reports.outputs import NAMES
 from twostream.reports.tables import Figures
 
@@ -42,6 +45,8 @@ def report_blocks(figures: Figures, pictures: Sequence[str]) -> list[Block]:
         Paragraph((protocol.line(),)),
         Heading(1, f"Evaluation of {protocol.dataset}, {protocol.side} side"),
         *_summary(figures),
+        *fusion_blocks(figures),
+        *calibration_blocks(figures),
         *_leakage(figures),
         *_agreement(figures),
         *explanation_blocks(figures, limit=_GROUPS),
@@ -85,35 +90,28 @@ def _summary(figures: Figures) -> list[Block]:
     blocks: list[Block] = [
         Heading(2, "Summary"),
         Paragraph((text,)),
-        _overall_table(overall),
+        _overall_table(overall, evaluation.outputs),
         Paragraph((_legend(first),)),
     ]
-    if figures.gain is not None and figures.gain_interval is not None:
-        best = figures.best_stream
-        direction = "above" if figures.gain >= 0 else "below"
+    if figures.gain is not None:
+        best = figures.gain.over
+        direction = "above" if figures.gain.top1 >= 0 else "below"
         gain = (
-            f" Fused top-1 is {percent(first.top1)} %, {100 * abs(figures.gain):.1f} points {direction} the "
+            f" Fused top-1 is {percent(first.top1)} %, {100 * abs(figures.gain.top1):.1f} points {direction} the "
             f"better single stream, {SENTENCE_NAMES[best]} with {percent(overall[best].top1)} %"
         )
-        span: list[Span] = [Strong("Fusion gain."), gain]
-        interval = figures.gain_interval
-        if not math.isnan(interval.low):
-            span.append(
-                f" (95 % interval of the difference {100 * interval.low:+.1f} to {100 * interval.high:+.1f} "
-                "points, paired over source groups)"
-            )
-        blocks.append(Paragraph((*span, ".")))
+        blocks.append(Paragraph((Strong("Fusion gain."), gain, gain_interval(figures.gain.interval), ".")))
     return blocks
 
 
-def _overall_table(overall: dict[str, OutputMetrics]) -> Table:
+def _overall_table(overall: dict[str, OutputMetrics], outputs: Sequence[str]) -> Table:
     rows = []
-    for output, values in overall.items():
-        interval = f"{percent(values.top1_low)} to {percent(values.top1_high)}"
+    for output in outputs:
+        values = overall[output]
         cells = {
             "Output": NAMES[output],
             "Top-1": percent(values.top1),
-            "95 % interval": EMPTY if math.isnan(values.top1_low) else interval,
+            "95 % interval": interval(values),
             "Top-5": percent(values.top5),
             "Mean class accuracy": percent(values.mean_class_accuracy),
             "Precision (macro)": percent(values.precision_macro),
@@ -121,8 +119,6 @@ def _overall_table(overall: dict[str, OutputMetrics]) -> Table:
             "F1 (macro)": percent(values.f1_macro),
             "Precision (weighted)": percent(values.precision_weighted),
             "F1 (weighted)": percent(values.f1_weighted),
-            "ECE": percent(values.ece),
-            "NLL (nats)": f"{values.nll:.3f}",
         }
         if values.top5 is None:
             del cells["Top-5"]
@@ -133,14 +129,13 @@ def _overall_table(overall: dict[str, OutputMetrics]) -> Table:
 
 
 def _legend(first: OutputMetrics) -> str:
-    interval = "a bootstrap over source groups, because videos of one source are not independent"
+    how = "a bootstrap over source groups, because videos of one source are not independent"
     if math.isnan(first.top1_low):
-        interval = "left out, because it takes two source groups or more"
+        how = "left out, because it takes two source groups or more"
     text = (
-        f"In percent, except NLL. The interval is of top-1: {interval}. Macro averages give each class that "
-        "has videos the same weight, so macro recall is the mean class accuracy; weighted averages count "
-        f"videos, so weighted recall is top-1. ECE: expected calibration error, {CALIBRATION_BINS} bins of "
-        "the top confidence. NLL: mean negative log-likelihood."
+        f"In percent. The interval is of top-1: {how}. Macro averages give each class that has videos the same "
+        "weight, so macro recall is the mean class accuracy; weighted averages count videos, so weighted recall "
+        "is top-1."
     )
     if first.top5 is None:
         text += " Top-5 is left out: with five classes or fewer it is always 100."
@@ -165,7 +160,7 @@ def _leakage(figures: Figures) -> list[Block]:
     return [
         heading,
         Paragraph((f"{text} On the other {rest}:",)),
-        _overall_table(figures.leak_free),
+        _overall_table(figures.leak_free, figures.evaluation.outputs),
     ]
 
 

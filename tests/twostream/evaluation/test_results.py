@@ -41,6 +41,13 @@ def make_evaluation(**changes):
     return Evaluation(**values | changes)
 
 
+def streams_of(first):
+    """Outputs of two classes that all give the first class these probabilities."""
+    first = np.asarray(first, dtype=np.float64)
+    values = np.stack([first, 1 - first], axis=1)
+    return {"rgb": values, "flow": values, "fused": values}
+
+
 def test_line_names_every_condition_in_one_line():
     line = make_protocol(dataset="my\ndata").line()
     assert "\n" not in line
@@ -63,6 +70,7 @@ def test_line_of_a_single_stream_and_clip():
         ({"streams": ()}, "streams: expected"),
         ({"streams": ("depth",)}, "streams: expected"),
         ({"num_videos": 0}, "num_videos must be at least 1, got 0"),
+        ({"num_validation": -1}, "num_validation must be at least 0, got -1"),
         ({"clips_per_video": 0}, "clips_per_video must be at least 1, got 0"),
     ],
 )
@@ -123,6 +131,31 @@ def test_arrays_get_their_documented_types():
         ({"stream_weights": np.ones((3, 3))}, r"stream_weights: expected shape \(3, 2\), got \(3, 3\)"),
         ({"stream_weights": -np.ones((3, 2))}, "stream_weights: expected finite values of at least 0"),
         ({"shared_source": np.ones(2, bool)}, r"shared_source: expected shape \(3,\), got \(2,\)"),
+        ({"validation_labels": np.array([0])}, "expected both or neither, got one"),
+        (
+            {"validation_labels": np.array([], int), "validation_probabilities": streams_of([])},
+            "validation_labels: expected at least one video",
+        ),
+        (
+            {"validation_labels": np.array([2]), "validation_probabilities": streams_of([0.5])},
+            r"validation_labels: expected values in \[0, 2\), got 2 to 2",
+        ),
+        (
+            {"validation_labels": np.array([0]), "validation_probabilities": streams_of([0.5, 0.6])},
+            r"validation_probabilities\['fused'\]: expected shape \(1, 2\), got \(2, 2\)",
+        ),
+        (
+            {"validation_labels": np.array([0]), "validation_probabilities": {"rgb": np.full((1, 2), 0.5)}},
+            r"validation_probabilities: expected the outputs .*, got \['rgb'\]",
+        ),
+        (
+            {
+                "protocol": make_protocol(num_validation=2),
+                "validation_labels": np.array([0]),
+                "validation_probabilities": streams_of([0.5]),
+            },
+            r"num_validation: expected shape \(2,\), got \(1,\)",
+        ),
     ],
 )
 def test_evaluation_refuses(changes, message):
@@ -135,3 +168,55 @@ def test_clips_of_one_video_may_repeat_its_name_at_clip_level():
         protocol=make_protocol(level="clip", num_videos=2), videos=("a.avi", "a.avi", "c.avi")
     )
     assert len(evaluation.videos) == 3
+
+
+def test_baselines_are_computed_from_the_two_streams():
+    outputs = {
+        "fused": np.array([[0.1, 0.9]] * 3),
+        "rgb": np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]]),
+        "flow": np.array([[0.7, 0.3], [0.4, 0.6], [0.6, 0.4]]),
+    }
+    evaluation = make_evaluation(probabilities=outputs)
+    found = evaluation.baselines()
+    assert list(found) == ["product", "mean"]
+    assert found["product"][:, 0] == pytest.approx([0.7, 0.36 / 0.42, 0.12 / 0.44])
+    assert found["mean"][:, 0] == pytest.approx([0.6, 0.65, 0.4])
+    assert evaluation.weighted_fusion is None
+    assert evaluation.outputs == ("fused", "rgb", "flow")
+
+
+def test_weighted_baseline_is_fitted_on_validation_alone():
+    """RGB is right there and flow guesses; on the evaluated videos it is the other way round."""
+    labels = np.tile([0, 1], 20)
+    right = np.where(labels == 0, 0.8, 0.2)
+    right[::8] = 1 - right[::8]
+    guess = np.where(np.arange(40) % 4 < 2, 0.8, 0.2)
+    validation = {**streams_of(right), "flow": streams_of(guess)["flow"]}
+    truth = np.array([0.1, 0.9, 0.9])
+    evaluation = make_evaluation(
+        protocol=make_protocol(num_validation=40),
+        labels=np.array([1, 0, 0]),
+        probabilities={**streams_of(truth), "rgb": streams_of(1 - truth)["rgb"]},
+        validation_labels=labels.astype(np.int32),
+        validation_probabilities=validation,
+    )
+    fitted = evaluation.weighted_fusion
+    assert fitted is not None
+    assert fitted.num_videos == 40
+    assert fitted.rgb_weight > 0.9
+    found = evaluation.baselines()
+    assert list(found) == ["product", "mean", "weighted"]
+    assert found["weighted"].argmax(axis=1).tolist() == evaluation.predictions("rgb").tolist()
+    assert evaluation.validation_labels.dtype == np.int64
+    assert evaluation.validation_probabilities["flow"].dtype == np.float32
+
+
+def test_a_single_stream_has_no_baselines():
+    alone = {"flow": np.full((3, 2), 0.5)}
+    assert make_evaluation(probabilities=alone).baselines() == {}
+    validated = make_evaluation(
+        probabilities=alone,
+        validation_labels=np.array([1]),
+        validation_probabilities={"flow": np.full((1, 2), 0.5)},
+    )
+    assert validated.weighted_fusion is None

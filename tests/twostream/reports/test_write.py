@@ -1,7 +1,9 @@
 """Reports: every file, what it says, and that names survive every format."""
 
 import csv
+import dataclasses
 import html
+import json
 import re
 import subprocess
 import sys
@@ -10,15 +12,18 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 from sklearn import metrics as sk
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from twostream.errors import DataError
 from twostream.evaluation.files import read_evaluation
 from twostream.evaluation.results import Evaluation, Protocol
+from twostream.reports.console import print_summary
 from twostream.reports.document import Paragraph, Strong, Table, escape_markdown, plain, to_html, to_markdown
 from twostream.reports.tables import compute_figures, per_class_table, read_predictions, summary_table
 from twostream.reports.text import per_class_blocks, report_blocks
@@ -112,6 +117,18 @@ def random_evaluation(seed=0, rows=60, classes=ODD_NAMES, **changes):
     return evaluation_of(labels, outputs_to_predictions(outputs), classes, **values | changes)
 
 
+def with_validation(evaluation, seed=1, rows=98):
+    """The same evaluation with predictions of a validation side, on which flow knows more than RGB."""
+    validation = random_evaluation(seed, rows, evaluation.classes)
+    outputs = validation.probabilities
+    return dataclasses.replace(
+        evaluation,
+        protocol=dataclasses.replace(evaluation.protocol, num_validation=rows),
+        validation_labels=validation.labels,
+        validation_probabilities={**outputs, "rgb": outputs["flow"], "flow": outputs["fused"]},
+    )
+
+
 def outputs_to_predictions(outputs):
     return {name: rows.argmax(axis=1) for name, rows in outputs.items()}
 
@@ -128,7 +145,7 @@ def written(tmp_path_factory):
     """A whole report of odd names, with its evaluation."""
     directory = tmp_path_factory.mktemp("report") / "deep" / "evaluation"
     videos = (*ODD_VIDEOS, *(f"v{index:03d}.avi" for index in range(60 - len(ODD_VIDEOS))))
-    evaluation = random_evaluation(videos=videos)
+    evaluation = with_validation(random_evaluation(videos=videos))
     history = write_history(tmp_path_factory.mktemp("run") / "metrics.csv")
     return evaluation, directory, write_reports(evaluation, directory, history)
 
@@ -163,7 +180,9 @@ def test_summary_agrees_with_scikit_learn(written):
     evaluation, directory, _ = written
     table = pd.read_csv(directory / "summary.csv").set_index(["output", "subset"])
     assert list(table.index) == [
-        (output, subset) for subset in ("all", "unshared_sources") for output in ("fused", "rgb", "flow")
+        (output, subset)
+        for subset in ("all", "unshared_sources")
+        for output in ("fused", "rgb", "flow", "product", "mean", "weighted")
     ]
     for subset, rows in (("all", np.ones(60, bool)), ("unshared_sources", ~evaluation.shared_source)):
         labels, probabilities = evaluation.labels[rows], evaluation.probabilities["rgb"][rows]
@@ -226,8 +245,30 @@ def test_evaluation_round_trip_is_exact(written):
     )
     for name, values in evaluation.probabilities.items():
         assert np.array_equal(found.probabilities[name], values)
-    for name in ("labels", "stream_weights", "shared_source"):
+        assert np.array_equal(found.validation_probabilities[name], evaluation.validation_probabilities[name])
+    for name in ("labels", "stream_weights", "shared_source", "validation_labels"):
         assert np.array_equal(getattr(found, name), getattr(evaluation, name))
+    baselines = evaluation.baselines()
+    assert list(baselines) == ["product", "mean", "weighted"]
+    for name, values in found.baselines().items():
+        assert np.array_equal(values, baselines[name])
+
+
+def test_a_file_without_validation_is_read_as_before(tmp_path):
+    write_reports(constructed(), tmp_path)
+    path = tmp_path / "evaluation.npz"
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    meta = json.loads(kept["meta"].tobytes())
+    del meta["protocol"]["num_validation"]  # as earlier versions wrote it
+    kept["meta"] = np.frombuffer(json.dumps(meta).encode("ascii"), dtype=np.uint8)
+    np.savez_compressed(path, **kept)
+    found = read_evaluation(tmp_path)
+    assert found.protocol.num_validation is None
+    assert (found.validation_labels, found.validation_probabilities) == (None, None)
+    assert list(found.baselines()) == ["product", "mean"]
+    write_reports(found, tmp_path)
+    assert "holds no predictions of validation videos" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_missing_or_damaged_evaluation_is_refused(tmp_path):
@@ -337,7 +378,7 @@ def test_leak_free_subset_is_reported_where_sources_were_compared():
     shared[:8] = True
     some = compute_figures(constructed(shared_source=shared))
     assert "8 of 32 videos come from a source" in text_of(report_blocks(some, []))
-    assert summary_table(some).query("subset == 'unshared_sources'")["num_videos"].tolist() == [24, 24, 24]
+    assert summary_table(some).query("subset == 'unshared_sources'")["num_videos"].tolist() == [24] * 5
     every = compute_figures(constructed(shared_source=np.ones(32, dtype=bool)))
     assert "No video is left" in text_of(report_blocks(every, []))
     assert summary_table(every)["subset"].unique().tolist() == ["all"]
@@ -375,7 +416,7 @@ def test_one_video_per_class_and_classes_without_videos():
     assert absent[blank].isna().all()
     row = next(line for line in text_of(per_class_blocks(figures)).splitlines() if line.startswith("| C "))
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["C", "0", *"--------"]
-    assert summary_table(figures)["mean_class_accuracy"].tolist() == pytest.approx([1, 1 / 3, 0])
+    assert summary_table(figures)["mean_class_accuracy"].tolist()[:3] == pytest.approx([1, 1 / 3, 0])
     assert "RGB confuses no group of classes by this measure" in text_of(per_class_blocks(figures))
 
 
@@ -416,6 +457,137 @@ def test_many_classes_leave_the_fused_matrix_out_of_the_side_by_side_picture(tmp
 def test_needs_no_torch():
     code = "import sys, twostream.reports.write, twostream.reports.console; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# fusions and calibration
+
+
+def table_after(text, heading):
+    """The cells of the table under a heading of a markdown report, by the first cell of each row."""
+    lines = text.split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    header, _, *rest = rows
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rest}
+
+
+def test_baseline_rows_agree_with_scikit_learn(written):
+    evaluation, directory, _ = written
+    table = pd.read_csv(directory / "summary.csv").set_index(["output", "subset"])
+    baselines = evaluation.baselines()
+    rgb, flow = (evaluation.probabilities[name].astype(np.float64) for name in ("rgb", "flow"))
+    np.testing.assert_allclose(
+        baselines["product"], rgb * flow / (rgb * flow).sum(axis=1, keepdims=True), rtol=1e-5
+    )
+    labels = evaluation.labels
+    for name, values in baselines.items():
+        row, predictions = table.loc[(name, "all")], values.argmax(axis=1)
+        assert row["top1"] == pytest.approx(sk.accuracy_score(labels, predictions), abs=1e-15)
+        assert row["f1_macro"] == pytest.approx(sk.f1_score(labels, predictions, average="macro"))
+        assert row["mean_class_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, predictions))
+        assert row["top1_low"] <= row["top1"] <= row["top1_high"]
+
+
+def test_fusions_stand_in_markdown_and_html(written):
+    evaluation, directory, _ = written
+    summary = pd.read_csv(directory / "summary.csv").query("subset == 'all'").set_index("output")
+    text = (directory / "report.md").read_text(encoding="utf-8")
+    rows = table_after(text, "Fusions")
+    assert list(rows) == ["Fused", "Product", "Mean", "Weighted"]
+    for name, row in rows.items():
+        figures = summary.loc[name.lower()]
+        assert float(row["Top-1"]) == pytest.approx(100 * figures["top1"], abs=0.051)
+        assert float(row["F1 (macro)"]) == pytest.approx(100 * figures["f1_macro"], abs=0.051)
+        low, high = row["95 % interval"].split(" to ")
+        assert float(low) <= float(row["Top-1"]) <= float(high)
+    fitted = evaluation.weighted_fusion
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    weights = f"weighted: RGB {fitted.rgb_weight:.2f}, flow {fitted.flow_weight:.2f}, temperatures RGB "
+    temperatures = f"{fitted.rgb_temperature:.2f} and flow {fitted.flow_temperature:.2f}, exponents"
+    own = "Fused is the model's own decision. The others are baselines"
+    for said in (own, weights + temperatures, "fitted on 98 validation videos."):
+        assert said in text
+        assert html.escape(said) in page
+    assert "<h2>Fusions</h2>" in page
+    assert fitted.flow_weight > fitted.rgb_weight
+
+
+def test_calibration_of_every_output_agrees_with_torchmetrics_and_torch(written):
+    evaluation, directory, _ = written
+    summary = pd.read_csv(directory / "summary.csv").query("subset == 'all'").set_index("output")
+    rows = table_after((directory / "report.md").read_text(encoding="utf-8"), "Calibration")
+    outputs = {**evaluation.probabilities, **evaluation.baselines()}
+    assert [name.lower() for name in rows] == list(outputs) == list(summary.index)
+    target = torch.from_numpy(evaluation.labels)
+    for row, (name, values) in zip(rows.values(), outputs.items(), strict=True):
+        scores = torch.from_numpy(values)
+        ece = float(multiclass_calibration_error(scores, target, len(evaluation.classes), n_bins=15))
+        nll = float(torch.nn.functional.nll_loss(scores.log(), target))
+        assert summary.loc[name, "ece"] == pytest.approx(ece, abs=1e-5)
+        assert summary.loc[name, "nll"] == pytest.approx(nll, abs=1e-5)
+        assert float(row["ECE (%)"]) == pytest.approx(100 * ece, abs=0.051)
+        assert float(row["NLL (nats)"]) == pytest.approx(nll, abs=0.0006)
+
+
+@pytest.mark.parametrize(
+    ("fused", "rgb", "said"),
+    [
+        ([0, 1, 0, 0], [0, 1, 0, 1], "below the better stream and the best baseline: its top-1 of 75.0 % is"),
+        ([0, 1, 0, 1], [0, 1, 0, 1], "below neither the better stream nor the best baseline"),
+        ([0, 1, 0, 1], [0, 1, 1, 1], "is 25.0 points above RGB with 75.0 %"),
+        ([0, 1, 0, 1], [0, 1, 0, 1], "is the same as RGB with 100.0 %"),
+    ],
+)
+def test_the_report_says_whether_the_fusion_loses_to_what_needs_no_training(fused, rgb, said):
+    figures = compute_figures(evaluation_of([0, 1, 0, 1], {"fused": fused, "rgb": rgb, "flow": rgb}, "AB"))
+    text = text_of(report_blocks(figures, []))
+    assert said in text.split("## Fusions")[1].split("\n## ")[0]
+
+
+def test_the_report_says_that_the_fusion_is_below_the_best_baseline_alone():
+    """Each stream is sure where it is right: their product is right everywhere, the fusion above RGB only."""
+    labels = np.array([0, 1, 0, 1])
+    rgb = np.array([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6], [0.6, 0.4]])
+    flow = np.array([[0.4, 0.6], [0.6, 0.4], [0.9, 0.1], [0.1, 0.9]])
+    outputs = {"fused": one_hot(np.array([0, 1, 0, 0]), 2), "rgb": rgb, "flow": flow}
+    figures = compute_figures(
+        evaluation_of(labels, outputs_to_predictions(outputs), "AB", probabilities=outputs)
+    )
+    assert figures.gain.top1 == pytest.approx(0.25)
+    assert figures.baseline_gain.over == "product"
+    text = text_of(report_blocks(figures, []))
+    assert (
+        "On these videos it is below the best baseline: its top-1 of 75.0 % is 25.0 points above RGB with "
+        "50.0 % (95 % interval"
+    ) in text
+    assert "25.0 points below product with 100.0 %" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_validation": 0}, "the split has no validation videos to fit it on."),
+        ({"num_validation": None}, "this evaluation holds no predictions of validation videos"),
+        ({"num_validation": 9, "side": "validation"}, "this is the validation side."),
+    ],
+)
+def test_the_report_says_why_there_is_no_weighted_fusion(changes, said, tmp_path):
+    evaluation = constructed(protocol=make_protocol(32, **changes))
+    write_reports(evaluation, tmp_path)
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert text.count("There is no weighted fusion: ") == 1
+        assert said in text
+    rows = pd.read_csv(tmp_path / "summary.csv")["output"].tolist()
+    assert rows == ["fused", "rgb", "flow", "product", "mean"]
+
+
+def test_the_terminal_tells_baselines_from_the_models_outputs(written, capsys):
+    evaluation, directory, _ = written
+    print_summary(evaluation, directory)
+    out = capsys.readouterr().out
+    for name in ("product", "mean", "weighted"):
+        assert f" {name} (baseline) " in out
+    assert " fused " in out
 
 
 # escaping

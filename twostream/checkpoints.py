@@ -13,6 +13,7 @@ import torch
 
 from twostream.data.settings import DataConfig
 from twostream.errors import CheckpointError, first_names, one_line
+from twostream.files import replacing
 from twostream.models.settings import ModelConfig
 from twostream.models.two_stream import TwoStream
 from twostream.settings import from_plain
@@ -217,3 +218,26 @@ def load_streams(model: TwoStream, card: ModelCard) -> None:
                 f"the {name} stream of {path} has another architecture than model.* asks for"
                 f" ({one_line(error)[:200]})"
             ) from error
+
+
+def save_model(path: Path, model: TwoStream, card: ModelCard, epochs: int) -> None:
+    """Write a checkpoint of a model that no single training made; `load_checkpoint` reads it.
+
+    Args:
+        path: where it appears, whole or not at all.
+        model: the network.
+        card: what it was trained for.
+        epochs: epochs that are complete.
+    """
+    state = {f"{MODEL_PREFIX}{name}": values.detach().cpu() for name, values in model.state_dict().items()}
+    with replacing(path) as partial:
+        torch.save({CARD_KEY: card.to_plain(), "state_dict": state, "epoch": epochs - 1}, partial)
+
+
+def update_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Replace some weights of a checkpoint, by their names in `TwoStream`; all else in the file stays."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for name, values in weights.items():
+        content["state_dict"][f"{MODEL_PREFIX}{name}"] = values.detach().cpu()
+    with replacing(path) as partial:
+        torch.save(content, partial)

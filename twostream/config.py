@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from flow_cache import FlowSettings, PrecomputeConfig, StorageSettings
 from twostream.data.settings import DataConfig
+from twostream.errors import ConfigError
 from twostream.models.settings import ModelConfig
+from twostream.settings import STREAMS, StreamName, from_plain
 from twostream.training.settings import OptimConfig, TrainerConfig
 
 
@@ -37,6 +40,11 @@ class TrainConfig:
         seed: seed of initial weights, order, augmentation and dropout.
         overwrite: start anew where the run directory holds a run.
         demo: generate the embedded demo set at data.root.
+        recipe: joint: all streams and their fusion at once. staged: each stream alone in a stage of its own, with the
+            settings that `stages` changes, then their fusion.
+        stages: what a stage changes, by stream and part, such as {rgb: {trainer: {epochs: 60}, optim: {lr: 0.001}}}.
+        refit: with the staged recipe, train the stages once more on all videos of the training side, once the fusion
+            has been fitted on those that were held out for it (the validation side).
         data: the videos, their split, and what a clip is.
         flow: how optical flow is computed.
         storage: how the flow cache stores it; RGB frames are stored where the model has an RGB stream.
@@ -55,9 +63,60 @@ class TrainConfig:
     seed: int = 0
     overwrite: bool = False
     demo: bool = False
+    recipe: Literal["joint", "staged"] = "joint"
+    stages: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    refit: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     storage: StorageSettings = field(default_factory=StorageSettings)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.stages) - set(STREAMS)):
+            raise ConfigError(f"stages knows no {', '.join(unknown)}; expected {' or '.join(STREAMS)}")
+        if self.refit and (self.recipe != "staged" or self.model.fusion != "calibrated"):
+            raise ConfigError(
+                "refit trains the stages again under a fitted fusion: it needs recipe staged and model.fusion"
+                f" calibrated, got {self.recipe} and {self.model.fusion}"
+            )
+        if self.refit and self.data.split.val_fraction == 0:
+            raise ConfigError(
+                "refit fits the fusion on held-out videos first; set data.split.val_fraction above 0"
+            )
+        if self.recipe == "staged":
+            for name in self.model.streams:
+                self.stage(name)  # refuses what cannot be
+
+    def stage(self, name: StreamName) -> TrainConfig:
+        """Return the settings of the stage that trains one stream alone.
+
+        Raises:
+            ConfigError: `stages` holds an unknown name or an unusable value.
+        """
+        changes = self.stages.get(name, {})
+        if unknown := sorted(set(changes) - {"data", "optim", "trainer"}):
+            raise ConfigError(
+                f"stages.{name} knows no {', '.join(unknown)}; a stage may change data, optim and trainer"
+            )
+        parts: dict[str, Any] = {}
+        for part, values in changes.items():
+            kind: type[Any] = type(getattr(self, part))
+            parts[part] = from_plain(kind, _changed(asdict(getattr(self, part)), values))
+        others: dict[str, Any] = {f"{other}_checkpoint": None for other in STREAMS if other != name}
+        model = replace(self.model, streams=[name], freeze_streams=False, **others)
+        return replace(self, recipe="joint", refit=False, stages={}, model=model, **parts)
+
+
+def _changed(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return plain settings with some of them changed, at any depth."""
+    return {
+        **plain,
+        **{
+            key: _changed(plain[key], value)
+            if isinstance(value, dict) and isinstance(plain.get(key), dict)
+            else value
+            for key, value in changes.items()
+        },
+    }

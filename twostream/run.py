@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -26,19 +27,36 @@ from flow_cache import (
     precompute,
     read_index,
 )
-from twostream.checkpoints import BEST, ModelCard, load_checkpoint
+from twostream.checkpoints import (
+    BEST,
+    ModelCard,
+    load_checkpoint,
+    load_streams,
+    save_model,
+    update_weights,
+)
 from twostream.config import TrainConfig
 from twostream.data.loading import VideoData, load_data
-from twostream.data.module import ActionDataModule
+from twostream.data.module import data_of
 from twostream.demo.generate import generate_demo
 from twostream.errors import ConfigError
+from twostream.evaluation.fusion_fit import fit_fusion
 from twostream.evaluation.predictions import evaluate
 from twostream.evaluation.results import Evaluation
+from twostream.models.two_stream import TwoStream
 from twostream.reports.console import print_summary
 from twostream.reports.write import write_reports
-from twostream.run_directory import CONFIG_NAME, claim, find_versions, read_record, write_record, write_split
+from twostream.run_directory import (
+    CONFIG_NAME,
+    claim,
+    find_versions,
+    merge_histories,
+    read_record,
+    write_record,
+    write_split,
+)
 from twostream.settings import Damaged
-from twostream.training.fit import fit
+from twostream.training.fit import FitResult, fit
 
 
 @dataclass(frozen=True)
@@ -107,16 +125,27 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
         record.update(seed=config.seed, versions=find_versions(), machine=platform.platform())
         write_record(run, record)
     if not record.get("trained"):
-        data = ActionDataModule(config.data, config.model.streams, config.seed, videos)
-        result = fit(_model_card(config, videos), data, run, config.trainer, config.optim)
+        result = _fit(config, videos, run)
         if result.interrupted:
             return RunResult(run, None, failures, interrupted=True)
         record["trained"] = {"epochs": result.epochs, "best_epoch": result.best_epoch}
     if not main_process:
         return RunResult(run, None, failures)
     write_record(run, record)
+    if config.model.fusion == "calibrated" and len(config.model.streams) > 1 and not record.get("fusion"):
+        record["fusion"] = _fit_fusion(config, videos, run)
+        write_record(run, record)
+    if config.refit:
+        config = _with_all_for_training(config)
+        videos = load_data(config.data, config.model.streams)
+        if not record.get("refitted"):
+            print(f"training again on all {len(videos.split.train)} videos of the training side", flush=True)
+            if _refit(config, videos, run).interrupted:
+                return RunResult(run, None, failures, interrupted=True)
+            record["refitted"] = {"videos": len(videos.split.train)}
+            write_record(run, record)
     checkpoint = load_checkpoint(run / "checkpoints" / BEST)
-    data = ActionDataModule(config.data, config.model.streams, config.seed, videos)
+    data = data_of(config.data, config.model, config.seed, videos)
     evaluation = evaluate(checkpoint, data, "test", _evaluation_device(config), command)
     write_reports(evaluation, run / "evaluation", run / "metrics.csv")
     print_summary(evaluation, run / "evaluation")
@@ -124,6 +153,100 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
     if failures:
         print(f"{failures} videos failed; see {as_path(str(config.data.cache)) / 'failures.csv'}")
     return RunResult(run, evaluation, failures)
+
+
+def _fit(config: TrainConfig, videos: VideoData, run: Path) -> FitResult:
+    """Train as the recipe says; what an interrupted run has done is not done again."""
+    if config.recipe == "joint":
+        data = data_of(config.data, config.model, config.seed, videos)
+        return fit(_model_card(config, videos), data, run, config.trainer, config.optim)
+    stages = _fit_stages(config, videos, run / "stages")
+    if isinstance(stages, FitResult):
+        return stages
+    if config.model.fusion == "attention" and len(config.model.streams) > 1:
+        config = _assembled(config, run / "stages")
+        data = data_of(config.data, config.model, config.seed, videos)
+        return fit(_model_card(config, videos), data, run, config.trainer, config.optim)
+    return _assemble(config, videos, run, run / "stages", stages)
+
+
+def _fit_stages(config: TrainConfig, videos: VideoData, folder: Path) -> int | FitResult:
+    """Train each stream alone, below a folder; returns the epochs of the longest stage, or the interrupted one."""
+    epochs = 0
+    for name in config.model.streams:
+        stage, own = config.stage(name), folder / name
+        record = read_record(own)
+        if not record.get("trained"):
+            print(f"stage {name}: {stage.trainer.epochs} epochs", flush=True)
+            own.mkdir(parents=True, exist_ok=True)
+            data = data_of(stage.data, stage.model, stage.seed, videos)
+            result = fit(_model_card(stage, videos), data, own, stage.trainer, stage.optim)
+            if result.interrupted:
+                return result
+            record["trained"] = {"epochs": result.epochs, "best_epoch": result.best_epoch}
+            write_record(own, record)
+        epochs = max(epochs, record["trained"]["epochs"])
+    return epochs
+
+
+def _assembled(config: TrainConfig, stages: Path) -> TrainConfig:
+    """Return the settings of the whole network, whose streams come from their stages."""
+    names = config.model.streams
+    paths: dict[str, Any] = {
+        f"{name}_checkpoint": str(stages / name / "checkpoints" / BEST) for name in names
+    }
+    model = dataclasses.replace(config.model, **paths, freeze_streams=len(names) > 1)
+    return dataclasses.replace(config, recipe="joint", refit=False, model=model)
+
+
+def _assemble(config: TrainConfig, videos: VideoData, run: Path, stages: Path, epochs: int) -> FitResult:
+    """Put the streams of finished stages into one checkpoint, whose fusion is the product."""
+    card = _model_card(_assembled(config, stages), videos)
+    model = TwoStream(card.model, len(card.classes), card.stack, card.bound)
+    load_streams(model, card)
+    histories: dict[str, Path] = {name: stages / name / "metrics.csv" for name in config.model.streams}
+    merge_histories(run / "metrics.csv", histories)
+    best = run / "checkpoints" / BEST
+    best.parent.mkdir(parents=True, exist_ok=True)
+    save_model(best, model, card, epochs)
+    return FitResult(best, epochs, epochs, interrupted=False)
+
+
+def _with_all_for_training(config: TrainConfig) -> TrainConfig:
+    """Return the settings under which no training video is held out."""
+    split = dataclasses.replace(config.data.split, val_fraction=0.0)
+    return dataclasses.replace(config, refit=False, data=dataclasses.replace(config.data, split=split))
+
+
+def _refit(config: TrainConfig, videos: VideoData, run: Path) -> FitResult:
+    """Train the stages again on all training videos, under the fusion that was fitted while some were held out."""
+    fusion = {
+        name: values
+        for name, values in load_checkpoint(run / "checkpoints" / BEST).state.items()
+        if name.startswith("fusion.")
+    }
+    stages = _fit_stages(config, videos, run / "refit")
+    if isinstance(stages, FitResult):
+        return stages
+    result = _assemble(config, videos, run, run / "refit", stages)
+    update_weights(result.best, fusion)
+    return result
+
+
+def _fit_fusion(config: TrainConfig, videos: VideoData, run: Path) -> dict[str, Any]:
+    """Fit the calibrated fusion of the best checkpoint, where there are videos to fit it on."""
+    if not videos.split.validation:
+        print("the split has no validation videos: the fusion stays the product of the streams")
+        return {"videos": 0}
+    checkpoint = load_checkpoint(run / "checkpoints" / BEST)
+    data = data_of(config.data, config.model, config.seed, videos)
+    fitted = fit_fusion(checkpoint, data, _evaluation_device(config))
+    print(
+        f"fusion fitted on {fitted.videos} validation videos: cross-entropy {fitted.loss_before:.3f} (product) ->"
+        f" {fitted.loss_after:.3f}",
+        flush=True,
+    )
+    return dataclasses.asdict(fitted)
 
 
 def _with_defaults(config: TrainConfig) -> TrainConfig:
@@ -226,7 +349,8 @@ def _flags_of_cache(meta: CacheMeta, flow: FlowSettings, storage: StorageSetting
     for field in dataclasses.fields(StorageSettings):
         value = getattr(meta.storage, field.name)
         if value != getattr(storage, field.name):
-            flags.append(f"--storage.{field.name} {str(value).lower() if isinstance(value, bool) else value}")
+            text = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+            flags.append(f"--storage.{field.name} {text}")
     return " ".join(flags)
 
 

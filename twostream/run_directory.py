@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib.metadata
 import json
@@ -14,7 +15,6 @@ from typing import Any
 import yaml
 
 from flow_cache import csv_bytes
-from twostream.checkpoints import LAST
 from twostream.config import TrainConfig
 from twostream.data.loading import VideoData
 from twostream.errors import ConfigError, TwoStreamError
@@ -50,7 +50,7 @@ def claim(run: Path, config: TrainConfig) -> None:
     plain = dataclasses.asdict(config)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if path.exists() and (run / "checkpoints" / LAST).exists():
+        if path.exists() and any(run.rglob("*.ckpt")):  # of the run, or of one of its stages
             _require_same_settings(run, _read_settings(path), plain)
         else:
             write_text(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
@@ -102,6 +102,21 @@ def write_split(run: Path, videos: VideoData) -> None:
         for record in getattr(videos.split, side)
     ]
     write_bytes(run / SPLIT_NAME, csv_bytes([("video", "class", "group", "side"), *rows]))
+
+
+def merge_histories(path: Path, stages: Mapping[str, Path]) -> None:
+    """Write one `metrics.csv` from those of stages that trained one stream each: a row per epoch of the longest."""
+    rows: dict[str, dict[str, str]] = {}
+    columns = ["epoch"]
+    for name, history in stages.items():
+        with history.open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            own = [column for column in table.fieldnames or () if column.endswith(f"_{name}")]
+            for row in table:
+                rows.setdefault(row["epoch"], {"epoch": row["epoch"]}).update({key: row[key] for key in own})
+        columns += own
+    cells = [[row.get(column, "") for column in columns] for row in rows.values()]
+    write_bytes(path, csv_bytes([columns, *cells]))
 
 
 def read_record(run: Path) -> dict[str, Any]:

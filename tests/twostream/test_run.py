@@ -50,3 +50,27 @@ def test_data_are_those_of_the_training_unless_others_are_given(finished: TrainC
     given = evaluate(checkpoint, dataclasses.replace(finished.data, eval_clips=1), device="cpu")
     assert given.protocol.clips_per_video == 1
     assert own.videos == given.videos
+
+
+def test_the_weighted_baseline_is_fitted_on_the_predicted_validation_side(finished: TrainConfig) -> None:
+    checkpoint = load_checkpoint(Path(str(finished.out)) / "checkpoints" / "best.ckpt")
+    test = evaluate(checkpoint, device="cpu")
+    validation = evaluate(checkpoint, part="validation", device="cpu")
+    assert test.validation_labels is not None
+    assert test.validation_probabilities is not None
+    np.testing.assert_array_equal(test.validation_labels, validation.labels)
+    for output, values in validation.probabilities.items():
+        np.testing.assert_array_equal(test.validation_probabilities[output], values)
+    assert test.weighted_fusion is not None
+    assert test.weighted_fusion.num_videos == test.protocol.num_validation == len(validation.videos)
+    assert list(test.baselines()) == ["product", "mean", "weighted"]
+    assert validation.validation_labels is None
+    assert list(validation.baselines()) == ["product", "mean"]
+
+
+def test_without_a_validation_side_there_is_no_weighted_baseline(finished: TrainConfig) -> None:
+    checkpoint = load_checkpoint(Path(str(finished.out)) / "checkpoints" / "best.ckpt")
+    split = dataclasses.replace(finished.data.split, val_fraction=0)
+    found = evaluate(checkpoint, dataclasses.replace(finished.data, split=split), device="cpu")
+    assert found.protocol.num_validation == 0
+    assert list(found.baselines()) == ["product", "mean"]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from twostream.errors import ConfigError
+from twostream.models.fusion import CalibratedFusion
+from twostream.models.stream import StreamOutput
 from twostream.models.two_stream import TwoStream
+
+LEAST = 1e-7
+"""Probabilities are taken for at least this before their logarithm."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -28,23 +35,50 @@ def choose_device(name: str) -> torch.device:
 
 
 @torch.inference_mode()
-def predict_clips(model: TwoStream, batch: dict[str, torch.Tensor]) -> dict[str, npt.NDArray[np.float32]]:
-    """Classify the K clips of each of B videos and average over the clips.
+def predict_clips(model: TwoStream, batch: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[np.float32]]:
+    """Classify the K clips and views of each of B videos and average over them.
+
+    A calibrated fusion merges the streams' averages, so that the streams may see different numbers of clips; one over
+    embeddings merges clip by clip, and is averaged.
 
     Args:
         model: in evaluation mode.
-        batch: "rgb" (B, K, T, 3, S, S) and "flow" (B, K, T, 2L, S, S), uint8, as far as the model needs them.
+        batch: what `ClipDataset` gives, (B, K, …) each; label and index are not needed.
 
     Returns:
         For "fused" (where there are two streams), "rgb" and "flow" the softmax (B, C) float32, averaged over clips;
         and, where there is a fusion, "weights" (B, 2), averaged in the same way.
+
+    Raises:
+        ConfigError: the streams see different numbers of clips, and the fusion merges clip by clip.
     """
     device = next(model.parameters()).device
-    clips = {name: batch[name].to(device, non_blocking=True) for name in model.names}
-    videos, count = next(iter(clips.values())).shape[:2]
-    output = model({name: clip.flatten(0, 1) for name, clip in clips.items()})
-    logits = {name: stream.logits for name, stream in output.streams.items()}
-    values = {name: stream.softmax(dim=1) for name, stream in logits.items()}
-    if output.weights is not None:
-        values = {"fused": output.logits.softmax(dim=1), **values, "weights": output.weights}
-    return {name: value.view(videos, count, -1).mean(dim=1).cpu().numpy() for name, value in values.items()}
+    streams: dict[str, StreamOutput] = {}
+    counts: dict[str, int] = {}
+    averages: dict[str, torch.Tensor] = {}
+    for name in model.names:
+        clips = {
+            key: values.to(device, non_blocking=True) for key, values in model.clips_of(name, batch).items()
+        }
+        videos, counts[name] = next(iter(clips.values())).shape[:2]
+        streams[name] = model.run_stream(name, {key: values.flatten(0, 1) for key, values in clips.items()})
+        averages[name] = _average(streams[name].logits.float().softmax(dim=1), videos)
+    values = averages
+    if isinstance(model.fusion, CalibratedFusion):
+        fused = model.fusion.fuse(torch.stack(list(averages.values()), dim=1).clamp_min(LEAST).log())
+        values = {"fused": fused.logits.softmax(dim=1), **averages, "weights": fused.weights}
+    elif model.fusion is not None:
+        if len(set(counts.values())) > 1:
+            raise ConfigError(
+                f"the streams see {' and '.join(map(str, counts.values()))} clips of a video, but a fusion by attention"
+                " merges them clip by clip; give one data.eval_clips, or model.fusion calibrated"
+            )
+        merged = model.fusion(list(streams.values()))
+        fused_average = _average(merged.logits.softmax(dim=1), videos)
+        values = {"fused": fused_average, **averages, "weights": _average(merged.weights, videos)}
+    return {name: value.cpu().numpy() for name, value in values.items()}
+
+
+def _average(values: torch.Tensor, videos: int) -> torch.Tensor:
+    """Average (B K, C) over the K clips of each of B videos."""
+    return values.view(videos, -1, values.shape[-1]).mean(dim=1)

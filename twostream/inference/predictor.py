@@ -139,10 +139,10 @@ class Predictor:
                 [VideoRecord(entry.video, 0, "")],
                 cache,
                 {entry.video: entry},
-                shape=self.data.shape,
-                size=self.data.size,
-                augment=self.data.augment,
+                config=self.data,
                 streams=self.model.names,
+                motion=self.card.model.needs_motion,
+                window=self.card.model.rgb_window,
                 clips=self.data.eval_clips,
             )
             item = clips[0]

@@ -80,13 +80,17 @@ def fit(
     else:
         model = TwoStream(card.model, len(card.classes), card.stack, card.bound)
         load_streams(model, card)
+    if data.config.feature_passes:
+        model.eval()  # what is kept on disk is what a frozen CNN gives, without dropout
+        data.keep_features(model)
+        model.train()
     module = TrainingModule(model, card, optim)
     by_accuracy = trainer_config.monitor == "val_top1"
     monitor = f"val_top1_{module.decision}" if by_accuracy else "val_loss"
     log = EpochLog(run / "metrics.csv", module.outputs)
     keeper = BestAndLast(
         checkpoints,
-        monitor if data.has_validation else None,
+        monitor if data.has_validation and trainer_config.monitor != "last" else None,
         larger_is_better=by_accuracy,
         then=log.announce,
     )

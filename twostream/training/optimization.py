@@ -16,14 +16,15 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     """Build the optimiser over the parameters that are to be trained.
 
     Parameters below a module named `backbone` get `config.backbone_lr`, or `config.flow_backbone_lr` if it lies below
-    one named `flow`; those with fewer than two dimensions get no weight decay. Each group remembers its peak rate as
-    `peak_lr`.
+    one named `flow`, whose first convolution gets `config.flow_first_lr`; those with
+    fewer than two dimensions get no weight decay. Each group remembers its peak rate as `peak_lr`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    first = _first_convolutions(model)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        lr = _peak_lr(name.split("."), config)
+        lr = _peak_lr(name, name.rpartition(".")[0] in first, config)
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
     if not groups:
@@ -40,12 +41,24 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(options, lr=config.lr)
 
 
-def _peak_lr(path: list[str], config: OptimConfig) -> float:
+def _first_convolutions(model: nn.Module) -> set[str]:
+    """Name the first convolution of each module called `backbone`."""
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        before, backbone, _ = f".{name}.".partition(".backbone.")
+        if backbone and isinstance(module, nn.Conv2d | nn.Conv3d):
+            found.setdefault(before, name)
+    return set(found.values())
+
+
+def _peak_lr(name: str, is_first: bool, config: OptimConfig) -> float:
+    path = name.split(".")
     rates: list[float | None] = [config.lr]
     if "backbone" in path:
         rates.append(config.backbone_lr)
         if "flow" in path:
             rates.append(config.flow_backbone_lr)
+            rates.append(config.flow_first_lr if is_first else None)
     return [rate for rate in rates if rate is not None][-1]
 
 

@@ -21,7 +21,8 @@ class TrainerConfig:
         precision: 32-true, bf16-mixed or 16-mixed; auto is bf16-mixed on a GPU that has it, else 32-true.
         accumulate: batches whose gradients are added up before a step.
         clip_norm: largest norm of the gradient; 0 switches clipping off.
-        monitor: what decides the best checkpoint and early stopping.
+        monitor: what decides the best checkpoint and early stopping; last takes the last epoch, since few validation
+            videos tell epochs apart badly.
         patience: epochs without improvement after which training stops; 0 never stops early.
         deterministic: refuse operations that are not reproducible.
         tensorboard: write TensorBoard logs.
@@ -40,7 +41,7 @@ class TrainerConfig:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     accumulate: int = 1
     clip_norm: float = 5.0
-    monitor: Literal["val_loss", "val_top1"] = "val_loss"
+    monitor: Literal["val_loss", "val_top1", "last"] = "val_loss"
     patience: int = 0
     deterministic: bool = False
     tensorboard: bool = True
@@ -49,6 +50,10 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         least = {"epochs": 1, "devices": 1, "num_nodes": 1, "accumulate": 1, "patience": 0}
         require_at_least(self, least, "trainer.", ConfigError)
+        if self.monitor == "last" and self.patience:
+            raise ConfigError(
+                "trainer.patience stops by what trainer.monitor measures; with last, give patience 0"
+            )
         if self.clip_norm < 0:
             raise ConfigError(f"trainer.clip_norm must not be negative, got {self.clip_norm}")
 
@@ -63,6 +68,8 @@ class OptimConfig:
         backbone_lr: peak learning rate of the CNNs; the same as lr if not given.
         flow_backbone_lr: peak learning rate of the flow stream's CNN, which starts from weights made for another
             kind of image; the same as backbone_lr if not given.
+        flow_first_lr: peak learning rate of the flow stream's first convolution, which is new to flow; the same as that
+            of its CNN if not given.
         momentum: momentum of sgd.
         weight_decay: weight decay of matrices and convolutions; biases and norms have none.
         schedule: cosine (down to zero at the last step), plateau (reduce when validation stalls) or constant.
@@ -80,6 +87,7 @@ class OptimConfig:
     lr: float = 1e-3
     backbone_lr: float | None = None
     flow_backbone_lr: float | None = None
+    flow_first_lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 0.01
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
@@ -90,7 +98,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ConfigError(f"optim.lr must be positive, got {self.lr}")
-        for name in ("backbone_lr", "flow_backbone_lr"):
+        for name in ("backbone_lr", "flow_backbone_lr", "flow_first_lr"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(

@@ -46,6 +46,23 @@ def test_the_flow_backbone_may_have_a_rate_of_its_own() -> None:
         assert found[id(net["flow"].head.weight)] == 1.0
 
 
+def test_the_first_convolution_of_the_flow_cnn_may_have_a_rate_of_its_own() -> None:
+    cnn = nn.Sequential(nn.Conv2d(10, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3)))
+    net = nn.ModuleDict(
+        {"rgb": nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 3)}), "flow": nn.ModuleDict({"backbone": cnn})}
+    )
+    config = OptimConfig(lr=1.0, backbone_lr=0.1, flow_backbone_lr=0.2, flow_first_lr=0.5)
+    found = {
+        id(p): group["lr"] for group in make_optimizer(net, config).param_groups for p in group["params"]
+    }
+    assert [found[id(layer.weight)] for layer in (cnn[0], cnn[1][0], net["rgb"]["backbone"])] == [
+        0.5,
+        0.2,
+        0.1,
+    ]
+    assert found[id(cnn[0].bias)] == 0.5
+
+
 def test_frozen_parameters_are_left_out() -> None:
     net = Net()
     net.backbone.requires_grad_(False)

@@ -13,6 +13,7 @@ from twostream import (
     ConfigError,
     DataConfig,
     ModelConfig,
+    Predictor,
     SplitConfig,
     TrainConfig,
     load_checkpoint,
@@ -82,6 +83,16 @@ def test_the_fusion_is_fitted_and_what_the_report_shows(staged: Path) -> None:
         fused.logits.softmax(dim=1).detach(), evaluation.probabilities["fused"], atol=1e-5
     )
     np.testing.assert_allclose(fused.weights.detach(), evaluation.stream_weights, atol=1e-5)
+
+
+def test_a_video_predicted_alone_gets_the_reports_answer(staged: Path, tiny_videos: Path) -> None:
+    evaluation = read_evaluation(staged / "evaluation")
+    predictor = Predictor(load_checkpoint(staged / "checkpoints" / "best.ckpt"), device="cpu")
+    for place, video in enumerate(evaluation.videos[:3]):
+        prediction = predictor(tiny_videos / video)
+        for name, values in prediction.probabilities.items():
+            # the report's features were kept in float16
+            np.testing.assert_allclose(values, evaluation.probabilities[name][place], atol=1e-3)
 
 
 def test_a_finished_run_and_one_that_was_stopped_between_stages_come_to_the_same(

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flow_cache import IndexEntry, Progress
+from flow_cache import FlowCacheError, IndexEntry, Progress
 from twostream.data.dataset import Clip, ClipDataset, ClipKey, ClipLoader, ClipSampler
+from twostream.errors import DataError, TwoStreamError
 from twostream.files import replacing
 from twostream.models.stream import Stream
 from twostream.models.two_stream import TwoStream
@@ -129,7 +130,7 @@ class FeatureDataset(Dataset[Clip]):
         for name, store in self._stores.items():
             arrays = store.read(self._entries[index])
             if arrays is None:
-                raise FileNotFoundError(
+                raise DataError(
                     f"the features of {self._entries[index].video} in {store.folder} have vanished"
                 )
             for part, values in arrays.items():
@@ -140,8 +141,14 @@ class FeatureDataset(Dataset[Clip]):
         return clip
 
     def __getitems__(self, keys: Sequence[int | ClipKey]) -> list[Clip | Exception]:
-        """Read a batch for a loader."""
-        return [self[key] for key in keys]
+        """Read a batch for a loader; our own errors are returned: a worker would turn them into tracebacks."""
+        items: list[Clip | Exception] = []
+        for key in keys:
+            try:
+                items.append(self[key])
+            except (FlowCacheError, TwoStreamError) as error:
+                items.append(error)
+        return items
 
 
 class _Passes(Dataset[Clip]):

@@ -143,7 +143,7 @@ class Predictor:
                 streams=self.model.names,
                 motion=self.card.model.needs_motion,
                 window=self.card.model.rgb_window,
-                clips=self.data.eval_clips,
+                clips={name: self.data.eval_clips_of(name) for name in self.model.names},
             )
             item = clips[0]
         batch = {name: value[None] for name, value in item.items() if isinstance(value, torch.Tensor)}

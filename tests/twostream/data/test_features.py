@@ -147,7 +147,7 @@ def test_a_cache_file_that_was_replaced_is_seen(config: DataConfig, model: TwoSt
     write_cache_file(Path(str(config.cache)), video, VIDEOS[video] + 3)
     rebuild_index(Path(str(config.cache)))
     after = kept(config, model).dataset("train")
-    with pytest.raises(FileNotFoundError, match="have vanished"):  # these are of the file that is gone
+    with pytest.raises(DataError, match="have vanished"):  # these are of the file that is gone
         before[0]
     assert np.isfinite(after[0]["rgb_semantic"].numpy()).all()
 

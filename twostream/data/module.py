@@ -170,7 +170,7 @@ class ActionDataModule(L.LightningDataModule):
         evaluated = dict(zip(("view", "views"), self.config.views_of(name), strict=True))
         return {
             **described,
-            "cache": {**self.data.flow, "codec": None},
+            "cache": dict(self.data.flow),
             "clip": {**asdict(shape), "size": list(size)},
             "augment": augment if passes else evaluated,
             "passes": passes,

@@ -7,6 +7,7 @@ they know of, so worker processes leave the decision to the one that started the
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import multiprocessing
@@ -25,6 +26,7 @@ from typing import Any
 
 _NOWHERE = Path("/proc/self/fdinfo")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TWIN_WITHIN = 1.0  # seconds between two SIGTERM that mean one
 _AGAIN_AFTER = 0.1  # seconds
 _GRACE = 5.0  # seconds that a worker gives its parent to end
 
@@ -184,6 +186,29 @@ def interruptible() -> Iterator[Interruption]:
         finally:
             inside = False
             sys.unraisablehook = hook
+            if ending and interruption.signal == signal.SIGTERM and before[signal.SIGTERM] == signal.SIG_DFL:
+                before[signal.SIGTERM] = _ignoring_twins(time.monotonic() + _TWIN_WITHIN)
+
+
+def _ignoring_twins(until: float) -> Callable[[int, FrameType | None], None]:
+    """Return a handler of SIGTERM that ends the process as ever, but lets one pass that comes before a time.
+
+    The second of two SIGTERM may come when the first one has done its work and the interpreter is on its way out; the
+    exit status must still be that of a command that ended in order.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() > until:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def leave() -> None:
+        """Keep the interpreter, which puts the usual handler back on its way out, from being ended meanwhile."""
+        if signal.getsignal(signal.SIGTERM) is handle and time.monotonic() <= until:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    atexit.register(leave)
+    return handle
 
 
 @contextlib.contextmanager

@@ -106,7 +106,29 @@ def test_both_signals_interrupt_and_say_which_they_were(number: signal.Signals, 
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         assert interruption.exit_status == status
-    assert signal.getsignal(number) is before
+    if number == signal.SIGINT:
+        assert signal.getsignal(number) is before
+    signal.signal(number, before)
+
+
+def test_a_second_sigterm_that_comes_late_is_no_other_one() -> None:
+    """As `timeout` sends them; one that comes when the command has long ended does what it always does."""
+    code = (
+        "import signal, time\n"
+        "from flow_cache import interruptible\n"
+        "with interruptible():\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+        "print('alive', flush=True)\n"
+        "time.sleep(1.2)\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+        "print('still alive')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.returncode) == ("alive\n", -signal.SIGTERM)
 
 
 def test_an_interruption_without_a_signal_is_one_by_ctrl_c() -> None:

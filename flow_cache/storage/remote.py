@@ -21,6 +21,7 @@ from flow_cache.errors import StorageError, one_line
 
 # There an object appears once all of it has arrived; elsewhere a name may show a file that is still being written.
 _APPEARS_WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
+_WEB = frozenset({"http", "https"})
 _BLOCK = 1 << 20  # bytes that are read at a time from a remote file
 
 
@@ -68,7 +69,15 @@ class RemotePath(ProxyUPath):
 
     def is_dir(self) -> bool:
         """Tell whether there is a folder; on storages without folders, whether anything lies below that name."""
-        return bool(self._fresh.isdir(self.path))
+        storage = self._fresh
+        if self.protocol in _WEB:
+            # fsspec takes a page with links for a folder, and loads whatever is there to look for them: a whole video.
+            try:
+                if storage.info(self.path).get("mimetype") != "text/html":
+                    return False
+            except FileNotFoundError:
+                return False
+        return bool(storage.isdir(self.path))
 
     def is_file(self) -> bool:
         """Tell whether there is a file."""
@@ -133,7 +142,7 @@ class RemotePath(ProxyUPath):
     def download(self, folder: Path) -> Path:
         """Copy a file, or the files directly in a folder, into a local folder; returns the copy."""
         copy, storage = folder / self.name, self.fs
-        if storage.isdir(self.path):
+        if self.is_dir():
             copy.mkdir()
             for name in self.files():
                 if "/" not in name:

@@ -41,7 +41,7 @@ from flow_cache.video.aspect import SQUARE, pixel_aspect, squared
 from flow_cache.video.structure import find_break
 
 _MAX_PIXELS = 1 << 27  # 16,384 x 8,192: a forged header must not take all memory
-_BICUBIC = 4  # SWS_BICUBIC
+_BICUBIC, _POINT = 4, 16  # SWS_BICUBIC, SWS_POINT
 _DETECT = "crccheck+bitstream+buffer+explode"  # how strict decoders are; see the head of this page
 _NOT_CODED = 8  # bytes: packets up to this size repeat the last picture (MPEG-4: "not coded")
 
@@ -106,15 +106,21 @@ def decode_file(path: Path, threads: int | None) -> Iterator[NDArray[np.uint8]]:
 
 
 class _Scaler(threading.local):
-    """libswscale, one for each thread: its tables take as long as 40 small frames, and suit all files of a kind."""
+    """libswscale, for each thread: its tables take as long as 40 small frames, and suit all files of a kind.
+
+    Attributes:
+        reformatter: makes the pictures.
+        thumbnails: makes tiny ones, whose side data is that of the frame.
+    """
 
     def __init__(self) -> None:
         self.reformatter = pyav().video.reformatter.VideoReformatter()
+        self.thumbnails = pyav().video.reformatter.VideoReformatter()
 
 
 @functools.cache
 def _scaler() -> _Scaler:
-    """Return the one scaler of this process; PyAV is imported with it."""
+    """Return the scalers of this process; PyAV is imported with it."""
     # glibc keeps as much freed memory as twice the largest block that was freed once. Without this it gives each frame
     # back to the system and asks for it again, which takes as long as the conversion.
     np.empty(1 << 24, np.uint8)
@@ -146,6 +152,7 @@ class Reading:
             _scaler().reformatter.reformat, format="bgr24", interpolation=_BICUBIC, threads=threads
         )
         self._turn: _Turn | None = None
+        self._has_square_pixels = self._header.pixel_aspect == SQUARE
         self.fault: str | None = None
         self._break = find_break(path)  # None once it was reported
         self._closed = False  # whether no further frame can stand before the fault
@@ -376,7 +383,7 @@ class Reading:
         image: NDArray[np.uint8] = np.ndarray(
             (picture.height, picture.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1)
         )
-        if self._header.pixel_aspect != SQUARE:
+        if not self._has_square_pixels:
             image = squared(image, self._header.pixel_aspect)
         return image if self._turn is _UPRIGHT else self._turn.upright(image)
 
@@ -412,7 +419,12 @@ class _Turn:
     @classmethod
     def of(cls, frame: Any) -> _Turn:
         """Read it from the display matrix of a frame, x' = a x + c y and y' = b x + d y (nearest quarter turn)."""
-        for data in frame.side_data:
+        # PyAV's frames and their side data refer to each other. The frame itself would stay in memory, one of each
+        # file, until Python looks for circles; a thumbnail may.
+        thumbnail = _scaler().thumbnails.reformat(
+            frame, width=2, height=2, format="gray", interpolation=_POINT, threads=1
+        )
+        for data in thumbnail.side_data:
             if data.type.name == "DISPLAYMATRIX":
                 a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
                 if abs(a) + abs(d) >= abs(b) + abs(c):

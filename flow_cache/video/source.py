@@ -37,7 +37,8 @@ def local_copy(source: AnyPath) -> Iterator[Path]:
         yield source
         return
     # Not decoded from the storage itself: the hash that a cache file keeps needs every byte, and decoders seek. A copy
-    # on the disk asks for each byte once, takes no memory, and its hash is that of what is decoded.
+    # on the disk asks for each byte once, takes no memory, and is as quick as the quickest other way
+    # (reports/benchmarks/decoding.md).
     with working_folder(staging_folder()) as folder:
         try:
             copy = source.download(folder)

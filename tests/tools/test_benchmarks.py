@@ -10,8 +10,8 @@ from benchmarks.timing import median_and_range, ratios
 
 from .conftest import TOOLS, run
 
-SCRIPTS = ("benchmark_cache.py", "benchmark_cuda.py", "benchmark_flow.py", "benchmark_memory.py", "fuzz_cache.py",
-           "kill_precompute.py", "precompute_flow.py")  # fmt: skip
+SCRIPTS = ("benchmark_cache.py", "benchmark_cuda.py", "benchmark_decoding.py", "benchmark_flow.py",
+           "benchmark_memory.py", "fuzz_cache.py", "kill_precompute.py", "precompute_flow.py")  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,5 +1,6 @@
 """Video files as they are out there: damaged, cut, joined, turned, with covers and sound. All are made here."""
 
+import gc
 import random
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -278,6 +279,19 @@ def test_frames_are_upright(tmp_path: Path, degrees: float, mirrored: bool, turn
     expected = turned(read(plain)[0][0])
     assert frames[0].shape == expected.shape
     assert np.array_equal(frames[0], expected)
+
+
+def test_no_frame_stays_in_memory_once_it_was_used(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", count=3)
+    gc.collect()
+    gc.disable()  # so that what only a search for circles frees is still there
+    try:
+        for _ in range(3):
+            read(path)
+        left = [item for item in gc.get_objects() if isinstance(item, av.VideoFrame) and item.width == 96]
+    finally:
+        gc.enable()
+    assert not left
 
 
 def cover(container: av.container.OutputContainer, size: tuple[int, int]) -> tuple:

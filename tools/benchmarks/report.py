@@ -50,9 +50,11 @@ def provenance(*libraries: str) -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    """Return what git prints; nothing where there is no git or no checkout."""
+    """Return what git prints of this checkout; nothing where there is no git, or no checkout."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return ""
     return done.stdout.strip()

@@ -41,7 +41,7 @@ from twostream.data.module import data_of
 from twostream.demo.generate import generate_demo
 from twostream.errors import ConfigError
 from twostream.evaluation.fusion_fit import fit_fusion
-from twostream.evaluation.predictions import evaluate
+from twostream.evaluation.predictions import evaluate, find_examples
 from twostream.evaluation.results import Evaluation
 from twostream.models.two_stream import TwoStream
 from twostream.reports.console import print_summary
@@ -147,7 +147,8 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
     checkpoint = load_checkpoint(run / "checkpoints" / BEST)
     data = data_of(config.data, config.model, config.seed, videos)
     evaluation = evaluate(checkpoint, data, "test", _evaluation_device(config), command)
-    write_reports(evaluation, run / "evaluation", run / "metrics.csv")
+    examples = find_examples(checkpoint, data, evaluation, _evaluation_device(config))
+    write_reports(evaluation, run / "evaluation", run / "metrics.csv", examples)
     print_summary(evaluation, run / "evaluation")
     print(f"took {format_seconds(time.monotonic() - started)}; checkpoint {checkpoint.path}")
     if failures:

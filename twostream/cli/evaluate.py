@@ -41,7 +41,8 @@ def run(argv: Sequence[str]) -> int:
     plain = make_parser(DataConfig()).parse_args(list(argv))
     # torch and Lightning, which take seconds, once the arguments are right
     from twostream.checkpoints import load_checkpoint
-    from twostream.evaluation.predictions import evaluate
+    from twostream.data.module import data_of
+    from twostream.evaluation.predictions import evaluate, find_examples
     from twostream.reports.console import print_summary
     from twostream.reports.write import write_reports
 
@@ -49,12 +50,14 @@ def run(argv: Sequence[str]) -> int:
     parser = make_parser(checkpoint.card.data_config())
     arguments = parser.instantiate(parser.parse_args(list(argv)))
     command = shlex.join([PROGRAM, *argv])
-    evaluation = evaluate(checkpoint, arguments.data, arguments.part, arguments.device, command)
+    data = data_of(arguments.data, checkpoint.card.model, checkpoint.card.seed)
+    evaluation = evaluate(checkpoint, data, arguments.part, arguments.device, command)
+    examples = find_examples(checkpoint, data, evaluation, arguments.device)
     run_directory = checkpoint.path.absolute().parent.parent
     name = "evaluation" if arguments.part == "test" else f"evaluation-{arguments.part}"
     directory = Path(arguments.out) if arguments.out else run_directory / name
     history = run_directory / "metrics.csv"
-    write_reports(evaluation, directory, history if history.exists() else None)
+    write_reports(evaluation, directory, history if history.exists() else None, examples)
     print_summary(evaluation, directory)
     return 0
 

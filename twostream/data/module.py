@@ -114,6 +114,15 @@ class ActionDataModule(L.LightningDataModule):
         most = max(count * self.config.views_of(name)[1] for name, count in counts.items())
         return self._loader(dataset, max(1, self.config.batch_size // most))
 
+    def records(self, part: Part) -> tuple[VideoRecord, ...]:
+        """Return the videos of a part."""
+        records: tuple[VideoRecord, ...] = getattr(self.split, part)
+        return records
+
+    def centre_clips(self, records: Sequence[VideoRecord]) -> ClipDataset:
+        """Give the centre clip of each video as pictures, also of streams whose features are kept."""
+        return self._clips(records, self.streams, False, None, self.seed, None)
+
     def keep_features(self, model: TwoStream) -> None:
         """Give features in place of clips from now on, of the streams whose CNN and attention over space are frozen.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from flow_cache import Progress
@@ -9,7 +11,9 @@ from twostream.checkpoints import Checkpoint
 from twostream.data.module import ActionDataModule, data_of
 from twostream.data.settings import DataConfig
 from twostream.errors import ConfigError
+from twostream.evaluation.examples import EXAMPLES, Example, choose_examples
 from twostream.evaluation.results import Evaluation, FloatArray, Protocol
+from twostream.inference.attention import look
 from twostream.inference.clips import choose_device, predict_clips
 from twostream.models.two_stream import TwoStream
 from twostream.settings import Part
@@ -102,6 +106,33 @@ def evaluate(
         validation_labels=np.array([record.label for record in validation]) if validation else None,
         validation_probabilities=validation_probabilities,
     )
+
+
+def find_examples(
+    checkpoint: Checkpoint,
+    data: ActionDataModule,
+    evaluation: Evaluation,
+    device: str = "auto",
+    count: int = EXAMPLES,
+) -> list[Example]:
+    """Look at a few videos of an evaluation through the eyes of its network.
+
+    Args:
+        checkpoint: the trained model.
+        data: the videos.
+        evaluation: what the model said of them.
+        device: "auto", "cpu", "cuda", …
+        count: how many videos, at most.
+
+    Raises:
+        CacheFileError: a cache file is damaged.
+        ConfigError: no such device.
+    """
+    chosen = choose_examples(evaluation, count)
+    records = {record.path: record for record in data.records(cast(Part, evaluation.protocol.side))}
+    clips = data.centre_clips([records[evaluation.videos[index]] for index in chosen])
+    model = checkpoint.model().to(choose_device(device))
+    return [Example(index, look(model, clips[place])) for place, index in enumerate(chosen)]
 
 
 def _predict(

@@ -57,10 +57,23 @@ def report_blocks(figures: Figures, pictures: Sequence[str]) -> list[Block]:
         blocks.append(Picture("per_class_f1.png", "F1 of every class, one mark per output"))
     blocks += _weights(figures, pictures)
     blocks += _matrices(figures, pictures)
+    if "examples.png" in pictures:
+        blocks += _examples()
     if "curves.png" in pictures:
         caption = "Loss and top-1 over the epochs, training dashed and validation solid"
         blocks += [Heading(2, "Training"), Picture("curves.png", caption)]
     return [*blocks, Heading(2, "Every class"), *class_table_blocks(figures), *_reproduce(figures)]
+
+
+def _examples() -> list[Block]:
+    text = (
+        "The centre clip of a few videos: the most confident errors, each of another confusion, then right answers, "
+        "first where both streams alone are wrong. The picture is that of the step with the largest weight; the hue of "
+        "flow is its direction. Where a stream weighs places, those with little weight are dark. What was said is that "
+        "of all clips and views."
+    )
+    caption = "A few videos: frame, flow, weights of places and steps, and what each output said"
+    return [Heading(2, "What the network looked at"), Paragraph((text,)), Picture("examples.png", caption)]
 
 
 def per_class_blocks(figures: Figures) -> list[Block]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from flow_cache import csv_bytes
+from twostream.evaluation.examples import Example
 from twostream.evaluation.files import EVALUATION_FILE, write_evaluation
 from twostream.evaluation.results import Evaluation
 from twostream.files import replacing, write_bytes, write_text
 from twostream.reports.document import to_html, to_markdown
+from twostream.reports.example_plots import plot_examples
 from twostream.reports.plots import (
     has_curves,
     plot_confusion_matrices,
@@ -45,6 +47,7 @@ FILES = (
     "confusion_matrix_streams.png",
     "per_class_f1.png",
     "stream_weights.png",
+    "examples.png",
     "curves.png",
     "per_class.md",
     "report.md",
@@ -56,7 +59,10 @@ _SIDE_BY_SIDE = 24  # classes up to which the fused matrix stands beside those o
 
 
 def write_reports(
-    evaluation: Evaluation, directory: str | Path, history: str | Path | None = None
+    evaluation: Evaluation,
+    directory: str | Path,
+    history: str | Path | None = None,
+    examples: Sequence[Example] = (),
 ) -> list[Path]:
     """Write every file of an evaluation's report.
 
@@ -67,6 +73,8 @@ def write_reports(
         evaluation: the predictions and their protocol.
         directory: folder to write to; made if missing.
         history: the training run's `metrics.csv`, for the curves; None to leave them out.
+        examples: videos of which it is shown what the network looked at, from `find_examples`; they are in the pictures
+            only, and not kept for a later report.
 
     Returns:
         The files written, in the order of `FILES`.
@@ -88,7 +96,7 @@ def write_reports(
     written = _write_tables(figures, directory)
     write_evaluation(evaluation, directory)
     written.append(EVALUATION_FILE)
-    pictures = _write_pictures(figures, directory, table)
+    pictures = _write_pictures(figures, directory, table, examples)
     written += pictures
     blocks = report_blocks(figures, pictures)
     data = {name: (directory / name).read_bytes() for name in pictures}
@@ -125,7 +133,9 @@ def _write_tables(figures: Figures, directory: Path) -> list[str]:
     return list(tables)
 
 
-def _write_pictures(figures: Figures, directory: Path, history: pd.DataFrame | None) -> list[str]:
+def _write_pictures(
+    figures: Figures, directory: Path, history: pd.DataFrame | None, examples: Sequence[Example]
+) -> list[str]:
     evaluation = figures.evaluation
     classes, matrices = evaluation.classes, figures.matrices
     written = []
@@ -149,6 +159,8 @@ def _write_pictures(figures: Figures, directory: Path, history: pd.DataFrame | N
             "stream_weights.png",
             lambda path: plot_stream_weights(weights, evaluation.labels, rows, classes, path),
         )
+    if examples:
+        draw("examples.png", lambda path: plot_examples(evaluation, examples, path))
     if history is not None and has_curves(history):
         draw("curves.png", lambda path: plot_curves(history, path, best_epoch=evaluation.protocol.epoch))
     return written

@@ -21,8 +21,10 @@ from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from twostream.errors import DataError
+from twostream.evaluation.examples import Example
 from twostream.evaluation.files import read_evaluation
 from twostream.evaluation.results import Evaluation, Protocol
+from twostream.inference.looks import StreamLook
 from twostream.reports.console import print_summary
 from twostream.reports.document import Paragraph, Strong, Table, escape_markdown, plain, to_html, to_markdown
 from twostream.reports.tables import compute_figures, per_class_table, read_predictions, summary_table
@@ -147,7 +149,17 @@ def written(tmp_path_factory):
     videos = (*ODD_VIDEOS, *(f"v{index:03d}.avi" for index in range(60 - len(ODD_VIDEOS))))
     evaluation = with_validation(random_evaluation(videos=videos))
     history = write_history(tmp_path_factory.mktemp("run") / "metrics.csv")
-    return evaluation, directory, write_reports(evaluation, directory, history)
+    return evaluation, directory, write_reports(evaluation, directory, history, [example(0), example(7)])
+
+
+def example(video):
+    """A video of whose six steps the fourth counts most; flow looks at all places alike."""
+    pictures = np.random.default_rng(video).integers(0, 256, (6, 48, 64, 3)).astype(np.uint8)
+    steps = np.array([1, 1, 1, 4, 1, 0], np.float32) / 8
+    places = np.tile(np.array([[0.25, 0.5], [0.25, 0.0]], np.float32), (6, 1, 1))
+    return Example(
+        video, {"rgb": StreamLook(pictures, steps, places), "flow": StreamLook(pictures, steps, None)}
+    )
 
 
 def text_of(blocks):
@@ -284,7 +296,7 @@ def test_html_is_self_contained_and_balanced(written):
     page = (directory / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
     sources = re.findall(r'src="([^"]{0,30})', page)
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r'(href|url)\s*[=(]\s*"?http', page)
 
@@ -306,7 +318,7 @@ def test_html_is_self_contained_and_balanced(written):
 def test_pictures_of_the_markdown_exist(written):
     _, directory, _ = written
     files = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (directory / "report.md").read_text(encoding="utf-8"))
-    assert len(files) == 5
+    assert len(files) == 6
     assert all((directory / file).is_file() for file in files)
 
 
@@ -393,6 +405,7 @@ def test_single_stream_run(tmp_path):
         "confusion_matrix_flow.csv",
         "confusion_matrix_streams.png",
         "stream_weights.png",
+        "examples.png",
         "curves.png",
     }
     text = (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -70,6 +70,10 @@ def _rgb(name: str, **changes: Any) -> Variant:
     return Variant(name, "rgb", {f"model.rgb.{key}": value for key, value in changes.items()}, ("rgb",))
 
 
+def _rgb_training(name: str, **changes: Any) -> Variant:
+    return Variant(name, "rgb", {key.replace("__", "."): value for key, value in changes.items()}, ("rgb",))
+
+
 def _flow(name: str, cache: str | None = None, **changes: Any) -> Variant:
     return Variant(
         name, "flow", {key.replace("__", "."): value for key, value in changes.items()}, ("flow",), cache
@@ -105,6 +109,7 @@ VARIANTS = (
     _rgb("spatial-average", spatial="average"),
     _rgb("spatial-motion", spatial="motion"),
     _rgb("plain-cnn", levels="semantic", joint="none", spatial="average", recurrence="none", temporal="average"),
+    _rgb_training("rgb-ema", trainer__ema=0.999),
     # the flow stream, and how its flow is made and stored
     _flow("stack-1", data__stack=1),
     _flow("stack-5", data__stack=5),
@@ -116,6 +121,7 @@ VARIANTS = (
     _flow("flow-1-level", "1-level"),
     _flow("flow-3-levels", "3-levels"),
     _flow("flow-jpeg", "jpeg"),
+    _flow("flow-ema", trainer__ema=0.999),
     # fusions and views
     *(Variant(f"fusion-{rule}", rule, headline=True) for rule in RULES),
     _fused("fusion-calibrated", headline=True, model__fusion="calibrated"),

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from twostream.models.attention import JointModule, SpatialAttention, make_temporal
 from twostream.models.backbone import Backbone
+from twostream.models.mixup import Mixup
 from twostream.models.settings import StreamConfig
 
 
@@ -114,16 +115,26 @@ class Stream(nn.Module):
         """
         return self.classify(self.features(clip, motion), valid)
 
-    def features(self, clip: Tensor, motion: Tensor | None = None) -> StreamFeatures:
-        """Compute the features of clips, which depend on nothing but the CNN and the attention over space."""
+    def features(
+        self, clip: Tensor, motion: Tensor | None = None, mixup: Mixup | None = None
+    ) -> StreamFeatures:
+        """Compute the features of clips, which depend on nothing but the CNN and the attention over space.
+
+        Args:
+            clip: as in `forward`.
+            motion: likewise.
+            mixup: blend the clips, once they are normalised, and their motion.
+        """
         if clip.ndim != 5 or clip.shape[2] != self.backbone.in_channels:
             raise ValueError(
                 f"expected clips (B, T, {self.backbone.in_channels}, H, W), got shape {tuple(clip.shape)}"
             )
         batch, steps = clip.shape[:2]
-        maps = dict(
-            zip(("local", "semantic"), self.backbone(self.normalize(clip.flatten(0, 1))), strict=True)
-        )
+        images: Tensor = self.normalize(clip.flatten(0, 1))
+        if mixup is not None:
+            images = mixup.blend(images.view(batch, steps, *images.shape[1:])).flatten(0, 1)
+            motion = None if motion is None else mixup.blend(motion.float())
+        maps = dict(zip(("local", "semantic"), self.backbone(images), strict=True))
         guide = None if motion is None else motion.flatten(0, 1).float()
         spatial = None
         pooled = {}

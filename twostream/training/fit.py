@@ -85,7 +85,7 @@ def fit(
         model.eval()  # what is kept on disk is what a frozen CNN gives, without dropout
         data.keep_features(model)
     model.train()
-    module = TrainingModule(model, card, optim)
+    module = TrainingModule(model, card, optim, trainer_config.mixup)
     by_accuracy = trainer_config.monitor == "val_top1"
     monitor = f"val_top1_{module.decision}" if by_accuracy else "val_loss"
     log = EpochLog(run / "metrics.csv", module.outputs)

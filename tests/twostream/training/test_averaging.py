@@ -142,7 +142,10 @@ def test_impossible_decays_are_refused(decay: float) -> None:
 
 @pytest.fixture(scope="module")
 def config(tiny_config: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(tiny_config, trainer=dataclasses.replace(tiny_config.trainer, ema=0.9))
+    """With mixup, whose draws a resumed run must repeat."""
+    return dataclasses.replace(
+        tiny_config, trainer=dataclasses.replace(tiny_config.trainer, ema=0.9, mixup=0.4)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,7 @@ VARIANTS = (
     _rgb("plain-cnn", levels="semantic", joint="none", spatial="average", recurrence="none", temporal="average"),
     _rgb_training("rgb-ema", trainer__ema=0.999),
     _rgb_training("rgb-mixup", trainer__mixup=0.2),
+    _rgb_training("rgb-balance", data__balance=True),
     # the flow stream, and how its flow is made and stored
     _flow("stack-1", data__stack=1),
     _flow("stack-5", data__stack=5),
@@ -124,6 +125,7 @@ VARIANTS = (
     _flow("flow-jpeg", "jpeg"),
     _flow("flow-ema", trainer__ema=0.999),
     _flow("flow-mixup", trainer__mixup=0.2),
+    _flow("flow-balance", data__balance=True),
     # fusions and views
     *(Variant(f"fusion-{rule}", rule, headline=True) for rule in RULES),
     _fused("fusion-calibrated", headline=True, model__fusion="calibrated"),

@@ -250,7 +250,8 @@ def _fit_fusion(config: TrainConfig, videos: VideoData, run: Path) -> dict[str, 
 
 
 def _with_defaults(config: TrainConfig) -> TrainConfig:
-    """Fill in the run directory and the cache folder, both named after the data set."""
+    """Spell the recipe out, and fill in the run directory and the cache folder, both named after the data set."""
+    config = config.spelled_out()
     data = config.data
     name = data.name or Path(str(data.root or data.cache)).resolve().name
     cache = data.cache or str(Path("cache") / name)

@@ -156,7 +156,7 @@ def settings_of(
         for key in path:
             part = part[key]
         part[last] = value
-    config = from_plain(TrainConfig, plain)
+    config = from_plain(TrainConfig, plain).spelled_out()
     if variant.output not in STREAMS:
         return replace(config, recipe="staged")
     config = config.stage(variant.output)

@@ -163,7 +163,7 @@ def _fit(config: TrainConfig, videos: VideoData, run: Path) -> FitResult:
     stages = _fit_stages(config, videos, run / "stages")
     if isinstance(stages, FitResult):
         return stages
-    if config.model.fusion == "attention" and len(config.model.streams) > 1:
+    if config.model.fusion != "calibrated" and len(config.model.streams) > 1:
         config = _assembled(config, run / "stages")
         data = data_of(config.data, config.model, config.seed, videos)
         return fit(_model_card(config, videos), data, run, config.trainer, config.optim)

@@ -229,6 +229,32 @@ def test_a_frozen_run_trains_neither_cnn_and_keeps_features_of_both(
     assert {path: path.stat().st_mtime_ns for path in features.rglob("*.npz")} == kept
 
 
+def test_a_fusion_that_learns_is_trained_on_finished_stages(
+    arguments: Callable[..., list[str]], tiny_videos: Path, tmp_path: Path
+) -> None:
+    """With averaged weights, mixup and balance in every training, on features of one stream and clips of the other."""
+    run = tmp_path / "run"
+    changes = {
+        "model.fusion": "cross_attention",
+        "data.eval_clips": 1,
+        "data.balance": "true",
+        "trainer.ema": 0.9,
+        "trainer.mixup": 0.3,
+        "stages.rgb.trainer": '{"epochs": 2}',
+    }
+    evaluation = train(parse(arguments(run, **changes))).evaluation
+    assert evaluation is not None
+    whole = load_checkpoint(run / "checkpoints" / "best.ckpt")
+    for name in ("rgb", "flow"):
+        stage = load_checkpoint(run / "stages" / name / "checkpoints" / "best.ckpt")
+        assert all(torch.equal(values, whole.state[key]) for key, values in stage.state.items())
+    assert float(whole.state["fusion.look.0.out_proj.weight"].abs().sum()) > 0
+    prediction = Predictor(whole, device="cpu")(tiny_videos / evaluation.videos[0])
+    np.testing.assert_allclose(
+        prediction.probabilities["fused"], evaluation.probabilities["fused"][0], atol=1e-3
+    )
+
+
 def test_without_validation_videos_the_fusion_is_the_product(
     arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,6 +131,9 @@ VARIANTS = (
     _fused("fusion-calibrated", headline=True, model__fusion="calibrated"),
     # attention merges clip by clip, so that both streams must see as many
     _fused("fusion-attention", model__fusion="attention", data__rgb__eval_clips=3, data__flow__eval_clips=3),
+    _fused(
+        "fusion-cross-attention", model__fusion="cross_attention", data__rgb__eval_clips=3, data__flow__eval_clips=3
+    ),
     *(_fused(f"views-{views}", data__rgb__views=views, data__flow__views=views) for views in (1, 2, 10)),
 )  # fmt: skip
 NAMES = {variant.name: variant for variant in VARIANTS}

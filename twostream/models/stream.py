@@ -39,6 +39,8 @@ class StreamOutput(NamedTuple):
         attention: (B, T) float32, weight of each step; rows sum to 1, and are zero on steps that pad.
         spatial: as in `StreamFeatures`.
         level_logits: (V, B, K) float32, what each of V LSTMs says alone; None without losses of their own.
+        states: (B, T, D) float32, what attention over time sums up; None where unknown.
+        valid: (B, T) bool, False on steps that pad; None if all count.
     """
 
     logits: Tensor
@@ -46,6 +48,8 @@ class StreamOutput(NamedTuple):
     attention: Tensor
     spatial: Tensor | None = None
     level_logits: Tensor | None = None
+    states: Tensor | None = None
+    valid: Tensor | None = None
 
 
 class Stream(nn.Module):
@@ -178,6 +182,8 @@ class Stream(nn.Module):
                 attention,
                 features.spatial,
                 self._level_logits(states, valid),
+                joined,
+                valid,
             )
 
     def _level_logits(self, states: dict[str, Tensor], valid: Tensor | None) -> Tensor | None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twostream.models.backbone import Backbone
-from twostream.models.fusion import AttentionFusion, CalibratedFusion
+from twostream.models.fusion import AttentionFusion, CalibratedFusion, CrossAttentionFusion
 from twostream.models.mixup import Mixup
 from twostream.models.normalize import NormalizeFlow, NormalizeRGB, Offset, flow_magnitude
 from twostream.models.settings import ModelConfig
@@ -69,6 +69,10 @@ class TwoStream(nn.Module):
         if self.config.fusion == "calibrated":
             return CalibratedFusion(len(self.names))
         dims = [self.stream(name).embedding_dim for name in self.names]
+        if self.config.fusion == "cross_attention":
+            return CrossAttentionFusion(
+                dims, num_classes, self.config.fusion_hidden, self.config.dropout, self.config.heads
+            )
         return AttentionFusion(dims, num_classes, self.config.fusion_hidden, self.config.dropout)
 
     def stream(self, name: str) -> Stream:

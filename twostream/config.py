@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from flow_cache import FlowSettings, PrecomputeConfig, StorageSettings
@@ -32,6 +33,56 @@ class FlowConfig(FlowSettings):
 
 
 @dataclass(frozen=True)
+class StageChanges:
+    """What the stage of one stream changes, by name, such as {epochs: 60}.
+
+    Attributes:
+        data: changes of the settings of the same name.
+        optim: likewise.
+        trainer: likewise.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StagesConfig:
+    """What the stages of the staged recipe change.
+
+    Attributes:
+        rgb: in the RGB stream's stage.
+        flow: in the flow stream's stage.
+
+    Example:
+        >>> from twostream.config import StagesConfig
+        >>> StagesConfig.of({"rgb": {"optim": {"lr": 0.01}}}).rgb.optim
+        {'lr': 0.01}
+    """
+
+    rgb: StageChanges = field(default_factory=StageChanges)
+    flow: StageChanges = field(default_factory=StageChanges)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Mapping[str, Any]]) -> StagesConfig:
+        """Read plain values.
+
+        Raises:
+            ConfigError: unknown names.
+        """
+        if unknown := sorted(set(plain) - set(STREAMS)):
+            raise ConfigError(f"stages knows no {', '.join(unknown)}; expected {' or '.join(STREAMS)}")
+        parts = [entry.name for entry in fields(StageChanges)]
+        for name, changes in plain.items():
+            if unknown := sorted(set(changes) - set(parts)):
+                raise ConfigError(
+                    f"stages.{name} knows no {', '.join(unknown)}; a stage may change data, optim and trainer"
+                )
+        return cls(**{name: StageChanges(**changes) for name, changes in plain.items()})
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
@@ -41,7 +92,8 @@ class TrainConfig:
         overwrite: start anew where the run directory holds a run.
         demo: generate the embedded demo set at data.root.
         recipe: joint: all streams and their fusion at once. staged: each stream alone in a stage of its own, with the
-            settings that `stages` changes, then their fusion.
+            settings that `stages` changes, then their fusion. frozen: staged, with the CNNs of all streams as loaded
+            and their features kept on disk (two passes where `data.feature_passes` is 0).
         stages: what a stage changes, by stream and part, such as {rgb: {trainer: {epochs: 60}, optim: {lr: 0.001}}}.
         refit: with the staged recipe, train the stages once more on all videos of the training side, once the fusion
             has been fitted on those that were held out for it (the validation side).
@@ -63,8 +115,8 @@ class TrainConfig:
     seed: int = 0
     overwrite: bool = False
     demo: bool = False
-    recipe: Literal["joint", "staged"] = "joint"
-    stages: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    recipe: Literal["joint", "staged", "frozen"] = "joint"
+    stages: StagesConfig = field(default_factory=StagesConfig)
     refit: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -74,8 +126,11 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.stages) - set(STREAMS)):
-            raise ConfigError(f"stages knows no {', '.join(unknown)}; expected {' or '.join(STREAMS)}")
+        if isinstance(self.stages, Mapping):
+            object.__setattr__(self, "stages", StagesConfig.of(self.stages))
+        if self.recipe == "frozen":
+            self.spelled_out()  # refuses what cannot be
+            return
         if self.refit and (self.recipe != "staged" or self.model.fusion != "calibrated"):
             raise ConfigError(
                 "refit trains the stages again under a fitted fusion: it needs recipe staged and model.fusion"
@@ -89,24 +144,42 @@ class TrainConfig:
             for name in self.model.streams:
                 self.stage(name)  # refuses what cannot be
 
+    def spelled_out(self) -> TrainConfig:
+        """Return the settings that the name of a recipe stands for: frozen is staged with these and those settings.
+
+        Raises:
+            ConfigError: the settings contradict the recipe.
+        """
+        if self.recipe != "frozen":
+            return self
+        own: dict[str, Any] = {
+            name: {key: value for key, value in getattr(self.model, name).items() if key != "freeze_backbone"}
+            for name in STREAMS
+        }
+        model = replace(self.model, freeze_backbone=True, **own)
+        for name in model.streams:
+            if model.stream(name).spatial == "attention":
+                raise ConfigError(
+                    f"recipe frozen keeps the features of the {name} CNN on disk, pooled over space; attention over"
+                    " space, which learns, would change them: set model.spatial to average or motion"
+                )
+        data = replace(self.data, feature_passes=self.data.feature_passes or 2)
+        return replace(self, recipe="staged", model=model, data=data)
+
     def stage(self, name: StreamName) -> TrainConfig:
         """Return the settings of the stage that trains one stream alone.
 
         Raises:
-            ConfigError: `stages` holds an unknown name or an unusable value.
+            ConfigError: the stage changes an unknown setting, or to an unusable value.
         """
-        changes = self.stages.get(name, {})
-        if unknown := sorted(set(changes) - {"data", "optim", "trainer"}):
-            raise ConfigError(
-                f"stages.{name} knows no {', '.join(unknown)}; a stage may change data, optim and trainer"
-            )
         parts: dict[str, Any] = {}
-        for part, values in changes.items():
-            kind: type[Any] = type(getattr(self, part))
-            parts[part] = from_plain(kind, _changed(asdict(getattr(self, part)), values))
+        for part, values in asdict(getattr(self.stages, name)).items():
+            if values:
+                kind: type[Any] = type(getattr(self, part))
+                parts[part] = from_plain(kind, _changed(asdict(getattr(self, part)), values))
         others: dict[str, Any] = {f"{other}_checkpoint": None for other in STREAMS if other != name}
         model = replace(self.model, streams=[name], freeze_streams=False, **others)
-        return replace(self, recipe="joint", refit=False, stages={}, model=model, **parts)
+        return replace(self, recipe="joint", refit=False, stages=StagesConfig(), model=model, **parts)
 
 
 def _changed(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _fit(config: TrainConfig, videos: VideoData, run: Path) -> FitResult:
     stages = _fit_stages(config, videos, run / "stages")
     if isinstance(stages, FitResult):
         return stages
-    if config.model.fusion == "attention" and len(config.model.streams) > 1:
+    if config.model.fusion != "calibrated" and len(config.model.streams) > 1:
         config = _assembled(config, run / "stages")
         data = data_of(config.data, config.model, config.seed, videos)
         return fit(_model_card(config, videos), data, run, config.trainer, config.optim)
@@ -251,7 +251,8 @@ def _fit_fusion(config: TrainConfig, videos: VideoData, run: Path) -> dict[str, 
 
 
 def _with_defaults(config: TrainConfig) -> TrainConfig:
-    """Fill in the run directory and the cache folder, both named after the data set."""
+    """Spell the recipe out, and fill in the run directory and the cache folder, both named after the data set."""
+    config = config.spelled_out()
     data = config.data
     name = data.name or Path(str(data.root or data.cache)).resolve().name
     cache = data.cache or str(Path("cache") / name)

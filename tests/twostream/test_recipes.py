@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from twostream import (
     ConfigError,
@@ -21,6 +22,7 @@ from twostream import (
     train,
 )
 from twostream.cli.train import main, parse
+from twostream.models.two_stream import TwoStream
 
 STAGED = {
     "recipe": "staged",
@@ -130,6 +132,127 @@ def test_other_settings_in_the_same_directory_are_refused(
 def test_unusable_stages_are_refused(stages: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(recipe="staged", stages=stages)
+
+
+STAGES = """
+recipe: staged
+data: {root: videos}
+stages:
+  rgb:
+    data: {batch_size: 32, augment: {scale_min: 0.7, crop: corners}}
+    optim: {lr: 0.005}
+  flow:
+    data: {batch_size: 8, steps: 3}
+    optim: {lr: 0.002, backbone_lr: 0.0003}
+    trainer: {epochs: 40}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [
+        (["--stages.flow.data", '{"batch_size": 4}'], {"data": {"batch_size": 4}}),
+        (["--stages.flow.data.batch_size=4"], {"data": {"batch_size": 4, "steps": 3}}),
+        (["--stages.flow.data.size", "64"], {"data": {"batch_size": 8, "steps": 3, "size": 64}}),
+        (["--stages.flow.optim.lr=0.1", "--stages.flow.trainer.ema", "0.9"],
+         {"optim": {"lr": 0.1, "backbone_lr": 0.0003}, "trainer": {"epochs": 40, "ema": 0.9}}),
+        (["--stages", '{"flow": {"optim": {"lr": 0.1}}}'], {"optim": {"lr": 0.1}}),
+    ],
+)  # fmt: skip
+def test_a_flag_changes_what_it_names_and_leaves_the_rest_of_the_files_stages(
+    flags: list[str], changed: dict, tmp_path: Path
+) -> None:
+    (tmp_path / "base.yaml").write_text(STAGES)
+    before, after = (parse(["--config", str(tmp_path / "base.yaml"), *more]) for more in ([], flags))
+    assert after.stages.rgb == before.stages.rgb
+    for part in ("data", "optim", "trainer"):
+        assert getattr(after.stages.flow, part) == changed.get(part, getattr(before.stages.flow, part))
+        for name, value in changed.get(part, {}).items():
+            assert getattr(getattr(after.stage("flow"), part), name) == value
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--stages.sound.data.steps=4", "stages.sound.data.steps"),
+        ("--stages.flow.model.hidden=4", "stages.flow.model.hidden"),
+        (
+            "--stages.rgb.data.augment.scale_min=0.5",
+            "goes too deep for a flag: give --stages.rgb.data.augment '{scale_min: …}', all of it",
+        ),
+    ],
+)
+def test_a_flag_that_names_nothing_in_a_stage_is_refused(
+    flag: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base.yaml").write_text(STAGES)
+    assert main(["--config", str(tmp_path / "base.yaml"), flag]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_frozen_is_staged_with_frozen_cnns_whose_features_are_kept(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    def settings(**changes: object) -> TrainConfig:
+        return parse(arguments(tmp_path / "run", **changes))
+
+    named = settings(**{"recipe": "frozen", "model.rgb.freeze_backbone": "false", "data.feature_passes": 0})
+    spelled = settings(**{"model.freeze_backbone": "true", "data.feature_passes": 2})
+    spelled.model.rgb.pop("freeze_backbone")
+    assert named.spelled_out() == spelled
+    assert settings(recipe="frozen", **{"data.feature_passes": 5}).spelled_out().data.feature_passes == 5
+    assert spelled.spelled_out() == spelled
+    with pytest.raises(ConfigError, match=r"set model\.spatial to average or motion"):
+        TrainConfig(recipe="frozen", model=ModelConfig(flow={"spatial": "attention"}))
+    with pytest.raises(ConfigError, match="got staged and attention"):
+        TrainConfig(recipe="frozen", refit=True)
+
+
+def test_a_frozen_run_trains_neither_cnn_and_keeps_features_of_both(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    torch.manual_seed(7)
+    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), weights := tmp_path / "weights.pth")
+    run, features = tmp_path / "run", tmp_path / "features"
+    changes = {"model.weights": weights, "data.features": features, "refit": "true", "trainer.epochs": 1}
+    command = arguments(run, recipe="frozen", **changes, **{"stages.rgb.trainer": '{"epochs": 1}'})
+    assert main(command) == 0
+    keys = [json.loads(path.read_text()) for path in features.glob("*/key.json")]
+    assert {(key["stream"], key["passes"]) for key in keys} >= {("rgb", 2), ("flow", 2)}
+    checkpoint = load_checkpoint(run / "checkpoints" / "best.ckpt")
+    fresh = TwoStream(checkpoint.card.model, 9, 3, 20.0).state_dict()
+    backbones = [name for name in fresh if ".backbone." in name]
+    assert {name.split(".")[1] for name in backbones} == {"rgb", "flow"}
+    assert all(torch.equal(fresh[name], checkpoint.state[name]) for name in backbones)
+    kept = {path: path.stat().st_mtime_ns for path in features.rglob("*.npz")}
+    assert main(command) == 0  # the same command finds the run that it has made
+    assert {path: path.stat().st_mtime_ns for path in features.rglob("*.npz")} == kept
+
+
+def test_a_fusion_that_learns_is_trained_on_finished_stages(
+    arguments: Callable[..., list[str]], tiny_videos: Path, tmp_path: Path
+) -> None:
+    """With averaged weights, mixup and balance in every training, on features of one stream and clips of the other."""
+    run = tmp_path / "run"
+    changes = {
+        "model.fusion": "cross_attention",
+        "data.eval_clips": 1,
+        "data.balance": "true",
+        "trainer.ema": 0.9,
+        "trainer.mixup": 0.3,
+        "stages.rgb.trainer": '{"epochs": 2}',
+    }
+    evaluation = train(parse(arguments(run, **changes))).evaluation
+    assert evaluation is not None
+    whole = load_checkpoint(run / "checkpoints" / "best.ckpt")
+    for name in ("rgb", "flow"):
+        stage = load_checkpoint(run / "stages" / name / "checkpoints" / "best.ckpt")
+        assert all(torch.equal(values, whole.state[key]) for key, values in stage.state.items())
+    assert float(whole.state["fusion.look.0.out_proj.weight"].abs().sum()) > 0
+    prediction = Predictor(whole, device="cpu")(tiny_videos / evaluation.videos[0])
+    np.testing.assert_allclose(
+        prediction.probabilities["fused"], evaluation.probabilities["fused"][0], atol=1e-3
+    )
 
 
 def test_without_validation_videos_the_fusion_is_the_product(

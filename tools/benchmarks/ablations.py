@@ -70,6 +70,10 @@ def _rgb(name: str, **changes: Any) -> Variant:
     return Variant(name, "rgb", {f"model.rgb.{key}": value for key, value in changes.items()}, ("rgb",))
 
 
+def _rgb_training(name: str, **changes: Any) -> Variant:
+    return Variant(name, "rgb", {key.replace("__", "."): value for key, value in changes.items()}, ("rgb",))
+
+
 def _flow(name: str, cache: str | None = None, **changes: Any) -> Variant:
     return Variant(
         name, "flow", {key.replace("__", "."): value for key, value in changes.items()}, ("flow",), cache
@@ -105,6 +109,9 @@ VARIANTS = (
     _rgb("spatial-average", spatial="average"),
     _rgb("spatial-motion", spatial="motion"),
     _rgb("plain-cnn", levels="semantic", joint="none", spatial="average", recurrence="none", temporal="average"),
+    _rgb_training("rgb-ema", trainer__ema=0.999),
+    _rgb_training("rgb-mixup", trainer__mixup=0.2),
+    _rgb_training("rgb-balance", data__balance=True),
     # the flow stream, and how its flow is made and stored
     _flow("stack-1", data__stack=1),
     _flow("stack-5", data__stack=5),
@@ -116,11 +123,17 @@ VARIANTS = (
     _flow("flow-1-level", "1-level"),
     _flow("flow-3-levels", "3-levels"),
     _flow("flow-jpeg", "jpeg"),
+    _flow("flow-ema", trainer__ema=0.999),
+    _flow("flow-mixup", trainer__mixup=0.2),
+    _flow("flow-balance", data__balance=True),
     # fusions and views
     *(Variant(f"fusion-{rule}", rule, headline=True) for rule in RULES),
     _fused("fusion-calibrated", headline=True, model__fusion="calibrated"),
     # attention merges clip by clip, so that both streams must see as many
     _fused("fusion-attention", model__fusion="attention", data__rgb__eval_clips=3, data__flow__eval_clips=3),
+    _fused(
+        "fusion-cross-attention", model__fusion="cross_attention", data__rgb__eval_clips=3, data__flow__eval_clips=3
+    ),
     *(_fused(f"views-{views}", data__rgb__views=views, data__flow__views=views) for views in (1, 2, 10)),
 )  # fmt: skip
 NAMES = {variant.name: variant for variant in VARIANTS}
@@ -146,7 +159,7 @@ def settings_of(
         for key in path:
             part = part[key]
         part[last] = value
-    config = from_plain(TrainConfig, plain)
+    config = from_plain(TrainConfig, plain).spelled_out()
     if variant.output not in STREAMS:
         return replace(config, recipe="staged")
     config = config.stage(variant.output)

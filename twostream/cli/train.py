@@ -12,6 +12,7 @@ import jsonargparse
 from twostream.cli.errors import INPUT_FAILED, run_command
 from twostream.cli.parser import command_parser
 from twostream.config import TrainConfig
+from twostream.errors import ConfigError
 
 PROGRAM = "twostream-train"
 DESCRIPTION = """Train a two-stream action recogniser on a folder of videos, evaluate it, and write the reports.
@@ -31,6 +32,11 @@ def make_parser(demo: bool) -> jsonargparse.ArgumentParser:
 
 def parse(argv: Sequence[str]) -> TrainConfig:
     """Turn arguments into settings; those of the demo where no data are named."""
+    for argument in argv:
+        flag, *deeper = argument.partition("=")[0].split(".")
+        if flag == "--stages" and len(deeper) > 3:
+            whole, last = f"--stages.{'.'.join(deeper[:3])}", ".".join(deeper[3:])
+            raise ConfigError(f"{argument} goes too deep for a flag: give {whole} '{{{last}: …}}', all of it")
     named = [argument for argument in argv if not argument.startswith("--print_config")]
     plain = make_parser(demo=False).parse_args(named)
     parser = make_parser(demo=plain.data.root is None and plain.data.cache is None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -44,10 +45,17 @@ Clip = dict[str, Tensor | int]
 
 
 class ClipKey(NamedTuple):
-    """Name one clip of one epoch: what the sampler yields and the dataset takes."""
+    """Name one clip of one epoch: what the sampler yields and the dataset takes.
+
+    Attributes:
+        epoch: counted from 0.
+        video: its place among the videos.
+        repeat: how often the epoch has drawn the video before; each time it is another random clip.
+    """
 
     epoch: int
     video: int
+    repeat: int = 0
 
 
 class ClipDataset(Dataset[Clip]):
@@ -120,14 +128,16 @@ class ClipDataset(Dataset[Clip]):
 
     def __getitem__(self, key: int | ClipKey) -> Clip:
         """Read a clip; CacheFileError if its file is missing or damaged, DataError if it is too short."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, repeat = ClipKey(*key) if isinstance(key, tuple) else ClipKey(0, key)
         entry = self._entries[index]
         # Drawn for both streams, so that a clip of one looks the same whether or not the other is read.
         shapes = {name: self.config.clips_of(name)[0] for name in STREAMS}
         augment = self.config.augment
         if self.training:
-            # Never zero: seeds are padded with zeros, and [seed, epoch] is the sampler's.
-            rng = np.random.default_rng([self.seed, epoch, self._numbers[index]])
+            # Never zero at the end: seeds are padded with zeros, and [seed, epoch] is the sampler's.
+            rng = np.random.default_rng(
+                [self.seed, epoch, self._numbers[index], *([repeat] if repeat else [])]
+            )
             rgb_starts = random_starts(entry.runs, shapes["rgb"], rng)[None]
             drawn = random_view(entry.height, entry.width, augment, rng)
             views = {name: [drawn] for name in STREAMS}
@@ -246,14 +256,30 @@ def _joined(images: Bytes) -> Tensor:
 
 
 class ClipSampler(Sampler[ClipKey]):
-    """Yield the (epoch, video) keys of one process, shuffled again each epoch for training.
+    """Yield the keys of one process's clips, shuffled again each epoch for training.
 
     In training every process gets the same number of clips, the first ones of the epoch being used twice
     where that is needed. In evaluation no clip is ever repeated; processes may differ by one.
+
+    Args:
+        length: number of videos.
+        shuffle: for training.
+        seed: of the shuffling.
+        rank: of the process.
+        world_size: number of processes.
+        balance: label of each video, for an epoch in which all classes are equally frequent; None to have each video
+            once.
     """
 
     def __init__(
-        self, length: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        balance: Sequence[int] | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"got rank {rank} of {world_size} processes")
@@ -263,6 +289,7 @@ class ClipSampler(Sampler[ClipKey]):
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
+        self._balance = None if balance is None else np.asarray(balance)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each one, also after a resume."""
@@ -273,12 +300,35 @@ class ClipSampler(Sampler[ClipKey]):
         return (self._length + extra) // self._world_size
 
     def __iter__(self) -> Iterator[ClipKey]:
-        order = np.arange(self._length)
+        order = np.stack([np.arange(self._length), np.zeros(self._length, np.int64)], axis=1)  # video, repeat
         if self._shuffle:
-            order = np.random.default_rng([self._seed, self.epoch]).permutation(self._length)
-            order = np.resize(order, -(-self._length // self._world_size) * self._world_size)
-        for index in order[self._rank :: self._world_size].tolist():
-            yield ClipKey(self.epoch, index)
+            rng = np.random.default_rng([self._seed, self.epoch])
+            if self._balance is not None:
+                order = _balanced(self._balance, rng)
+            order = order[rng.permutation(self._length)]
+            order = np.resize(order, (-(-self._length // self._world_size) * self._world_size, 2))
+        for index, repeat in order[self._rank :: self._world_size].tolist():
+            yield ClipKey(self.epoch, index, repeat)
+
+
+def _balanced(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw as many videos as there are, every class as often as any other, but for one.
+
+    A class's videos are taken in rounds, each in another order, so that no video is drawn twice as long as another
+    one of its class waits.
+
+    Returns:
+        (N, 2) int64: place of the video, and how often it has been drawn before.
+    """
+    classes = np.unique(labels)
+    counts = np.full(len(classes), len(labels) // len(classes))
+    counts[rng.permutation(len(classes))[: len(labels) % len(classes)]] += 1
+    drawn = []
+    for label, count in zip(classes, counts, strict=True):
+        videos = np.flatnonzero(labels == label)
+        rounds = [rng.permutation(videos) for _ in range(-(-count // len(videos)))]
+        drawn += [(video, repeat) for repeat, videos in enumerate(rounds) for video in videos][:count]
+    return np.array(drawn, np.int64)
 
 
 class ClipLoader(DataLoader[Clip]):

@@ -1,7 +1,7 @@
 """Features of frozen CNNs, kept on disk: computed once, they let everything behind the CNN be trained in minutes.
 
 What is kept is what the network would compute: the same clips, drawn, cropped, flipped and coloured by the same code.
-A training keeps P passes over its videos, and epoch e sees pass e mod P.
+A training keeps P passes over its videos, and epoch e sees pass e mod P; where it draws a video again, the next pass.
 
     <root>/<digest of all that features depend on>/key.json
     <root>/<digest>/<video>.npz        local (K, T, C_l), semantic (K, T, C_s) float16, valid (K, T) bool
@@ -123,7 +123,7 @@ class FeatureDataset(Dataset[Clip]):
 
     def __getitem__(self, key: int | ClipKey) -> Clip:
         """Read a clip; features that have vanished since the start are an error."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, repeat = ClipKey(*key) if isinstance(key, tuple) else ClipKey(0, key)
         clip: Clip = (
             {"label": self.records[index].label, "index": index} if self._clips is None else self._clips[key]
         )
@@ -134,10 +134,11 @@ class FeatureDataset(Dataset[Clip]):
                     f"the features of {self._entries[index].video} in {store.folder} have vanished"
                 )
             for part, values in arrays.items():
-                chosen = (
-                    values[epoch % self._passes] if self._passes else values[0] if self._single else values
-                )
-                clip[f"{name}_{part}"] = torch.from_numpy(np.ascontiguousarray(chosen))
+                if self._passes:
+                    values = values[(epoch + repeat) % self._passes]
+                elif self._single:
+                    values = values[0]
+                clip[f"{name}_{part}"] = torch.from_numpy(np.ascontiguousarray(values))
         return clip
 
     def __getitems__(self, keys: Sequence[int | ClipKey]) -> list[Clip | Exception]:

@@ -221,6 +221,7 @@ class ActionDataModule(L.LightningDataModule):
             seed=self.seed,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
+            balance=[record.label for record in dataset.records] if self.config.balance else None,
         )
         return ClipLoader(
             dataset, sampler, batch_size=batch_size, workers=self._workers, keep=dataset.clips is None

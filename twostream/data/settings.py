@@ -168,6 +168,8 @@ class DataConfig:
         flow: what is different in the flow stream's clips.
         augment: training augmentation and evaluation view.
         batch_size: clips in a batch of one device.
+        balance: draw as many videos an epoch as there are, but of each class as many as of any other: some of a large
+            class wait for another epoch, those of a small one are drawn again, as other clips.
         workers: loader processes of one device; -1 takes one per core, at most 8; 0 loads in the main
             process.
         eval_clips: clips of a test video whose predictions are averaged (K), each in `augment.views` views.
@@ -198,6 +200,7 @@ class DataConfig:
     flow: StreamClips = field(default_factory=StreamClips)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     batch_size: int = 16
+    balance: bool = False
     workers: int = -1
     eval_clips: int = 3
     feature_passes: int = 0

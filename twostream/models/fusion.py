@@ -56,15 +56,97 @@ class AttentionFusion(nn.Module):
             nn.init.zeros_(zeroed.weight)
         nn.init.zeros_(self.combine.bias)
 
-    def forward(self, streams: Sequence[StreamOutput]) -> FusionOutput:
-        """Fuse the outputs of S streams for the same B clips."""
-        hidden = torch.stack(
+    def describe(self, streams: Sequence[StreamOutput]) -> Tensor:
+        """Describe B clips by their h_s, (B, S, H)."""
+        return torch.stack(
             [project(stream.embedding) for project, stream in zip(self.project, streams, strict=True)], dim=1
         )
+
+    def forward(self, streams: Sequence[StreamOutput]) -> FusionOutput:
+        """Fuse the outputs of S streams for the same B clips."""
+        hidden = self.describe(streams)
         weights = self.score(hidden).squeeze(-1).softmax(dim=1)
         late = torch.einsum("bs,bsk->bk", weights, torch.stack([stream.logits for stream in streams], dim=1))
         joint = self.combine((weights.unsqueeze(-1) * self.dropout(hidden)).flatten(1))
         return FusionOutput(late + joint, weights)
+
+
+class CrossAttentionFusion(AttentionFusion):
+    """Merge two streams by attention between them in time: each step of one looks at all steps of the other.
+
+    With states x_s,t of stream s, which its attention over time weighs with a_s,t:
+
+        y_s,t = tanh(LayerNorm(V_s x_s,t)),  h_s = sum_t a_s,t (y_s,t + A_s(y_s,t; y_other)),
+
+    and from h_s on as in `AttentionFusion`. A_s is multi-head attention (Vaswani et al., 2017) whose queries and keys
+    also say where in the clip a step lies, so that the streams may have different numbers of steps. Its output
+    projection starts at zero, so that training starts from the plain average of the streams here too.
+
+    Args:
+        embedding_dims: D_s of both streams.
+        num_classes: K.
+        hidden: H, size of h_s; a multiple of `heads`.
+        dropout: probability on the h_s that C sees.
+        heads: heads of A_s.
+    """
+
+    def __init__(
+        self,
+        embedding_dims: Sequence[int],
+        num_classes: int,
+        hidden: int = 128,
+        dropout: float = 0.5,
+        heads: int = 4,
+    ) -> None:
+        super().__init__(embedding_dims, num_classes, hidden, dropout)
+        self.place = nn.Linear(2 * _WAVES, hidden, bias=False)
+        self.look = nn.ModuleList(
+            nn.MultiheadAttention(hidden, heads, batch_first=True) for _ in embedding_dims
+        )
+        for look in self.look:
+            nn.init.zeros_(look.out_proj.weight)  # type: ignore[arg-type, union-attr]
+
+    def relate(self, streams: Sequence[StreamOutput]) -> list[tuple[Tensor, Tensor]]:
+        """Let the steps of each stream look at the other's.
+
+        Returns:
+            For each stream what its steps have seen (B, T, H), and the weights (B, T, T of the other), averaged over
+            heads: each row sums to one, and is zero on the other's steps that pad.
+        """
+        steps, placed = [], []
+        for project, stream in zip(self.project, streams, strict=True):
+            assert stream.states is not None
+            steps.append(project(stream.states))
+            placed.append(steps[-1] + self.place(_waves(stream.states, stream.valid)))
+        seen = []
+        for look, own, other in zip(self.look, (0, 1), (1, 0), strict=True):
+            valid = streams[other].valid
+            padding = None if valid is None else ~valid
+            seen.append(look(placed[own], placed[other], steps[other], padding))
+        return [(step + found, weights) for step, (found, weights) in zip(steps, seen, strict=True)]
+
+    def describe(self, streams: Sequence[StreamOutput]) -> Tensor:
+        """Describe B clips by their h_s, (B, 2, H)."""
+        related = self.relate(streams)
+        return torch.stack(
+            [
+                torch.einsum("bt,bth->bh", stream.attention, seen)
+                for stream, (seen, _) in zip(streams, related, strict=True)
+            ],
+            dim=1,
+        )
+
+
+_WAVES = 4  # the finest has two periods a clip: steps of a clip are few
+
+
+def _waves(states: Tensor, valid: Tensor | None) -> Tensor:
+    """Describe where in its clip each step (B, T) lies by waves, (B, T, 8); steps that pad do not count."""
+    batch, steps = states.shape[:2]
+    counts = states.new_full((batch,), steps) if valid is None else valid.sum(dim=1).to(states.dtype)
+    places = (torch.arange(steps, device=states.device, dtype=states.dtype) + 0.5) / counts.unsqueeze(1)
+    angles = math.pi * places.unsqueeze(-1) * torch.arange(1, _WAVES + 1, device=states.device)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class CalibratedFusion(nn.Module):

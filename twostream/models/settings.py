@@ -13,7 +13,7 @@ Spatial = Literal["average", "motion", "attention"]
 Recurrence = Literal["lstm", "none"]
 Joint = Literal["none", "gated", "bilinear", "cross_attention"]
 Temporal = Literal["average", "additive", "multihead"]
-Fusion = Literal["attention", "calibrated"]
+Fusion = Literal["attention", "cross_attention", "calibrated"]
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,10 @@ class ModelConfig(StreamConfig):
         rgb: settings of the RGB stream that differ from those above, by name, such as {backbone: resnet50}.
         flow: settings of the flow stream that differ from those above.
         rgb_window: frames at each step of the RGB stream; more than one for a video net.
-        fusion: head that merges the streams: attention (over their embeddings), or calibrated (a product of their
-            calibrated probabilities whose exponents depend on the clip).
-        fusion_hidden: size of the attention fusion's projections.
+        fusion: head that merges the streams: attention (over their embeddings), cross_attention (likewise, once each
+            step of one has looked at all steps of the other), or calibrated (a product of their calibrated
+            probabilities whose exponents depend on the clip).
+        fusion_hidden: size of the attention fusions' projections; a multiple of heads for cross_attention.
         flow_scale: flow, in pixels per step, that becomes 1.0 at the network's input.
         subtract_mean_flow: take away each field's mean (camera motion).
         subtract_median_flow: take away each field's median instead, which moving actors do not shift.
@@ -166,6 +167,11 @@ class ModelConfig(StreamConfig):
         for name in ("fusion_hidden", "flow_scale", "rgb_window"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"model.{name} must be positive, got {getattr(self, name)}")
+        if self.fusion == "cross_attention" and self.fusion_hidden % self.heads:
+            raise ConfigError(
+                f"model.fusion cross_attention has heads of equal size: model.fusion_hidden must be a multiple of"
+                f" model.heads, got {self.fusion_hidden} and {self.heads}"
+            )
         if self.subtract_mean_flow and self.subtract_median_flow:
             raise ConfigError("give one of model.subtract_mean_flow and model.subtract_median_flow, not both")
         for stream in STREAMS:

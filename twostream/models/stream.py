@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from twostream.models.attention import JointModule, SpatialAttention, make_temporal
 from twostream.models.backbone import Backbone
+from twostream.models.mixup import Mixup
 from twostream.models.settings import StreamConfig
 
 
@@ -38,6 +39,8 @@ class StreamOutput(NamedTuple):
         attention: (B, T) float32, weight of each step; rows sum to 1, and are zero on steps that pad.
         spatial: as in `StreamFeatures`.
         level_logits: (V, B, K) float32, what each of V LSTMs says alone; None without losses of their own.
+        states: (B, T, D) float32, what attention over time sums up; None where unknown.
+        valid: (B, T) bool, False on steps that pad; None if all count.
     """
 
     logits: Tensor
@@ -45,6 +48,8 @@ class StreamOutput(NamedTuple):
     attention: Tensor
     spatial: Tensor | None = None
     level_logits: Tensor | None = None
+    states: Tensor | None = None
+    valid: Tensor | None = None
 
 
 class Stream(nn.Module):
@@ -114,16 +119,26 @@ class Stream(nn.Module):
         """
         return self.classify(self.features(clip, motion), valid)
 
-    def features(self, clip: Tensor, motion: Tensor | None = None) -> StreamFeatures:
-        """Compute the features of clips, which depend on nothing but the CNN and the attention over space."""
+    def features(
+        self, clip: Tensor, motion: Tensor | None = None, mixup: Mixup | None = None
+    ) -> StreamFeatures:
+        """Compute the features of clips, which depend on nothing but the CNN and the attention over space.
+
+        Args:
+            clip: as in `forward`.
+            motion: likewise.
+            mixup: blend the clips, once they are normalised, and their motion.
+        """
         if clip.ndim != 5 or clip.shape[2] != self.backbone.in_channels:
             raise ValueError(
                 f"expected clips (B, T, {self.backbone.in_channels}, H, W), got shape {tuple(clip.shape)}"
             )
         batch, steps = clip.shape[:2]
-        maps = dict(
-            zip(("local", "semantic"), self.backbone(self.normalize(clip.flatten(0, 1))), strict=True)
-        )
+        images: Tensor = self.normalize(clip.flatten(0, 1))
+        if mixup is not None:
+            images = mixup.blend(images.view(batch, steps, *images.shape[1:])).flatten(0, 1)
+            motion = None if motion is None else mixup.blend(motion.float())
+        maps = dict(zip(("local", "semantic"), self.backbone(images), strict=True))
         guide = None if motion is None else motion.flatten(0, 1).float()
         spatial = None
         pooled = {}
@@ -167,6 +182,8 @@ class Stream(nn.Module):
                 attention,
                 features.spatial,
                 self._level_logits(states, valid),
+                joined,
+                valid,
             )
 
     def _level_logits(self, states: dict[str, Tensor], valid: Tensor | None) -> Tensor | None:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from twostream.models.backbone import Backbone
-from twostream.models.fusion import AttentionFusion, CalibratedFusion
+from twostream.models.fusion import AttentionFusion, CalibratedFusion, CrossAttentionFusion
+from twostream.models.mixup import Mixup
 from twostream.models.normalize import NormalizeFlow, NormalizeRGB, Offset, flow_magnitude
 from twostream.models.settings import ModelConfig
 from twostream.models.stream import Stream, StreamFeatures, StreamOutput
@@ -68,6 +69,10 @@ class TwoStream(nn.Module):
         if self.config.fusion == "calibrated":
             return CalibratedFusion(len(self.names))
         dims = [self.stream(name).embedding_dim for name in self.names]
+        if self.config.fusion == "cross_attention":
+            return CrossAttentionFusion(
+                dims, num_classes, self.config.fusion_hidden, self.config.dropout, self.config.heads
+            )
         return AttentionFusion(dims, num_classes, self.config.fusion_hidden, self.config.dropout)
 
     def stream(self, name: str) -> Stream:
@@ -83,13 +88,15 @@ class TwoStream(nn.Module):
             self.streams.eval()
         return self
 
-    def forward(self, clips: Mapping[str, Tensor]) -> TwoStreamOutput:
+    def forward(self, clips: Mapping[str, Tensor], mixup: Mixup | None = None) -> TwoStreamOutput:
         """Classify clips: "rgb" (B, T, 3, H, W) uint8 and "flow" (B, T, 2L, h, w) uint8, as far as streams exist.
 
         Besides, where they are given: "motion" (B, T, h, w) float32, magnitude of the flow at the RGB stream's steps;
         "rgb_valid" and "flow_valid" (B, T) bool, False on steps that pad; "rgb_local" and "rgb_semantic" (B, T, C), or
         the same of flow, features that were computed before, in place of the stream's clip. The streams may have
         different T. On a CUDA device they run on CUDA streams of their own.
+
+        With `mixup` all of it is blended clip by clip; a step of a blend counts where it counts in both clips.
         """
         missing = [name for name in self.names if name not in clips and f"{name}_local" not in clips]
         if missing:
@@ -99,9 +106,9 @@ class TwoStream(nn.Module):
         of_stream = {name: self.clips_of(name, clips) for name in self.names}
         device = next(iter(of_stream[self.names[0]].values())).device
         if device.type == "cuda" and len(self.names) > 1:
-            outputs = self._forward_cuda(of_stream)
+            outputs = self._forward_cuda(of_stream, mixup)
         else:
-            outputs = {name: self.run_stream(name, of_stream[name]) for name in self.names}
+            outputs = {name: self.run_stream(name, of_stream[name], mixup) for name in self.names}
         if self.fusion is None:
             return TwoStreamOutput(outputs[self.names[0]].logits, outputs, None)
         with torch.autocast(device.type, enabled=False):
@@ -120,13 +127,16 @@ class TwoStream(nn.Module):
         )
         return {key: clips[key] for key in keys if key in clips}
 
-    def run_stream(self, name: str, clips: Mapping[str, Tensor]) -> StreamOutput:
-        """Run one stream alone on what `clips_of` picks for it."""
+    def run_stream(self, name: str, clips: Mapping[str, Tensor], mixup: Mixup | None = None) -> StreamOutput:
+        """Run one stream alone on what `clips_of` picks for it, blended if asked for."""
         stream, valid = self.stream(name), clips.get(f"{name}_valid")
         if f"{name}_local" in clips:
-            features = StreamFeatures(clips[f"{name}_local"], clips[f"{name}_semantic"])
+            kept = (clips[f"{name}_{level}"].float() for level in ("local", "semantic"))
+            features = StreamFeatures(*(kept if mixup is None else map(mixup.blend, kept)))
         else:
-            features = stream.features(clips[name], self.motion(name, clips))
+            features = stream.features(clips[name], self.motion(name, clips), mixup)
+        if mixup is not None and valid is not None:
+            valid = mixup.valid(valid)
         return stream.classify(features, valid)
 
     def motion(self, name: str, clips: Mapping[str, Tensor]) -> Tensor | None:
@@ -135,18 +145,23 @@ class TwoStream(nn.Module):
             return clips.get("motion")
         return flow_magnitude(clips[name], self.bound)
 
-    def _forward_cuda(self, of_stream: Mapping[StreamName, Mapping[str, Tensor]]) -> dict[str, StreamOutput]:
+    def _forward_cuda(
+        self, of_stream: Mapping[StreamName, Mapping[str, Tensor]], mixup: Mixup | None
+    ) -> dict[str, StreamOutput]:
         """Run the first stream on the current CUDA stream and the second beside it; autograd does the same."""
         first, second = self.names
         device = next(iter(of_stream[second].values())).device
         current = torch.cuda.current_stream(device)
         side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(current)
-        for tensor in of_stream[second].values():
+        for tensor in (*of_stream[second].values(), *(() if mixup is None else (mixup.partner,))):
             tensor.record_stream(side)
         with torch.cuda.stream(side):
-            output = self.run_stream(second, of_stream[second])
-        outputs: dict[str, StreamOutput] = {first: self.run_stream(first, of_stream[first]), second: output}
+            output = self.run_stream(second, of_stream[second], mixup)
+        outputs: dict[str, StreamOutput] = {
+            first: self.run_stream(first, of_stream[first], mixup),
+            second: output,
+        }
         current.wait_stream(side)
         for result in output:
             if result is not None:
@@ -154,7 +169,7 @@ class TwoStream(nn.Module):
         return outputs
 
     def loss(self, output: TwoStreamOutput, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the joint loss of B clips against labels (B,) int64.
+        """Compute the joint loss of B clips against labels (B,) int64, or probabilities of the classes (B, K).
 
         L = CE(fused) + sum_s lambda_s L(s), where L(s) = CE(s) + mu_s sum_v CE(LSTM v of s) / V; with a single stream,
         L(s) alone. A calibrated fusion is not trained, so that CE(fused) trains the product of the streams.

@@ -18,6 +18,7 @@ from twostream.checkpoints import BEST, LAST, ModelCard, load_checkpoint, load_s
 from twostream.data.module import ActionDataModule
 from twostream.errors import CheckpointError, ConfigError, one_line
 from twostream.models.two_stream import TwoStream
+from twostream.training.averaging import AverageWeights
 from twostream.training.callbacks import BestAndLast, EpochLog, EpochProgress, KeepSigterm, SeedEachEpoch
 from twostream.training.module import TrainingModule
 from twostream.training.settings import OptimConfig, TrainerConfig
@@ -75,7 +76,7 @@ def fit(
     if last.exists():
         saved = load_checkpoint(last)
         saved.require_classes(card.classes)
-        model = saved.card.build_model()
+        model = saved.model()
         print(f"resuming after epoch {saved.epoch} from {last}", flush=True)
     else:
         model = TwoStream(card.model, len(card.classes), card.stack, card.bound)
@@ -83,8 +84,8 @@ def fit(
     if data.config.feature_passes:
         model.eval()  # what is kept on disk is what a frozen CNN gives, without dropout
         data.keep_features(model)
-        model.train()
-    module = TrainingModule(model, card, optim)
+    model.train()
+    module = TrainingModule(model, card, optim, trainer_config.mixup)
     by_accuracy = trainer_config.monitor == "val_top1"
     monitor = f"val_top1_{module.decision}" if by_accuracy else "val_loss"
     log = EpochLog(run / "metrics.csv", module.outputs)
@@ -100,6 +101,8 @@ def fit(
         log,
         keeper,
     ]
+    if trainer_config.ema:
+        callbacks.append(AverageWeights(model, trainer_config.ema))
     if trainer_config.patience and data.has_validation:
         mode = "max" if by_accuracy else "min"
         callbacks.append(EarlyStopping(monitor, patience=trainer_config.patience, mode=mode, verbose=False))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from twostream.checkpoints import CARD_KEY, ModelCard
+from twostream.models.mixup import Mixup
 from twostream.models.two_stream import TwoStream
 from twostream.training.optimization import Schedule, make_optimizer
 from twostream.training.settings import OptimConfig
@@ -23,13 +24,15 @@ class TrainingModule(L.LightningModule):
         model: the network.
         card: what goes into every checkpoint beside the weights.
         optim: the optimiser's settings.
+        mixup: alpha of the mixup of training clips; 0 for none.
     """
 
-    def __init__(self, model: TwoStream, card: ModelCard, optim: OptimConfig) -> None:
+    def __init__(self, model: TwoStream, card: ModelCard, optim: OptimConfig, mixup: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.card = card
         self.optim = optim
+        self.mixup = mixup
         self._schedule: Schedule | None = None
         self._schedule_state: dict[str, float] | None = None
         self.outputs = (*model.names, "fused") if model.fusion is not None else model.names
@@ -65,10 +68,12 @@ class TrainingModule(L.LightningModule):
         optimizer = self.trainer.optimizers[0]
         self.schedule.apply(optimizer, self.trainer.global_step)
 
-    def _step(self, batch: Mapping[str, Tensor], side: str) -> Tensor:
+    def _step(self, batch: Mapping[str, Tensor], side: str, mixup: Mixup | None = None) -> Tensor:
         labels = batch["label"]
-        output = self.model(batch)
-        loss, parts = self.model.loss(output, labels)
+        output = self.model(batch, mixup)
+        targets = labels if mixup is None else mixup.targets(labels, output.logits.shape[1])
+        loss, parts = self.model.loss(output, targets)
+        labels = labels if mixup is None else mixup.largest(labels)
         options = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
         self.log(f"{side}_loss", loss, sync_dist=True, **options)
         logits = {name: stream.logits for name, stream in output.streams.items()}
@@ -82,8 +87,10 @@ class TrainingModule(L.LightningModule):
         return loss
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Compute the joint loss of a batch."""
-        return self._step(batch, "train")
+        """Compute the joint loss of a batch, whose clips are blended in pairs if asked for."""
+        labels = batch["label"]
+        mixup = Mixup.draw(len(labels), self.mixup, labels.device) if self.mixup else None
+        return self._step(batch, "train", mixup)
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Measure a batch."""

@@ -21,6 +21,11 @@ class TrainerConfig:
         precision: 32-true, bf16-mixed or 16-mixed; auto is bf16-mixed on a GPU that has it, else 32-true.
         accumulate: batches whose gradients are added up before a step.
         clip_norm: largest norm of the gradient; 0 switches clipping off.
+        ema: decay of the moving average of the weights that is validated and kept, such as 0.999; it rises to this from
+            0.1 as (1 + t) / (10 + t) at step t. 0 keeps the optimiser's weights as they are.
+        mixup: training clips are blended in pairs, both streams and the labels with one share, drawn from
+            Beta(mixup, mixup), such as 0.2; 0 blends nothing. The training's top-1 counts the label with the larger
+            share.
         monitor: what decides the best checkpoint and early stopping; last takes the last epoch, since few validation
             videos tell epochs apart badly.
         patience: epochs without improvement after which training stops; 0 never stops early.
@@ -41,6 +46,8 @@ class TrainerConfig:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     accumulate: int = 1
     clip_norm: float = 5.0
+    ema: float = 0.0
+    mixup: float = 0.0
     monitor: Literal["val_loss", "val_top1", "last"] = "val_loss"
     patience: int = 0
     deterministic: bool = False
@@ -56,6 +63,10 @@ class TrainerConfig:
             )
         if self.clip_norm < 0:
             raise ConfigError(f"trainer.clip_norm must not be negative, got {self.clip_norm}")
+        if self.mixup < 0:
+            raise ConfigError(f"trainer.mixup must not be negative, got {self.mixup}; 0 switches it off")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"trainer.ema must lie in [0, 1), got {self.ema}; 0 switches the average off")
 
 
 @dataclass(frozen=True)

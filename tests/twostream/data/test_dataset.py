@@ -1,6 +1,7 @@
 import pickle
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -252,6 +253,75 @@ def test_the_order_and_the_first_clip_have_different_generators():
     """Seeds are padded with zeros: [seed, epoch] and [seed, epoch, 0] would be one."""
     assert np.random.default_rng([3, 1]).random() == np.random.default_rng([3, 1, 0]).random()
     assert np.random.default_rng([3, 1]).random() != np.random.default_rng([3, 1, 0 + 1]).random()
+
+
+def keys_of(labels, epoch, processes=1, seed=0):
+    """Draw a balanced epoch; the keys of each process."""
+    drawn = []
+    for rank in range(processes):
+        sampler = ClipSampler(
+            len(labels), shuffle=True, seed=seed, rank=rank, world_size=processes, balance=labels
+        )
+        sampler.set_epoch(epoch)
+        drawn.append(list(sampler))
+        assert len(drawn[-1]) == len(sampler)
+    return drawn
+
+
+LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=60)
+
+
+@settings(max_examples=60)
+@given(LABELS, st.integers(0, 5))
+def test_a_balanced_epoch_has_every_class_alike_and_no_video_twice_while_another_waits(labels, epoch):
+    (keys,) = keys_of(labels, epoch)
+    assert len(keys) == len(labels)
+    assert all(key.epoch == epoch for key in keys)
+    assert len(set(keys)) == len(keys)  # a video that is drawn again is another clip
+    classes = Counter(labels[key.video] for key in keys)
+    times = Counter(key.video for key in keys)
+    counts = [classes[label] for label in set(labels)]
+    assert max(counts) - min(counts) <= 1
+    for label in set(labels):
+        own = [times[video] for video, other in enumerate(labels) if other == label]
+        assert max(own) - min(own) <= 1
+    for video, count in times.items():
+        assert sorted(key.repeat for key in keys if key.video == video) == list(range(count))
+
+
+@settings(max_examples=40)
+@given(LABELS, st.integers(1, 5), st.integers(0, 3))
+def test_processes_share_a_balanced_epoch_out(labels, processes, epoch):
+    drawn = keys_of(labels, epoch, processes)
+    assert len({len(keys) for keys in drawn}) == 1
+    (whole,) = keys_of(labels, epoch)
+    interleaved = [key for keys in zip(*drawn, strict=True) for key in keys]
+    assert interleaved[: len(whole)] == whole
+    assert drawn == keys_of(labels, epoch, processes)
+
+
+def test_over_balanced_epochs_classes_are_equally_frequent_and_so_are_the_videos_of_each():
+    labels = [0] * 17 + [1] * 5 + [2] * 3
+    times = Counter(key.video for epoch in range(600) for key in keys_of(labels, epoch)[0])
+    for label, size in Counter(labels).items():
+        for video in (place for place, other in enumerate(labels) if other == label):
+            assert times[video] / 600 == pytest.approx(len(labels) / 3 / size, rel=0.15)
+
+
+def test_balanced_epochs_and_seeds_draw_differently():
+    labels = [0] * 30 + [1] * 5
+    drawn = {tuple(keys_of(labels, epoch, seed=seed)[0]) for epoch in range(3) for seed in range(3)}
+    assert len({tuple(key.video for key in keys) for keys in drawn}) == 9
+
+
+def test_a_video_that_is_drawn_again_is_another_clip(make_cache):
+    cache = make_cache()
+    dataset = make_dataset(cache, training=True)
+    first, again = dataset[ClipKey(2, 4)], dataset[ClipKey(2, 4, 1)]
+    same(first, dataset[ClipKey(2, 4, 0)])
+    same(again, make_dataset(cache, training=True)[ClipKey(2, 4, 1)])
+    assert again["index"] == first["index"]
+    assert not torch.equal(first["rgb"], again["rgb"])
 
 
 def test_ranks_must_exist():

@@ -97,6 +97,9 @@ def test_epochs_see_pass_after_pass_and_flow_anew(config: DataConfig, model: Two
             assert same == (epoch % 3 == other % 3)
     flows = {clip["flow"].numpy().tobytes() for clip in epochs}
     assert len(flows) > 3
+    again = dataset[ClipKey(4, 0, 1)]  # drawn again in the epoch: the next pass
+    assert torch.equal(again["rgb_semantic"], epochs[5]["rgb_semantic"])
+    assert not torch.equal(again["flow"], epochs[4]["flow"])
 
 
 def test_what_is_there_is_not_computed_again(

@@ -1,5 +1,6 @@
 import csv
 import uuid
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,8 +286,11 @@ def fit(config, folder, epochs, resume=None):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_resumed_run_sees_the_same_clips_as_an_uninterrupted_one(config, tmp_path):
-    config = replace(config, workers=1)
+@pytest.mark.parametrize("balance", [False, True])
+def test_a_resumed_run_sees_the_same_clips_as_an_uninterrupted_one(config, root, tmp_path, balance):
+    if balance:
+        (root / "fly/v_fly_g01_c01.avi").unlink()  # so that one class has fewer videos than the others
+    config = replace(config, workers=1, balance=balance)
     whole = fit(config, tmp_path, 3)
     fit(config, tmp_path, 1)
     resumed = fit(config, tmp_path, 3, tmp_path / "1.ckpt")
@@ -294,6 +298,20 @@ def test_a_resumed_run_sees_the_same_clips_as_an_uninterrupted_one(config, tmp_p
     assert len(orders) == 3
     assert resumed.seen == [item for item in whole.seen if item[0] >= 1]
     assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_balanced_training_has_every_class_alike_and_leaves_evaluation_alone(config, root):
+    (root / "fly/v_fly_g01_c01.avi").unlink()
+    data = ActionDataModule(replace(config, balance=True))
+    counts = Counter(record.label for record in data.split.train)
+    assert len(set(counts.values())) > 1
+    loader = data.train_dataloader()
+    drawn = Counter(int(label) for batch in loader for label in batch["label"])
+    assert sum(drawn.values()) == len(data.split.train)
+    assert max(drawn.values()) - min(drawn.values()) <= 1
+    for loader, part in ((data.val_dataloader(), "validation"), (data.test_dataloader(), "test")):
+        seen = [int(index) for batch in loader for index in batch["index"]]
+        assert seen == list(range(len(getattr(data.split, part))))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from flow_cache.errors import one_line
 from flow_cache.runtime import existing_working_folder, silence_opencv
 
 INPUT_FAILED, UNUSABLE = 1, 2
@@ -78,7 +79,7 @@ def run_program(program: str, command: Callable[[], int]) -> int:
 
 def complain(program: str, message: object) -> None:
     """Print an error to standard error, in one line."""
-    print_line(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    print_line(f"{program}: error: {one_line(message)}", file=sys.stderr)
 
 
 def print_line(text: str, file: TextIO | None = None) -> None:

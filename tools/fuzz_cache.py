@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.process_monitor import own_memory
+from flow_cache import run_program
 from flow_cache.cache.codecs import CODECS, StorageSettings
 from flow_cache.cache.meta import CacheMeta, Source
 from flow_cache.cache.reader import CacheReader
@@ -350,7 +351,9 @@ def fuzz(
             kinds = [kind for kind in DAMAGED + FORGED if only in (None, kind.__name__)]
             kind = kinds[rng.integers(len(kinds))]
             path.write_bytes(kind(original, rng))
-            faulthandler.dump_traceback_later(10 * seconds, exit=True)  # for code that no signal can stop
+            faulthandler.dump_traceback_later(
+                10 * seconds, exit=True, file=2
+            )  # for code that no signal can stop
             signal.setitimer(signal.ITIMER_PROF, seconds)
             started = time.process_time()
             try:
@@ -387,7 +390,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--mebibytes", type=int, default=512)
     given = parser.parse_args()
-    faulthandler.enable()
+    faulthandler.enable(2)  # whatever standard error is for Python
     limit_memory(given.mebibytes)
     before = own_memory("VmHWM")
     outcomes, broken = fuzz(given.first, given.cases, given.seed, given.seconds, given.only)
@@ -401,4 +404,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("fuzz_cache", main))

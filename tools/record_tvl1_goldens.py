@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flow_cache import run_program
 from flow_cache.runtime import opencv
 
 GENERATED = ("uint8", "float32", "fixed", "median3", "narrow")
@@ -42,7 +44,7 @@ def estimate(name: str, first: NDArray[Any], second: NDArray[Any], **parameters:
     return np.asarray(np.round(flow * STEPS), np.int16)
 
 
-def main() -> None:
+def main() -> int:
     """Write tvl1_opencv_<version>.npz, and with --data tvl1_opencv_<version>_real.npz too."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,7 +67,8 @@ def main() -> None:
             name: estimate(name, *real["read_crop"](options.data, name)) for name in real["CROPS"]
         }
         np.savez_compressed(folder / f"tvl1_opencv_{version}_real.npz", **crops)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("record_tvl1_goldens", main))

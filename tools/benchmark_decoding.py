@@ -32,7 +32,8 @@ from benchmarks.timing import ratios
 from benchmarks.videos import Frames, pick_videos
 from flow_cache import run_program
 from flow_cache.runtime import available_cores, opencv, pyav
-from flow_cache.video.decoder import decode_file, read_header
+from flow_cache.video.container import read_header
+from flow_cache.video.decoder import decode_file
 
 LIBRARIES = ("numpy", "av", "opencv-contrib-python", "fsspec", "aiohttp")
 OPENCV = "OpenCV"

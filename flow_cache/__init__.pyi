@@ -29,6 +29,8 @@ from .errors import DeviceError as DeviceError
 from .errors import FlowCacheError as FlowCacheError
 from .errors import StorageError as StorageError
 from .errors import VideoError as VideoError
+from .errors import first_names as first_names
+from .errors import one_line as one_line
 from .methods.base import FlowMethod as FlowMethod
 from .methods.registry import get_method as get_method
 from .methods.registry import method_names as method_names
@@ -108,6 +110,7 @@ __all__ = [
     "expand_videos",
     "export_cache",
     "find_videos",
+    "first_names",
     "flow_colours",
     "format_seconds",
     "get_method",
@@ -117,6 +120,7 @@ __all__ = [
     "leave_signals_to_parent",
     "method_names",
     "negate",
+    "one_line",
     "precompute",
     "preset_names",
     "print_line",

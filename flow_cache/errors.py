@@ -7,8 +7,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-_SHOWN = 3  # names in one line
-
 
 class FlowCacheError(Exception):
     """Base of every error that `flow_cache` raises on purpose.
@@ -189,15 +187,34 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's whole message on one line, or its class name if the message is empty."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(what: object) -> str:
+    r"""Return a text, or an error's whole message, on one line; an error that says nothing by the name of its class.
+
+    Example:
+        >>> from flow_cache import one_line
+        >>> one_line("cannot be read:\n    the header is damaged")
+        'cannot be read: the header is damaged'
+        >>> one_line(MemoryError())
+        'MemoryError'
+    """
+    line = " ".join(str(what).split())
+    return line or (type(what).__name__ if isinstance(what, BaseException) else "")
 
 
-def first_names(names: Sequence[object]) -> str:
-    """Write the first names of a list for a message, and how many more there are: "a, b, c and 1,200 more"."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(str, names[:_SHOWN])) + more
+def first_names(names: Sequence[object], limit: int = 3) -> str:
+    """Write the first names of a list for a message, and how many more there are.
+
+    Args:
+        names: what to list, in order.
+        limit: the most names to write out.
+
+    Example:
+        >>> from flow_cache import first_names
+        >>> first_names(["a.avi", "b.avi"]), first_names(range(1203)), first_names([])
+        ('a.avi, b.avi', '0, 1, 2 and 1,200 more', 'none')
+    """
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(map(str, names[:limit])) + more or "none"
 
 
 def check_whole_number(name: str, value: object, least: int, most: int | None = None) -> int:

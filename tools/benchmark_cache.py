@@ -32,6 +32,7 @@ from benchmarks.cache_stores import FOLDERS, OURS, RGB_QUALITY, Clip, build, wri
 from benchmarks.report import bullet_list, format_range, provenance, section, write_csv, write_markdown
 from benchmarks.timing import ratios, time_in_turns
 from benchmarks.videos import pick_videos
+from flow_cache import run_program
 from flow_cache.cache.codecs import StorageSettings, decode_into, encode_flow
 from flow_cache.cache.reader import CacheReader
 from flow_cache.methods.registry import get_method
@@ -351,4 +352,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("benchmark_cache", main))

@@ -37,6 +37,7 @@ from benchmarks.report import add_flow_arguments
 from benchmarks.synthetic_frames import scenes, to_and_fro
 from benchmarks.timing import MIN_SECONDS, TooSlowError, median_and_range, seconds_per_call
 from benchmarks.videos import Frames, parse_size
+from flow_cache import run_program
 from flow_cache.errors import ArgumentError, DeviceError
 from flow_cache.methods.cuda.backend import Backend
 from flow_cache.methods.cuda.cupy_backend import CupyBackend
@@ -354,4 +355,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("benchmark_cuda", main))

@@ -30,8 +30,10 @@ from benchmarks.remote_reading import RemoteRow, measure_remote
 from benchmarks.report import bullet_list, format_range, provenance, section, write_csv, write_markdown
 from benchmarks.timing import ratios
 from benchmarks.videos import Frames, pick_videos
+from flow_cache import run_program
 from flow_cache.runtime import available_cores, opencv, pyav
-from flow_cache.video.decoder import decode_file, read_header
+from flow_cache.video.container import read_header
+from flow_cache.video.decoder import decode_file
 
 LIBRARIES = ("numpy", "av", "opencv-contrib-python", "fsspec", "aiohttp")
 OPENCV = "OpenCV"
@@ -321,4 +323,4 @@ def large_files(folder: Path, megabytes: float) -> dict[str, list[Path]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("benchmark_decoding", main))

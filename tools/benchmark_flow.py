@@ -42,6 +42,7 @@ from benchmarks.report import (
 )
 from benchmarks.timing import median_and_range, time_in_turns
 from benchmarks.videos import Frames, parse_size, pick_videos, read_pairs
+from flow_cache import run_program
 from flow_cache.errors import ArgumentError
 from flow_cache.methods.registry import get_method
 from flow_cache.methods.tvl1 import estimator as tvl1
@@ -288,7 +289,7 @@ def _agreement_rows(agreed: list[dict[str, Any]]) -> Iterator[list[str]]:
             yield [setting, str(len(chosen)), column, *(f"{figure:.5f}" for figure in figures)]
 
 
-def main() -> None:
+def main() -> int:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -306,7 +307,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure_memory:
         print(measure_memory(**json.loads(options.measure_memory)))
-        return
+        return 0
     if options.videos is None:
         parser.error("name a folder of videos")
     try:
@@ -338,7 +339,8 @@ def main() -> None:
     repeats = f"{options.repeats} in turns after one warm-up"
     write_report(options.out, {**provenance(*LIBRARIES), "repeats": repeats}, agreed, rows, stages)
     print(f"report: {options.out / 'flow.md'}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("benchmark_flow", main))

@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.process_monitor import PRECOMPUTE, checkout_environment, own_memory, run_monitored
 from benchmarks.report import bullet_list, markdown_table, provenance, write_csv, write_markdown
+from flow_cache import run_program
 from flow_cache.cache.reader import CacheReader
 from flow_cache.runtime import opencv
 
@@ -169,4 +170,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("benchmark_memory", main))

@@ -43,9 +43,10 @@ from numpy.typing import NDArray
 
 from benchmarks.encodings import EXPLAINED, write_all
 from benchmarks.report import markdown_table, write_csv
+from flow_cache import run_program
 from flow_cache.errors import VideoError
 from flow_cache.runtime import opencv
-from flow_cache.video.decoder import read_header
+from flow_cache.video.container import read_header
 from flow_cache.video.find import find_videos
 from flow_cache.video.frames import read_frames
 
@@ -350,4 +351,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("check_frames", main))

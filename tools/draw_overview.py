@@ -7,6 +7,7 @@ RUN is a finished run directory of `twostream-train`; the flow cache it names mu
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from flow_cache import CacheReader, cache_path, flow_colours
+from flow_cache import CacheReader, cache_path, flow_colours, run_program
 from flow_cache.quantization import dequantize
 from twostream.reports.outputs import COLOURS
 
@@ -84,12 +85,15 @@ def draw(run: Path) -> Figure:
 
 def main() -> int:
     """Run the command."""
-    if len(sys.argv) != 3:
-        print(__doc__, file=sys.stderr)
-        return 2
-    draw(Path(sys.argv[1])).savefig(sys.argv[2], dpi=110, bbox_inches="tight", pad_inches=0.1)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("picture", type=Path, help="the file to write; its suffix chooses the format")
+    given = parser.parse_args()
+    draw(given.run).savefig(given.picture, dpi=110, bbox_inches="tight", pad_inches=0.1)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("draw_overview", main))

@@ -44,6 +44,7 @@ from benchmarks.encodings import write_all
 from benchmarks.process_monitor import own_memory
 from benchmarks.report import markdown_table
 from check_frames import videos_below
+from flow_cache import run_program
 from flow_cache.errors import VideoError
 from flow_cache.runtime import opencv, pyav
 from flow_cache.video.decoder import decode_file
@@ -336,4 +337,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("fuzz_decoder", main))

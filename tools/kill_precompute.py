@@ -35,6 +35,7 @@ from benchmarks.process_monitor import (
     session_processes,
 )
 from benchmarks.report import bullet_list, markdown_table, provenance, write_markdown
+from flow_cache import run_program
 from flow_cache.cache.index import INDEX_NAME, cache_files, read_index
 from flow_cache.cache.naming import cache_path
 from flow_cache.cache.reader import CacheReader
@@ -366,4 +367,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("kill_precompute", main))

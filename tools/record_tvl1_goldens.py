@@ -9,28 +9,19 @@ frames. The files' names carry OpenCV's version, since its results change betwee
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import runpy
+import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flow_cache import run_program
 from flow_cache.runtime import opencv
 
 GENERATED = ("uint8", "float32", "fixed", "median3", "narrow")
 STEPS = 2048  # a pixel's, in int16: up to 16 px, and finer than the tests ask for
-
-
-def load(path: Path) -> ModuleType:
-    """Import a file of the tests."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def estimate(name: str, first: NDArray[Any], second: NDArray[Any], **parameters: Any) -> NDArray[np.int16]:
@@ -53,7 +44,7 @@ def estimate(name: str, first: NDArray[Any], second: NDArray[Any], **parameters:
     return np.asarray(np.round(flow * STEPS), np.int16)
 
 
-def main() -> None:
+def main() -> int:
     """Write tvl1_opencv_<version>.npz, and with --data tvl1_opencv_<version>_real.npz too."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -62,8 +53,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of jhmdb/<class>/*.avi")
     options = parser.parse_args()
     folder = options.tests
-    texture = load(folder.parent / "conftest.py").Texture
-    golden_case = load(folder / "test_tvl1.py").golden_case
+    texture = runpy.run_path(str(folder.parent / "conftest.py"))["Texture"]
+    golden_case = runpy.run_path(str(folder / "test_tvl1.py"))["golden_case"]
     fields: dict[str, Any] = {}
     for name in GENERATED:
         first, second, parameters = golden_case(name, texture)
@@ -71,12 +62,13 @@ def main() -> None:
     version = opencv().__version__
     np.savez_compressed(folder / f"tvl1_opencv_{version}.npz", **fields)
     if options.data:
-        real = load(folder / "test_tvl1_real.py")
+        real = runpy.run_path(str(folder / "test_tvl1_real.py"))
         crops: dict[str, Any] = {
-            name: estimate(name, *real.read_crop(options.data, name)) for name in real.CROPS
+            name: estimate(name, *real["read_crop"](options.data, name)) for name in real["CROPS"]
         }
         np.savez_compressed(folder / f"tvl1_opencv_{version}_real.npz", **crops)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("record_tvl1_goldens", main))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from flow_cache import first_names as first_names
+from flow_cache import one_line as one_line
 
 
 class TwoStreamError(Exception):
@@ -49,21 +50,3 @@ class ConfigError(TwoStreamError):
         Traceback (most recent call last):
         twostream.errors.ConfigError: optim.lr must be positive, got -1
     """
-
-
-def first_names(names: Sequence[object], limit: int = 3) -> str:
-    """Write the first names of a list for a message: "a, b, c and 5 more", or "none".
-
-    Args:
-        names: what to list, in order.
-        limit: the most names to write out.
-    """
-    if not names:
-        return "none"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(str, names[:limit])) + more
-
-
-def one_line(text: object) -> str:
-    """Write an error, or any text, on a single line, as every message of a command is."""
-    return " ".join(str(text).split())

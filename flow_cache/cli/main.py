@@ -28,7 +28,7 @@ from flow_cache.commands.verify import Videos, repair_cache, verify_cache
 from flow_cache.commands.view import view
 from flow_cache.errors import ArgumentError, CacheMismatchError, FlowCacheError
 from flow_cache.pipeline.dry_run import estimate
-from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted, PrecomputeSummary, failures_name
+from flow_cache.pipeline.outcome import Failure, PrecomputeSummary, failures_name
 from flow_cache.pipeline.run import precompute
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 from flow_cache.runtime import interruptible
@@ -60,18 +60,10 @@ def _run(argv: Sequence[str], run: Callable[[PrecomputeConfig], PrecomputeSummar
         except FlowCacheError as error:
             complain(PROGRAM, error)
             return 2 if isinstance(error, (ArgumentError, CacheMismatchError)) else 1
-        except PrecomputeInterrupted as interrupt:
-            summary = interrupt.summary
-            complain(
-                PROGRAM,
-                f"interrupted: {summary.done + summary.skipped} videos are done, {len(summary.failures)} failed, "
-                f"{summary.remaining} remain; the same command goes on from here",
-            )
-            return interruption.exit_status
         except SystemExit as finished:  # --help and --print_config
             return int(finished.code or 0)
-        except KeyboardInterrupt:
-            complain(PROGRAM, "interrupted")
+        except KeyboardInterrupt as interrupt:
+            complain(PROGRAM, str(interrupt) or "interrupted")
             return interruption.exit_status
 
 

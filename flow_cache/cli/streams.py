@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from flow_cache.errors import one_line
 from flow_cache.runtime import existing_working_folder, silence_opencv
 
 INPUT_FAILED, UNUSABLE = 1, 2
@@ -35,7 +36,8 @@ def run_program(program: str, command: Callable[[], int]) -> int:
         been deleted: a command then runs in another one, where relative paths lead nowhere.
 
     Raises:
-        SystemExit: as raised by the command, with the status 1 instead of 0 if its output was lost.
+        SystemExit: as raised by the command, with a status for a text, which is printed as an error, and with 1 instead
+            of 0 if its output was lost.
 
     Example:
         >>> from flow_cache import run_program
@@ -54,10 +56,13 @@ def run_program(program: str, command: Callable[[], int]) -> int:
             if deleted and any(".." in re.split("[/=]", argument) for argument in sys.argv[1:]):
                 raise FileNotFoundError  # which from where the process is now would lead somewhere else
             status = command()
-        except SystemExit as early:  # --help and --version
-            if early.code is not None and not isinstance(early.code, int):
-                raise  # a text, which the interpreter prints
-            end, status = early, early.code or 0
+        except SystemExit as early:  # --help and --version, and errors of the arguments
+            end = early
+            if early.code is None or isinstance(early.code, int):
+                status = early.code or 0
+            else:  # a text, which the interpreter would print
+                complain(program, early.code)
+                status = INPUT_FAILED
         except FileNotFoundError:
             if not deleted:
                 raise
@@ -78,7 +83,7 @@ def run_program(program: str, command: Callable[[], int]) -> int:
 
 def complain(program: str, message: object) -> None:
     """Print an error to standard error, in one line."""
-    print_line(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    print_line(f"{program}: error: {one_line(message)}", file=sys.stderr)
 
 
 def print_line(text: str, file: TextIO | None = None) -> None:

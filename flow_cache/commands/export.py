@@ -44,6 +44,7 @@ from flow_cache.pipeline.inputs import collision_key
 from flow_cache.pipeline.outcome import Failure
 from flow_cache.progress import FieldsDone, ProgressLine
 from flow_cache.quantization import dequantize
+from flow_cache.runtime import signals_blocked
 from flow_cache.storage.atomic import probe_writable, working_folder
 from flow_cache.storage.paths import absolute, as_path, relative_name
 
@@ -120,6 +121,7 @@ def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
         ArgumentError: before any work, if names collide, a link leads out of the output folder, or a file or folder
             would have to be overwritten.
         CacheWriteError: the disk refuses.
+        KeyboardInterrupt: with a text for the user of a command that says what is done.
 
     Example:
         >>> import numpy as np
@@ -151,21 +153,25 @@ def export_cache(config: ExportConfig, progress: bool = True) -> ExportSummary:
     failures: list[Failure] = []
     with_gaps: list[str] = []
     cache = as_path(config.cache)
-    with working_folder(output) as folder, ProgressLine(len(targets), len(targets), 0, progress) as line:
-        for source, target in targets.items():
-            failed = len(failures)
-            try:
-                with CacheReader(source) as reader, _appearing(target, folder) as temporary:
-                    _write(reader, temporary, config, line)
-                    fields += reader.num_fields
-                    if reader.num_fields < reader.num_frames - reader.meta.step:
-                        with_gaps.append(_name(source, cache))
-                done += 1
-            except CacheFileError as error:
-                failures.append(Failure(_name(source, cache), error.reason_and_member))
-            except OSError as error:
-                raise CacheWriteError.from_os_error(target, error) from error
-            line.finished(1, failed=len(failures) > failed)
+    try:
+        with working_folder(output) as folder, ProgressLine(len(targets), len(targets), 0, progress) as line:
+            for source, target in targets.items():
+                failed = len(failures)
+                try:
+                    with CacheReader(source) as reader, _appearing(target, folder) as temporary:
+                        _write(reader, temporary, config, line)
+                        fields += reader.num_fields
+                        if reader.num_fields < reader.num_frames - reader.meta.step:
+                            with_gaps.append(_name(source, cache))
+                    done += 1
+                except CacheFileError as error:
+                    failures.append(Failure(_name(source, cache), error.reason_and_member))
+                except OSError as error:
+                    raise CacheWriteError.from_os_error(target, error) from error
+                line.finished(1, failed=len(failures) > failed)
+    except KeyboardInterrupt as interrupt:
+        counts = f"{done} of {len(targets)} videos are exported, {len(failures)} failed"
+        raise KeyboardInterrupt(f"interrupted: {counts}; --overwrite exports all of them anew") from interrupt
     return ExportSummary(done, fields, failures, output, with_gaps)
 
 
@@ -217,13 +223,16 @@ def _targets(config: ExportConfig, output: Path) -> dict[AnyPath, Path]:
 def _appearing(target: Path, folder: Path) -> Iterator[Path]:
     """Yield a path in `folder` for a file or a folder; without an exception it is then renamed to the target."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder / target.name
+    temporary, before = folder / "new", folder / "old"
     try:
         yield temporary
-        _remove(target)
-        temporary.rename(target)
+        with signals_blocked():  # an interruption must not come when neither of the two is there
+            if target.exists() or target.is_symlink():
+                target.rename(before)
+            temporary.rename(target)
     finally:
         _remove(temporary)
+        _remove(before)
 
 
 def _remove(path: Path) -> None:

@@ -8,6 +8,7 @@ parameters are not known: the method is `imported`. The user gives the bound; fo
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from flow_cache.cache.meta import CacheMeta, Source, current_versions
 from flow_cache.cache.writer import CacheWriter
 from flow_cache.errors import ArgumentError, VideoError
 from flow_cache.pipeline.inputs import choose_videos
-from flow_cache.pipeline.outcome import Failure, record_outcome
+from flow_cache.pipeline.outcome import Failure, PrecomputeInterrupted, PrecomputeSummary, record_outcome
 from flow_cache.pipeline.plan import make_plan
 from flow_cache.pipeline.run import prepare_output
 from flow_cache.pipeline.settings import FlowSettings
@@ -110,6 +111,7 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
     Raises:
         ArgumentError, CacheMismatchError: before any work.
         CacheWriteError: the disk refuses.
+        PrecomputeInterrupted: as `precompute` raises it; the same call continues from there.
 
     Example:
         >>> import numpy as np
@@ -143,18 +145,28 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
     failures = [Failure(video, reason) for video, reason in plan.refused.items()]
     stamps = {video: plan.stamps[video] for video in plan.kept}
     fields = done = 0
-    with ProgressLine(len(inputs.names), len(plan.jobs), len(plan.kept), progress) as line:
-        for job in plan.jobs:
-            failed = len(failures)
-            try:
-                with local_copy(job.source) as folder:
-                    fields += _import(job, folder, line).fields
-                done += 1
-                stamps[job.video] = plan.stamps[job.video]
-            except VideoError as error:
-                job.target.unlink(missing_ok=True)
-                failures.append(Failure(job.video, error.reason_and_frame))
-            line.finished(1, failed=len(failures) > failed)
+    started = time.monotonic()
+    try:
+        with ProgressLine(len(inputs.names), len(plan.jobs), len(plan.kept), progress) as line:
+            for job in plan.jobs:
+                failed = len(failures)
+                try:
+                    with local_copy(job.source) as folder:
+                        fields += _import(job, folder, line).fields
+                    done += 1
+                    stamps[job.video] = plan.stamps[job.video]
+                except VideoError as error:
+                    job.target.unlink(missing_ok=True)
+                    failures.append(Failure(job.video, error.reason_and_frame))
+                line.finished(1, failed=len(failures) > failed)
+    except KeyboardInterrupt as interrupt:
+        record_outcome(output, failures, source_stamps=stamps)
+        seconds = time.monotonic() - started
+        remaining = len(inputs.names) - len(plan.kept) - done - len(failures)
+        summary = PrecomputeSummary(
+            done, len(plan.kept), failures, fields, seconds, output, remaining=remaining
+        )
+        raise PrecomputeInterrupted(summary) from interrupt
     record_outcome(output, failures, source_stamps=stamps)
     return ImportSummary(done, len(plan.kept), failures, fields, output)
 

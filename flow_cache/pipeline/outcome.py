@@ -80,6 +80,8 @@ class PrecomputeSummary:
 class PrecomputeInterrupted(KeyboardInterrupt):
     """The run was interrupted (Ctrl-C, SIGTERM); the videos that are done stay, and the same call continues from there.
 
+    Its text is for the user of a command.
+
     Attributes:
         summary: what the run did until then.
 
@@ -88,13 +90,18 @@ class PrecomputeInterrupted(KeyboardInterrupt):
         >>> try:
         ...     raise PrecomputeInterrupted(PrecomputeSummary(3, 0, [], 120, 8.0, "cache", remaining=5))
         ... except PrecomputeInterrupted as interrupt:
-        ...     print(interrupt.summary.done, "done,", interrupt.summary.remaining, "remain")
-        3 done, 5 remain
+        ...     print(interrupt)
+        interrupted: 3 videos are done, 0 failed, 5 remain; the same command goes on from here
     """
 
     def __init__(self, summary: PrecomputeSummary) -> None:
         super().__init__(summary)
         self.summary = summary
+
+    def __str__(self) -> str:
+        done, failed = self.summary.done + self.summary.skipped, len(self.summary.failures)
+        counts = f"{done} videos are done, {failed} failed, {self.summary.remaining} remain"
+        return f"interrupted: {counts}; the same command goes on from here"
 
 
 def failures_name(shard: str | None = None) -> str:

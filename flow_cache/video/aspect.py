@@ -30,7 +30,7 @@ def pixel_aspect(stated: Fraction | None, path: Path) -> Fraction:
     Raises:
         VideoError: a ratio that cannot be.
     """
-    if not stated or abs(stated - 1) < _NOTICED:
+    if not stated or stated == 1 or abs(stated - 1) < _NOTICED:
         return SQUARE
     if not Fraction(1, _MOST) <= stated <= _MOST:
         raise VideoError(

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from flow_cache.errors import ArgumentError, VideoError, check_whole_number
 from flow_cache.runtime import opencv
 from flow_cache.video.aspect import resized
+from flow_cache.video.container import Header, read_header
 from flow_cache.video.damage import Damage
-from flow_cache.video.decoder import Header, decode_file, read_header
+from flow_cache.video.decoder import decode_file
 from flow_cache.video.find import image_files
 from flow_cache.video.images import decode_folder
 from flow_cache.video.salvage import decode_good_frames

@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flow_cache.errors import VideoError
+from flow_cache.video.container import opened
 from flow_cache.video.damage import Damage
-from flow_cache.video.decoder import Reading, decode_file, opened
+from flow_cache.video.decoder import Reading, decode_file
 
 _UNPREDICTED = (0, 1)  # AVPictureType: not stated, I
 # A picture comes out before at most 32 that were decoded after it: 16 are shown earlier, 16 wait beside it (H.264).
@@ -191,7 +192,7 @@ class _Salvage(Reading):
                 self._tell(1)
             return
         try:
-            image = self._image(out.frame)
+            image = self._conversion.image(out.frame)
         except (self._av.error.FFmpegError, ValueError):
             self._fault(out.number)
             self._tell(1)

@@ -6,6 +6,7 @@ end of the file for the end of the video. What was lost in between, or behind, n
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -36,11 +37,11 @@ def find_break(path: Path) -> Break | None:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:  # the few heads in an AVI file lie far apart
         size = os.fstat(file.fileno()).st_size
         head = file.read(12)
         if head[:4] == _EBML:
-            return _break_of_matroska(file, size)
+            return _break_of_matroska(io.BufferedReader(file), size)
         if head[:4] == b"RIFF" and head[8:] == b"AVI ":
             return _break_of_avi(file, size)
     return None

@@ -22,14 +22,15 @@ import argparse
 import contextlib
 import csv
 import dataclasses
-import importlib.util
 import io
 import json
 import lzma
 import math
 import os
+import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -275,16 +276,6 @@ def record_training(folder: Path, shared: Any) -> None:
     shutil.rmtree(work)
 
 
-def load(path: Path) -> Any:
-    """Import a file of the tests."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def main() -> None:
     """Make all recordings anew."""
     parser = argparse.ArgumentParser(
@@ -299,7 +290,7 @@ def main() -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir()
     record_caches(folder / "cache")
-    record_training(folder / "training", load(folder / "conftest.py"))
+    record_training(folder / "training", SimpleNamespace(**runpy.run_path(str(folder / "conftest.py"))))
 
 
 if __name__ == "__main__":

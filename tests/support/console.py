@@ -13,6 +13,7 @@ import json
 import os
 import pty
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ class Command:
     """A command, and what holds for it whatever the streams are.
 
     Attributes:
-        module: that is run.
+        module: that is run; or a script, the path of a file.
         arguments: in which {name} stands for a place.
         status: its exit status where all that it prints can be written.
         answer: a part of what it prints to standard output.
@@ -184,8 +185,9 @@ class Runner:
         with _streams(condition, folder) as (streams, texts):
             request = {"folder": str(folder / "work"), "condition": vars(condition), "streams": streams}
             if command.fresh:
+                started = [command.module] if command.module.endswith(".py") else ["-m", command.module]
                 status = subprocess.run(
-                    [sys.executable, "-m", command.module, *arguments], timeout=SECONDS, check=False,
+                    [sys.executable, *started, *arguments], timeout=SECONDS, check=False,
                     env={**self._environment, **condition.variables}, preexec_fn=lambda: _enter(request),
                 ).returncode  # fmt: skip
             else:
@@ -300,6 +302,8 @@ def _run(request: Mapping[str, Any]) -> None:
         setattr(sys, name, _as_python_opens(number, mode))
     sys.argv = [request["module"], *request["arguments"]]
     try:
+        if request["module"].endswith(".py"):
+            runpy.run_path(request["module"], run_name="__main__")  # which ends by itself
         status = importlib.import_module(request["module"]).main(request["arguments"])
     except SystemExit as end:
         status = end.code

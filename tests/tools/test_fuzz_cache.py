@@ -15,6 +15,7 @@ from .conftest import run_tool
 pytest.importorskip("resource", reason="memory cannot be limited on this system")
 
 import fuzz_cache
+from benchmarks.damaged_caches import flip_bits, originals, rename, shuffle
 
 
 def test_five_hundred_cases() -> None:
@@ -24,19 +25,19 @@ def test_five_hundred_cases() -> None:
 
 
 def test_a_wrongly_read_file_would_be_noticed(tmp_path: Path) -> None:
-    original = fuzz_cache.originals(tmp_path)[1]
+    original = originals(tmp_path)[1]
     path = tmp_path / "case.flow.zip"
     path.write_bytes(original.data)
-    assert fuzz_cache.judge(path, original, fuzz_cache.shuffle) == "read"
+    assert fuzz_cache.judge(path, original, shuffle) == "read"
     for other in (replace(original, flow=original.flow ^ 1), replace(original, rgb=None)):
         with pytest.raises(fuzz_cache.BrokenPromiseError, match="other arrays"):
-            fuzz_cache.judge(path, other, fuzz_cache.flip_bits)
+            fuzz_cache.judge(path, other, flip_bits)
     with pytest.raises(fuzz_cache.BrokenPromiseError, match="must be refused"):
-        fuzz_cache.judge(path, original, fuzz_cache.rename)
+        fuzz_cache.judge(path, original, rename)
 
 
 def test_another_error_than_a_named_one_would_be_noticed(tmp_path: Path) -> None:
-    original = fuzz_cache.originals(tmp_path)[0]
+    original = originals(tmp_path)[0]
     path = tmp_path / "case.flow.zip"
     path.write_bytes(original.data)
 
@@ -45,4 +46,4 @@ def test_another_error_than_a_named_one_would_be_noticed(tmp_path: Path) -> None
             raise KeyError("x")
 
     with pytest.raises(fuzz_cache.BrokenPromiseError, match="KeyError"):
-        fuzz_cache.judge(path, original, fuzz_cache.flip_bits, FailingReader)
+        fuzz_cache.judge(path, original, flip_bits, FailingReader)

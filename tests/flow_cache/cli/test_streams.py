@@ -161,6 +161,16 @@ def test_a_name_cannot_break_a_line_or_a_terminal(
     assert "failed: b\\n\\x1b[31m  c.avi: cannot be opened" in capsys.readouterr().out
 
 
+def test_a_text_that_ends_the_program_is_an_error_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise SystemExit("no videos\nbelow the folder")
+
+    with pytest.raises(SystemExit) as end:
+        run_program("test", command)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "test: error: no videos below the folder\n"
+
+
 def test_a_defect_is_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> int:
         raise FileNotFoundError("of a library")

@@ -15,7 +15,8 @@ from av.stream import Disposition
 from flow_cache import CacheReader, FlowSettings, PrecomputeConfig, precompute, read_frames
 from flow_cache.errors import VideoError
 from flow_cache.pipeline.dry_run import estimate
-from flow_cache.video.decoder import decode_file, read_header
+from flow_cache.video.container import read_header
+from flow_cache.video.decoder import decode_file
 
 FRAMES, GOP = 40, 10
 CODECS = [  # codec, container, B-frames

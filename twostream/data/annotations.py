@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from flow_cache import find_videos
-from twostream.data.groups import assign_groups, stem, without_suffix
+from twostream.data.groups import find_groups, refusal, stem, without_suffix
 from twostream.data.settings import AnnotationFormat
 from twostream.errors import DataError, first_names
 from twostream.settings import Part
@@ -58,7 +58,7 @@ class Annotations:
     """Hold the classes and labelled videos of a data set, and how its source groups were found.
 
     `group_rule` and `notes` are plain sentences for reports; `official` maps split numbers to published
-    splits.
+    splits. `ungrouped` are videos whose source is not known.
     """
 
     classes: tuple[str, ...]
@@ -66,6 +66,7 @@ class Annotations:
     group_rule: str
     official: Mapping[int, OfficialSplit] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ungrouped: tuple[str, ...] = ()
 
 
 def list_videos(root: Path | RemotePath) -> list[str]:
@@ -87,21 +88,25 @@ def load_annotations(
         videos: posix paths relative to the data root, as `list_videos` gives them.
         format: `folders`, `hmdb`, `ucf`, `csv`, or `auto` to tell from what `lists` is.
         lists: folder of official lists (hmdb, ucf) or the table itself (csv); unused for folders.
-        groups: `auto`, `ucf`, `hmdb`, `generic`, `video`, or a regular expression with one group, matched on
-            the stem.
+        groups: as `find_groups` takes it.
 
     Raises:
-        DataError: nothing to label, fewer than two classes, or lists that are missing or malformed.
+        DataError: nothing to label, fewer than two classes, lists that are missing or malformed, or videos whose
+            source is not known.
     """
     if not videos:
         raise DataError("there are no videos to label: expected <root>/<class>/<video>, found none")
     chosen = detect_format(lists) if format == "auto" else format
     if chosen == "folders":
-        return load_folders(videos, groups)
-    if lists is None:
+        annotations = load_folders(videos, groups)
+    elif lists is None:
         raise DataError(f"annotation format '{chosen}' needs its lists: give their path")
-    loader = {"hmdb": load_hmdb, "ucf": load_ucf, "csv": load_csv}[chosen]
-    return loader(videos, lists, groups)
+    else:
+        loader = {"hmdb": load_hmdb, "ucf": load_ucf, "csv": load_csv}[chosen]
+        annotations = loader(videos, lists, groups)
+    if annotations.ungrouped:
+        raise DataError(refusal(annotations.ungrouped, len(annotations.videos)))
+    return annotations
 
 
 def detect_format(lists: Path | None) -> AnnotationFormat:
@@ -321,15 +326,17 @@ def _annotate(
     ordered = tuple(name for name in (classes or sorted(present)) if name in present)
     if len(ordered) < 2:
         raise DataError(f"got videos of one class only ({ordered[0]}), expected at least two class folders")
+    ungrouped: tuple[str, ...] = ()
     if named_groups is not None:
-        groups, words = [named_groups[path] for path, _ in items], "the table's group column"
+        groups, words = tuple(named_groups[path] for path, _ in items), "the table's group column"
     else:
-        groups, words = assign_groups(items, rule)
+        found = find_groups(items, rule)
+        groups, words, ungrouped = found.names, found.words, found.unmatched
     numbers = {name: number for number, name in enumerate(ordered)}
     videos = tuple(
         VideoRecord(path, numbers[name], group) for (path, name), group in zip(items, groups, strict=True)
     )
-    return Annotations(ordered, videos, words, dict(official or {}), notes)
+    return Annotations(ordered, videos, words, dict(official or {}), notes, ungrouped)
 
 
 def _coverage(unlisted: int, missing: int, absent: int, total: int) -> tuple[str, ...]:

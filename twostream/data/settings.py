@@ -158,8 +158,9 @@ class DataConfig:
             `lists`.
         lists: folder of official split lists, or a CSV table path,label[,group][,split]; null for class
             folders.
-        groups: how a video's source is found: `auto`, `ucf`, `hmdb`, `generic`, `video`, or a pattern with
-            one group.
+        groups: how a video's source is found: `auto` (for each file by its name), `ucf`, `kth`, `kinetics`, `hmdb`,
+            `generic`, `video` (each is a recording of its own), several of these, separated by commas, or a pattern
+            with one group. A video that nothing fits is refused.
         split: how training, validation and test are made.
         steps: places in the video that a clip looks at (T).
         stack: consecutive flow fields at each place (L).

@@ -126,7 +126,7 @@ def test_hmdb_lists_name_the_parts_and_count_what_does_not_match(hmdb_lists):
     }
     assert annotations.notes == (
         "1 video on disk not named in the lists, left out.",
-        "1 listed video not on disk.",
+        "2 listed videos not on disk.",
         "1 of 3 listed classes have no videos here.",
     )
     assert annotations.official[1].notes == ("1 video marked 0 in the lists, unused in this split.",)

@@ -35,12 +35,26 @@ def make_split(
     Raises:
         DataError: settings out of range, a class without training videos, a part without videos, or leakage.
     """
+    parts, name, notes = assign_parts(annotations, config)
+    return _finish(annotations, config, parts, name, (*annotations.notes, *notes))
+
+
+def assign_parts(
+    annotations: Annotations, config: SplitConfig
+) -> tuple[dict[str, Part], str, tuple[str, ...]]:
+    """Put videos on sides, before validation is taken from the training and anything is refused.
+
+    Returns:
+        The side of each video that is on one, how the split was made, and sentences about it.
+
+    Raises:
+        DataError: settings out of range, or a split that the data do not have.
+    """
     _check(config)
     kind = config.kind
     if kind == "auto":
         kind = "official" if annotations.official else "group"
-    parts, name, notes = _MAKERS[kind](annotations, config)
-    return _finish(annotations, config, parts, name, (*annotations.notes, *notes))
+    return _MAKERS[kind](annotations, config)
 
 
 def _official(annotations: Annotations, config: SplitConfig) -> tuple[dict[str, Part], str, tuple[str, ...]]:

@@ -47,10 +47,13 @@ def _warnings_as_lines(program: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always", DataWarning)
         shown = warnings.showwarning
+        said: set[str] = set()
 
         def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
             if issubclass(category, DataWarning):
-                print_line(f"{program}: warning: {one_line(message)}", file=sys.stderr)
+                if (text := one_line(message)) not in said:
+                    print_line(f"{program}: warning: {text}", file=sys.stderr)
+                said.add(text)
             else:
                 shown(message, category, *more)
 

@@ -18,7 +18,8 @@ from twostream.errors import DataError, first_names
 Rule = Callable[[str, str], str | None]
 """Tells the source of a video from the stem of its file and its class; None where the name does not say."""
 
-_UCF_STEM = re.compile(r"v_(?P<name>.+)_g(?P<group>\d+)_c\d+", re.IGNORECASE)
+# UCF-11 writes v_<class>_01_01.
+_UCF_STEM = re.compile(r"v_(?P<name>.+)_(g(?P<group>\d+)_c\d+|(?P<plain>\d\d)_\d\d)", re.IGNORECASE)
 _KTH_STEM = re.compile(r"(?P<person>person\d+)_[a-z]+_d\d+(_uncomp)?", re.IGNORECASE)
 _GENERIC_STEM = re.compile(r"(?P<group>(.+_)?g\d+)_c\d+", re.IGNORECASE)
 _KINETICS_STEM = re.compile(r"(?P<video>[\w-]{11})_\d{6}_\d{6}")
@@ -111,7 +112,7 @@ def find_groups(items: Sequence[tuple[str, str]], rule: str = "auto") -> Groups:
 
 def _ucf_group(stem: str, name: str) -> str | None:
     match = _UCF_STEM.fullmatch(stem)
-    return f"{match['name']}_g{match['group']}" if match else None
+    return f"{match['name']}_g{match['group'] or match['plain']}" if match else None
 
 
 def _kth_group(stem: str, name: str) -> str | None:

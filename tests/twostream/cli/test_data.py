@@ -17,7 +17,7 @@ from twostream.errors import DataWarning
 
 def test_what_a_person_should_know_of_the_data_is_one_line_on_standard_error(capsys):
     def command():
-        for name in ("a", "a\nb"):
+        for name in ("a", "a\nb", "a"):
             warnings.warn(f"no {name}", DataWarning, stacklevel=1)
         return 0
 

@@ -219,6 +219,17 @@ def test_lists_of_another_machine_find_videos_by_name_and_classes_by_the_map(tmp
     assert annotations.coverage.missing == ("/data/gone",)
 
 
+def test_a_missing_video_is_not_taken_for_its_namesake_in_another_class(tmp_path):
+    write(tmp_path / "train.txt", "a/x_g01_c01 0\na/y_g02_c01 0\nb/z_g03_c01 1\n")
+    write(tmp_path / "val.txt", "b/w_g04_c01 1\n")
+    annotations = load_annotations(["a/y_g02_c01.avi", "b/x_g01_c01.avi", "b/z_g03_c01.avi"], lists=tmp_path)
+    assert [(video.path, video.label) for video in annotations.videos] == [
+        ("a/y_g02_c01.avi", 0),
+        ("b/z_g03_c01.avi", 1),
+    ]
+    assert annotations.coverage.missing == ("a/x_g01_c01", "b/w_g04_c01")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -309,10 +320,14 @@ def test_hmdb51_has_its_published_counts():
 
 
 @with_marks(*real_lists)
-def test_jhmdb21_has_its_published_counts():
-    annotations = load_annotations(list_videos(SHARED / "jhmdb"), "jhmdb", SPLITS / "hmdb51", max_missing=0)
-    assert counts(annotations) == (650, 0, 256)
-    assert annotations.notes == ("22 videos on disk not named in the lists, left out.",)
+def test_jhmdb21_has_its_published_counts_and_is_known_by_its_folders():
+    videos = list_videos(SHARED / "jhmdb")
+    for format in ("jhmdb", "auto"):
+        annotations = load_annotations(videos, format, SPLITS / "hmdb51", max_missing=0)
+        assert counts(annotations) == (650, 0, 256)
+        assert annotations.notes == ("22 videos on disk not named in the lists, left out.",)
+    with pytest.raises(DataError, match=r"5860 of 6766 listed videos .* data\.format=jhmdb"):
+        load_annotations(videos, "hmdb", SPLITS / "hmdb51", max_missing=0.05)
 
 
 @with_marks(*real_lists)

@@ -34,6 +34,11 @@ from twostream.errors import DataError
             [("boxing/person01_boxing_d1_uncomp.avi", "boxing"), ("a/person01_x_d2", "a")],
             ["person01"] * 2,
         ),
+        (
+            "auto",
+            [("biking/v_biking_01_02.mpg", "biking"), ("run/v_run_01_01.mpg", "run")],
+            ["biking_g01", "run_g01"],
+        ),
         ("auto", [("val/abseiling/0wR5jVB-WPk_000417_000427.mp4", "abseiling")], ["0wR5jVB-WPk"]),
         ("video", [("A/v_A_g01_c02.avi", "A"), ("B/x.avi", "B")], ["A/v_A_g01_c02.avi", "B/x.avi"]),
         (r"person(\d+)", [("A/person03_A.avi", "A"), ("B/x_person04.avi", "B")], ["03", "04"]),

@@ -73,6 +73,12 @@ def load_jhmdb(videos: Sequence[str], lists: Path, groups: str = "auto") -> Anno
     return annotate(sorted(found.labels.items()), groups, found.present(), found.official(), coverage, notes)
 
 
+def is_jhmdb(videos: Sequence[str]) -> bool:
+    """Tell JHMDB-21, or a part of each of its classes, by its folders and its size."""
+    folders = {video.partition("/")[0] for video in videos if "/" in video}
+    return folders == {*_JHMDB_CLASSES} and len(videos) <= _JHMDB_CLIPS
+
+
 @dataclass
 class _Found:
     """What the lists say: of the videos that exist, label and sides; the others; whether classes have a folder."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flow_cache import find_videos
 from twostream.data.annotations.folders import has_side_folders, load_folders, load_split_folders
-from twostream.data.annotations.hmdb import HMDB_LIST, load_hmdb, load_jhmdb
+from twostream.data.annotations.hmdb import HMDB_LIST, is_jhmdb, load_hmdb, load_jhmdb
 from twostream.data.annotations.kth import KTH_LIST, load_kth
 from twostream.data.annotations.mmaction import MMACTION_LIST, load_mmaction
 from twostream.data.annotations.records import Annotations
@@ -67,9 +67,10 @@ def load_annotations(
     coverage = annotations.coverage
     if (missing := coverage.describe_missing()) is not None:
         if coverage.share > max_missing:
+            part = ", set data.format=jhmdb" if format == "hmdb" and is_jhmdb(videos) else ""
             raise DataError(
-                f"{missing}; at most a share of {max_missing:g} may be missing: complete the data, correct the lists, "
-                "or permit it with data.max_missing"
+                f"{missing}; at most a share of {max_missing:g} may be missing: complete the data, correct the lists"
+                f"{part}, or permit it with data.max_missing"
             )
         if max_missing < 1:
             warnings.warn(missing, DataWarning, stacklevel=2)
@@ -111,7 +112,7 @@ def detect_format(lists: Path | None, videos: Sequence[str] = ()) -> AnnotationF
         return "kth"
     if lists.is_dir():
         if any(HMDB_LIST.fullmatch(name) for name in names):
-            return "hmdb"
+            return "jhmdb" if is_jhmdb(videos) else "hmdb"
         if any(UCF_LIST.fullmatch(name) for name in names):
             return "ucf"
         if any(MMACTION_LIST.fullmatch(name) for name in names):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from twostream.data.annotations.records import (
     SIDES,
@@ -34,12 +34,11 @@ def load_mmaction(videos: Sequence[str], lists: Path, groups: str = "auto") -> A
     """Label videos by lists such as `ucf101_train_split_1_videos.txt`, one a side and split.
 
     Paths may be those of other machines: if no video has the path, the one that has its name counts, where there is
-    one alone. Classes take their names from `classInd.txt` or `label_map.txt` beside the lists, else from the videos'
-    folders if each class has one of its own, else they are the numbers. Without a test list the validation is the test.
+    one alone and it is in no other class folder. Classes take their names from `classInd.txt` or `label_map.txt` beside
+    the lists, else from the videos' folders if each class has one of its own, else they are the numbers. Without a test
+    list the validation is the test.
     """
-    finder = finder_of(videos)
-    names = Counter(stem(video) for video in videos)
-    by_name = VideoFinder({stem(video): video for video in videos if names[stem(video)] == 1})
+    find = _finder(videos)
     files = [(path, match) for path in list_entries(lists) if (match := MMACTION_LIST.fullmatch(path.name))]
     if not files:
         raise DataError(
@@ -58,7 +57,7 @@ def load_mmaction(videos: Sequence[str], lists: Path, groups: str = "auto") -> A
                     f"{path}, line {line}: got '{row}', expected 'path label' or 'path frames label'"
                 )
             listed, label = match["path"], int(match["label"])
-            video = finder.find(listed) or by_name.find(stem(listed))
+            video = find(listed)
             if video is None:
                 missing[listed] = label
             elif labels.setdefault(video, label) != label:
@@ -81,6 +80,24 @@ def load_mmaction(videos: Sequence[str], lists: Path, groups: str = "auto") -> A
     items = sorted((video, classes[label]) for video, label in labels.items())
     ordered = [classes[label] for label in sorted(classes)]
     return annotate(items, groups, ordered, official, coverage, notes)
+
+
+def _finder(videos: Sequence[str]) -> Callable[[str], str | None]:
+    """Make a function that finds the video of a listed path; see `load_mmaction`."""
+    by_path = finder_of(videos)
+    names = Counter(stem(video) for video in videos)
+    by_name = VideoFinder({stem(video): video for video in videos if names[stem(video)] == 1})
+    folders = {PurePosixPath(video).parent.name for video in videos}
+
+    def find(listed: str) -> str | None:
+        video = by_path.find(listed)
+        if video is None and (video := by_name.find(stem(listed))) is not None:
+            folder = PurePosixPath(listed).parent.name
+            if folder in folders and folder != PurePosixPath(video).parent.name:
+                return None
+        return video
+
+    return find
 
 
 def _name_classes(lists: Path, labels: Mapping[str, int], missing: Mapping[str, int]) -> dict[int, str]:

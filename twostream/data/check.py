@@ -33,6 +33,7 @@ from twostream.settings import Part
 if TYPE_CHECKING:
     from flow_cache import RemotePath
 
+_LARGEST = 3
 _SIDES: tuple[Part, ...] = ("train", "validation", "test")
 
 
@@ -50,6 +51,7 @@ class DataReport:
         absent_classes: listed classes without any video.
         classes: of each class its name, videos, sources, and videos of each side.
         sources: how many source groups there are.
+        largest: the sources of most videos, and how many each has.
         group_rule: how they were found.
         ungrouped: videos whose source is not known; each is taken for its own here.
         split: how the split was made.
@@ -74,6 +76,7 @@ class DataReport:
     absent_classes: list[str]
     classes: list[dict[str, Any]]
     sources: int
+    largest: dict[str, int]
     group_rule: str
     ungrouped: list[str]
     split: str
@@ -158,6 +161,7 @@ def check_data(config: DataConfig, fast: bool = False) -> DataReport:
         absent_classes=list(annotations.coverage.absent),
         classes=_count_classes(annotations, sides),
         sources=len(set(groups.values())),
+        largest=dict(Counter(groups.values()).most_common(_LARGEST)),
         group_rule=annotations.group_rule,
         ungrouped=list(annotations.ungrouped),
         split=split,

@@ -59,7 +59,7 @@ def refusal(unmatched: Sequence[str], total: int, rule: str = "auto") -> str:
     return (
         f"{said} {len(unmatched)} of {total} videos, such as {first_names(unmatched)}; say which recording they come "
         "from by data.groups: auto,video if each of them is a recording of its own, a pattern with one group, or the "
-        "column group of a CSV table"
+        "column group of a CSV table (twostream-data check names them all)"
     )
 
 

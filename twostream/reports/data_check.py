@@ -17,11 +17,12 @@ _NAMED = 10  # of each kind; the JSON has them all
 def describe(report: DataReport) -> Iterator[str]:
     """Write the lines that say what was found: figures, a table of the classes, then what is wrong."""
     sides = ", ".join(f"{number} {side}" for side, number in report.sides.items())
+    largest = ", ".join(f"{name} with {number}" for name, number in report.largest.items())
     facts = [
         ("videos", f"{report.videos}, of which {report.labelled} have a class" + _below(report.root)),
         ("left out", _named(report.left_out)),
         ("listed", _listed(report)),
-        ("sources", f"{report.sources} ({report.group_rule})"),
+        ("sources", f"{report.sources} ({report.group_rule}); largest: {largest}"),
         ("source not known", _named(report.ungrouped)),
         ("split", f"{report.split}: {sides}"),
         ("flow cache", _cache(report.cache)),

@@ -89,7 +89,8 @@ def test_what_a_person_reads(root, capsys):
     assert lines[0].split() == ["videos", *f"26, of which 25 have a class, below {root}".split()]
     assert any(line.startswith("left out") and "stray.avi" in line for line in lines)
     assert any(
-        line.startswith("sources") and line.endswith("_c<clip> (24); every video is its own source (1))")
+        line.startswith("sources")
+        and "_c<clip> (24); every video is its own source (1)); largest: fly_g01 with 3, " in line
         for line in lines
     )
     assert "the same file under several names (1):" in lines

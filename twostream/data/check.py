@@ -22,6 +22,7 @@ from flow_cache import (
     read_index,
 )
 from twostream.data.annotations import Annotations, VideoRecord, list_videos, read_annotations
+from twostream.data.annotations.records import count
 from twostream.data.duplicates import Alike, find_alike, group_identical, hash_content, hash_frame, spread
 from twostream.data.groups import refusal
 from twostream.data.sampling import longest_run, runs_inside
@@ -144,12 +145,16 @@ def check_data(config: DataConfig, fast: bool = False) -> DataReport:
         problems.append(refused)
     leaks = _find_leaks(annotations, sides)
     groups = {path: record.group for path, record in records.items()}
-    identical = [_describe(paths, groups, sides) for paths in group_identical(seen.contents)]
+    same_files = group_identical(seen.contents)
+    identical = [_describe(paths, groups, sides) for paths in same_files]
+    for paths in same_files:
+        for path in paths[1:]:  # that they look alike goes without saying
+            seen.hashes.pop(path, None)
     on: dict[str, set[Part | None]] = defaultdict(set)
     for path, group in groups.items():
         on[group].add(sides.get(path))
     alike = [_describe_alike(pair, on) for pair in find_alike(seen.hashes, groups)]
-    short = {path: count for path, count in sorted(seen.fields.items()) if count < config.stack}
+    short = {path: fields for path, fields in sorted(seen.fields.items()) if fields < config.stack}
     problems += _problems_of_videos(config, identical, records, seen, short)
     return DataReport(
         root=config.root,
@@ -250,18 +255,23 @@ def _problems_of_videos(
     across = [same for same in identical if len(same["sides"]) > 1]
     if across:
         first = " = ".join(across[0]["videos"])
-        problems.append(f"{len(across)} videos are on several sides under several names, such as {first}")
+        problems.append(f"{count(len(across), 'file')} under several names on several sides, such as {first}")
     mixed = [same for same in identical if len({records[path].label for path in same["videos"]}) > 1]
     if mixed:
         first = " = ".join(mixed[0]["videos"])
-        problems.append(f"{len(mixed)} videos are in several classes under several names, such as {first}")
+        problems.append(
+            f"{count(len(mixed), 'file')} under several names in several classes, such as {first}"
+        )
     if seen.unreadable:
         path, reason = min(seen.unreadable.items())
-        problems.append(f"{len(seen.unreadable)} videos cannot be read whole, such as {path}: {reason}")
-    if short and config.short_videos == "error":
-        path, count = next(iter(short.items()))
         problems.append(
-            f"{len(short)} videos have fewer flow fields than data.stack={config.stack}, such as {path} ({count})"
+            f"{count(len(seen.unreadable), 'video')} not readable as a whole, such as {path}: {reason}"
+        )
+    if short and config.short_videos == "error":
+        path, fields = next(iter(short.items()))
+        number = count(len(short), "video")
+        problems.append(
+            f"{number} with fewer flow fields than data.stack={config.stack}, such as {path} ({fields})"
         )
     if len(seen.settings) > 1:
         problems.append(f"the files of the flow cache were made with {len(seen.settings)} different settings")
@@ -286,8 +296,8 @@ def _describe_cache(
     if config.cache is None:
         return None
     settings: list[dict[str, Any]] = []
-    for text, count in seen.settings.most_common():
-        settings.append({**json.loads(text), "videos": count})
+    for text, made in seen.settings.most_common():
+        settings.append({**json.loads(text), "videos": made})
     return {
         "path": config.cache,
         "held": len(records.keys() & index.keys()),

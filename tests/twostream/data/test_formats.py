@@ -130,10 +130,11 @@ def test_a_class_that_is_missing_on_disk_is_refused_above_the_permitted_share(ta
         load_annotations(videos, lists=table, max_missing=0.2)
 
 
-def test_what_is_missing_on_disk_is_said_where_it_is_permitted(table_without_a_class):
+@pytest.mark.parametrize("permitted", [0.25, 1])
+def test_what_is_missing_on_disk_is_said_where_it_is_permitted(table_without_a_class, permitted):
     table, videos = table_without_a_class
     with pytest.warns(DataWarning, match=r"5 of 20 listed videos .* no videos at all: c"):
-        annotations = load_annotations(videos, lists=table, max_missing=0.25)
+        annotations = load_annotations(videos, lists=table, max_missing=permitted)
     assert annotations.classes == ("a", "b", "d")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

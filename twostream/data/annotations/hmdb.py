@@ -16,33 +16,11 @@ from twostream.settings import Part
 HMDB_LIST = re.compile(r"(?P<name>.+)_test_split(?P<number>\d+)\.txt")
 _TAGS: Mapping[str, Part | None] = {"0": None, "1": "train", "2": "test"}
 _JHMDB_CLIPS = 928
-_JHMDB_CLASSES = (
-    *(
-        "brush_hair",
-        "catch",
-        "clap",
-        "climb_stairs",
-        "golf",
-        "jump",
-        "kick_ball",
-        "pick",
-        "pour",
-        "pullup",
-        "push",
-    ),
-    *(
-        "run",
-        "shoot_ball",
-        "shoot_bow",
-        "shoot_gun",
-        "sit",
-        "stand",
-        "swing_baseball",
-        "throw",
-        "walk",
-        "wave",
-    ),
+_JHMDB = (
+    "brush_hair catch clap climb_stairs golf jump kick_ball pick pour pullup push run shoot_ball shoot_bow shoot_gun "
+    "sit stand swing_baseball throw walk wave"
 )
+_JHMDB_CLASSES = tuple(_JHMDB.split())
 
 
 def load_hmdb(videos: Sequence[str], lists: Path, groups: str = "auto") -> Annotations:

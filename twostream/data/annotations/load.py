@@ -72,8 +72,7 @@ def load_annotations(
                 f"{missing}; at most a share of {max_missing:g} may be missing: complete the data, correct the lists"
                 f"{part}, or permit it with data.max_missing"
             )
-        if max_missing < 1:
-            warnings.warn(missing, DataWarning, stacklevel=2)
+        warnings.warn(missing, DataWarning, stacklevel=2)
     return annotations
 
 

@@ -30,6 +30,10 @@ class DataError(TwoStreamError):
     """
 
 
+class DataWarning(UserWarning):
+    """Something about the data that a person should know, though the work goes on; commands print it as a line."""
+
+
 class CheckpointError(TwoStreamError):
     """A checkpoint or weights file that is missing, damaged, or made for something else.
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from jsonargparse import ArgumentError
 
 from flow_cache import ArgumentError as FlowArgumentError
 from flow_cache import CacheMismatchError, FlowCacheError, interruptible, print_line, run_program
-from twostream.errors import TwoStreamError, one_line
+from twostream.errors import DataWarning, TwoStreamError, one_line
 
 INPUT_FAILED, UNUSABLE = 1, 2
 
@@ -26,7 +29,7 @@ def run_command(program: str, command: Callable[[], int]) -> int:
 
 
 def _run(program: str, command: Callable[[], int]) -> int:
-    with interruptible() as interruption:
+    with interruptible() as interruption, _warnings_as_lines(program):
         try:
             return command()
         except (TwoStreamError, FlowArgumentError, CacheMismatchError, ArgumentError) as error:
@@ -36,6 +39,26 @@ def _run(program: str, command: Callable[[], int]) -> int:
         except KeyboardInterrupt as interrupt:
             text = str(interrupt) or "interrupted; the same command goes on from there"
             return complain(program, text, interruption.exit_status)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines(program: str) -> Iterator[None]:
+    """Print what a person should know about the data as a line on standard error; leave other warnings as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        shown = warnings.showwarning
+        said: set[str] = set()
+
+        def show(message: Warning | str, category: type[Warning], *more: Any) -> None:
+            if issubclass(category, DataWarning):
+                if (text := one_line(message)) not in said:
+                    print_line(f"{program}: warning: {text}", file=sys.stderr)
+                said.add(text)
+            else:
+                shown(message, category, *more)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def complain(program: str, what: Exception | str, status: int) -> int:

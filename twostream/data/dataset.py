@@ -27,6 +27,7 @@ from twostream.data.sampling import (
     even_starts,
     middle_frames,
     random_starts,
+    runs_inside,
     stack_fields,
     window_frames,
     without_repeats,
@@ -122,6 +123,10 @@ class ClipDataset(Dataset[Clip]):
         self._open_cache = open_cache
         self._cache = cache
         self._entries = [entries[record.path] for record in self.records]
+        self._runs = [
+            runs_inside(entry.runs, record.spans, entry.step)
+            for record, entry in zip(self.records, self._entries, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -129,7 +134,7 @@ class ClipDataset(Dataset[Clip]):
     def __getitem__(self, key: int | ClipKey) -> Clip:
         """Read a clip; CacheFileError if its file is missing or damaged, DataError if it is too short."""
         epoch, index, repeat = ClipKey(*key) if isinstance(key, tuple) else ClipKey(0, key)
-        entry = self._entries[index]
+        entry, runs = self._entries[index], self._runs[index]
         # Drawn for both streams, so that a clip of one looks the same whether or not the other is read.
         shapes = {name: self.config.clips_of(name)[0] for name in STREAMS}
         augment = self.config.augment
@@ -138,15 +143,13 @@ class ClipDataset(Dataset[Clip]):
             rng = np.random.default_rng(
                 [self.seed, epoch, self._numbers[index], *([repeat] if repeat else [])]
             )
-            rgb_starts = random_starts(entry.runs, shapes["rgb"], rng)[None]
+            rgb_starts = random_starts(runs, shapes["rgb"], rng)[None]
             drawn = random_view(entry.height, entry.width, augment, rng)
             views = {name: [drawn] for name in STREAMS}
             same = shapes["flow"] == shapes["rgb"]  # then both look at the same places
-            flow_starts = rgb_starts if same else random_starts(entry.runs, shapes["flow"], rng)[None]
+            flow_starts = rgb_starts if same else random_starts(runs, shapes["flow"], rng)[None]
         else:
-            rgb_starts, flow_starts = (
-                even_starts(entry.runs, shapes[name], self._count(name)) for name in STREAMS
-            )
+            rgb_starts, flow_starts = (even_starts(runs, shapes[name], self._count(name)) for name in STREAMS)
             count = None if self.clips else 1
             views = {
                 name: evaluation_views(entry.height, entry.width, *self.config.views_of(name))[:count]
@@ -155,7 +158,7 @@ class ClipDataset(Dataset[Clip]):
         starts: dict[StreamName, Indices] = {"rgb": rgb_starts, "flow": flow_starts}
         packed = {name: without_repeats(starts[name]) for name in self.streams}
         with self._open_cache(self._cache / entry.cache_file) as reader:
-            decoded = self._decode(reader, {name: begin for name, (begin, _) in packed.items()}, entry)
+            decoded = self._decode(reader, {name: begin for name, (begin, _) in packed.items()}, entry, runs)
         clip: Clip = {}
         for name, (_, valid) in packed.items():
             # Clip by clip, all its views: (K V, …)
@@ -176,7 +179,11 @@ class ClipDataset(Dataset[Clip]):
         return self.clips or 1
 
     def _decode(
-        self, reader: CacheReader, starts: Mapping[StreamName, Indices], entry: IndexEntry
+        self,
+        reader: CacheReader,
+        starts: Mapping[StreamName, Indices],
+        entry: IndexEntry,
+        runs: Sequence[range],
     ) -> _Decoded:
         """Decode what clips need whose stacks begin at `starts` (K, T), by stream; each member once."""
         shape = {name: self.config.clips_of(name)[0] for name in starts}
@@ -192,7 +199,7 @@ class ClipDataset(Dataset[Clip]):
             decoded.fields = {name: np.searchsorted(wanted, values) for name, values in fields.items()}
         if "rgb" in starts:
             middle = middle_frames(starts["rgb"], shape["rgb"], entry.step)
-            windows = window_frames(middle, self.window, entry.runs, entry.step)
+            windows = window_frames(middle, self.window, runs, entry.step)
             frames = np.unique(windows)
             decoded.rgb, decoded.frames = reader.rgb(frames.tolist()), np.searchsorted(frames, windows)
         return decoded

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flow_cache import CacheReader, IndexEntry, as_path, read_failures, read_index
 from twostream.data.annotations import VideoRecord, list_videos, load_annotations
-from twostream.data.sampling import longest_run
+from twostream.data.sampling import longest_run, runs_inside
 from twostream.data.settings import DataConfig
 from twostream.data.splits import Split, make_split
 from twostream.errors import DataError, first_names
@@ -85,7 +85,7 @@ def load_data(config: DataConfig, streams: Sequence[StreamName] = STREAMS) -> Vi
     lists = Path(config.lists) if config.lists else None
     if lists and not lists.exists():
         raise DataError(f"data.lists {lists} does not exist")
-    annotations = load_annotations(videos, config.format, lists, config.groups)
+    annotations = load_annotations(videos, config.format, lists, config.groups, config.max_missing)
     split = make_split(annotations, config.split)
     split, notes = _leave_out(config, split, annotations.classes, index)
     used = [index[record.path] for record in _records(split)]
@@ -123,7 +123,11 @@ def _leave_out(
             f"such as {first_names(missing)}{_failures(config, missing)}; make them with: {_precompute(config)}, "
             "or leave them out with data.missing_videos=skip"
         )
-    lengths = {r.path: longest_run(index[r.path].runs) for r in records if r.path in index}
+    lengths = {
+        r.path: longest_run(runs_inside(index[r.path].runs, r.spans, index[r.path].step))
+        for r in records
+        if r.path in index
+    }
     short = [path for path, length in lengths.items() if length < config.stack]
     if short and (config.short_videos == "error" or len(short) + len(missing) == len(records)):
         named = [f"{path} ({lengths[path]})" for path in short]

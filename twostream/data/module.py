@@ -164,6 +164,8 @@ class ActionDataModule(L.LightningDataModule):
             count = clips.get(name, 1) if isinstance(clips, Mapping) else clips or 1
             own = self._clips(records, (name,), training, None if training else count, 0, seeds_of(records))
             key = self._feature_key(name, described, passes, count)
+            if spans := {record.path: record.spans for record in records if record.spans}:
+                key["spans"] = spans
             stores[name] = FeatureStore(self._feature_root(), key)
             compute_features(self._model, name, own, entries, stores[name], passes, self._workers)
         return FeatureDataset(rest, records, entries, stores, passes, clips is None)

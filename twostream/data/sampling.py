@@ -18,7 +18,8 @@ fraction (k + 1/2) / K of every segment. If M < T, neighbouring steps may start 
 then leaves each place once and says which steps pad.
 
 Of a damaged video frames may be missing in between. Its fields then come in runs, and a place is one where
-the stack lies inside one run: no clip sees a motion that was not there.
+the stack lies inside one run: no clip sees a motion that was not there. Where the lists say which frames show the
+action, runs end at their borders in the same way.
 """
 
 from collections.abc import Sequence
@@ -72,6 +73,22 @@ def middle_frames(starts: Indices, shape: ClipShape, step: int = 1) -> Indices:
 def longest_run(runs: Sequence[range]) -> int:
     """Return the number of flow fields that follow each other without a gap, where these are most."""
     return max(map(len, runs), default=0)
+
+
+def runs_inside(runs: Sequence[range], spans: Sequence[tuple[int, int]], step: int = 1) -> tuple[range, ...]:
+    """Return the runs of fields between frames of the same span.
+
+    Args:
+        runs: the numbers of the flow fields, in runs.
+        spans: first and last frame of each part of the video that counts; the whole video if there are none.
+        step: field t carries frame t to frame t + step.
+    """
+    if not spans:
+        return tuple(runs)
+    inside = (
+        range(max(run.start, first), min(run.stop, last - step + 1)) for first, last in spans for run in runs
+    )
+    return tuple(run for run in inside if run)
 
 
 def _places(fields: Fields, shape: ClipShape) -> Indices:

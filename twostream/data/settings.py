@@ -8,8 +8,10 @@ from typing import Literal
 from twostream.errors import DataError
 from twostream.settings import StreamName, require_at_least
 
-AnnotationFormat = Literal["auto", "folders", "hmdb", "ucf", "csv"]
-SplitKind = Literal["auto", "official", "group", "kfold"]
+AnnotationFormat = Literal[
+    "auto", "folders", "split_folders", "ucf", "hmdb", "jhmdb", "kth", "mmaction", "csv"
+]
+SplitKind = Literal["auto", "official", "group", "kfold", "logo"]
 Leakage = Literal["refuse", "report"]
 
 
@@ -19,11 +21,12 @@ class SplitConfig:
 
     Attributes:
         kind: `official` (published lists or the table's split column), `group` (a share of the source groups
-            is held out), `kfold` (stratified folds of source groups), or `auto`: official where there are
-            lists, else group.
+            is held out), `kfold` (stratified folds of source groups), `logo` (leave one group out: the sources with
+            one number, of all classes, are the test part, as UCF-50's protocol has it), or `auto`: official where
+            there are lists, else group.
         number: number of the official split.
         folds: number of folds for `kfold`.
-        fold: which fold is the test part for `kfold`, from 1 to `folds`.
+        fold: which fold is the test part for `kfold`, from 1 to `folds`; for `logo` the number of the group.
         test_fraction: share of each class's videos held out for the test with `group`, whole groups at a
             time.
         val_fraction: share of the training videos taken for validation, whole groups at a time; 0 takes none.
@@ -154,12 +157,16 @@ class DataConfig:
         root: folder of the videos, by class or as the lists name them; null if only the flow cache is left.
         cache: folder of the flow cache made by `flow-cache precompute`.
         name: name of the data set in reports; empty for the name of the root folder.
-        format: where the labels come from: `folders`, `hmdb` or `ucf` lists, a `csv`, or `auto` to tell from
-            `lists`.
-        lists: folder of official split lists, or a CSV table path,label[,group][,split]; null for class
-            folders.
-        groups: how a video's source is found: `auto`, `ucf`, `hmdb`, `generic`, `video`, or a pattern with
-            one group.
+        format: where the labels come from: class `folders`, `split_folders` (train|val|test/<class>/), the lists of
+            `ucf`, `hmdb`, `jhmdb` (HMDB's lists), `kth` or `mmaction` (TSN's, too), a `csv`, or `auto` to tell
+            from `lists` and folders.
+        lists: folder of official split lists, KTH's sequences_list.txt, or a CSV table path,label[,group][,split];
+            null for folders.
+        groups: how a video's source is found: `auto` (for each file by its name), `ucf`, `kth`, `kinetics`, `hmdb`,
+            `generic`, `video` (each is a recording of its own), several of these, separated by commas, or a pattern
+            with one group. A video that nothing fits is refused.
+        max_missing: largest share of the listed videos that may be missing on disk; what is missing is said, more is
+            refused.
         split: how training, validation and test are made.
         steps: places in the video that a clip looks at (T).
         stack: consecutive flow fields at each place (L).
@@ -192,6 +199,7 @@ class DataConfig:
     format: AnnotationFormat = "auto"
     lists: str | None = None
     groups: str = "auto"
+    max_missing: float = 0.05
     split: SplitConfig = field(default_factory=SplitConfig)
     steps: int = 8
     stack: int = 5
@@ -211,6 +219,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         least = {"steps": 1, "stack": 1, "batch_size": 1, "workers": -1, "eval_clips": 1, "feature_passes": 0}
         require_at_least(self, least, "data.", DataError)
+        if not 0 <= self.max_missing <= 1:
+            raise DataError(f"data.max_missing is a share: got {self.max_missing:g}, expected 0 to 1")
         if min(width_and_height(self.size)) < 16:
             raise DataError(f"data.size must be at least 16, got {self.size}")
         most = max(self.views_of("rgb")[1], self.views_of("flow")[1])

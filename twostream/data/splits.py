@@ -1,5 +1,6 @@
 """Training, validation and test parts in which no source video sits on both sides, or which say so."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,12 +35,26 @@ def make_split(
     Raises:
         DataError: settings out of range, a class without training videos, a part without videos, or leakage.
     """
+    parts, name, notes = assign_parts(annotations, config)
+    return _finish(annotations, config, parts, name, (*annotations.notes, *notes))
+
+
+def assign_parts(
+    annotations: Annotations, config: SplitConfig
+) -> tuple[dict[str, Part], str, tuple[str, ...]]:
+    """Put videos on sides, before validation is taken from the training and anything is refused.
+
+    Returns:
+        The side of each video that is on one, how the split was made, and sentences about it.
+
+    Raises:
+        DataError: settings out of range, or a split that the data do not have.
+    """
     _check(config)
     kind = config.kind
     if kind == "auto":
         kind = "official" if annotations.official else "group"
-    parts, name, notes = _MAKERS[kind](annotations, config)
-    return _finish(annotations, config, parts, name, (*annotations.notes, *notes))
+    return _MAKERS[kind](annotations, config)
 
 
 def _official(annotations: Annotations, config: SplitConfig) -> tuple[dict[str, Part], str, tuple[str, ...]]:
@@ -86,7 +101,24 @@ def _kfold(annotations: Annotations, config: SplitConfig) -> tuple[dict[str, Par
     return parts, f"fold {config.fold} of {config.folds} by source group, seed {config.seed}", ()
 
 
-_MAKERS = {"official": _official, "group": _group, "kfold": _kfold}
+def _logo(annotations: Annotations, config: SplitConfig) -> tuple[dict[str, Part], str, tuple[str, ...]]:
+    ends = {video.group: re.search(r"\d+$", video.group) for video in annotations.videos}
+    unnumbered = [group for group, end in ends.items() if end is None]
+    if unnumbered:
+        raise DataError(
+            f"a split by group number needs source groups that end in one, such as Diving_g01 or person01: got "
+            f"{first_names(unnumbered)} (groups are {annotations.group_rule}); use kfold"
+        )
+    numbers = {group: int(end[0]) for group, end in ends.items() if end is not None}
+    if config.fold not in numbers.values():
+        raise DataError(
+            f"there is no source group {config.fold}: expected one of {first_names(sorted(set(numbers.values())), 30)}"
+        )
+    parts = _parts(annotations.videos, lambda video: numbers[video.group] == config.fold)
+    return parts, f"group {config.fold} of {len(set(numbers.values()))} left out", ()
+
+
+_MAKERS = {"official": _official, "group": _group, "kfold": _kfold, "logo": _logo}
 
 
 def hold_out_groups(
@@ -223,7 +255,7 @@ def _check(config: SplitConfig) -> None:
             raise DataError(
                 f"{field} is a share: got {value:g}, expected {'0 or ' if low else ''}more than 0, below 1"
             )
-    if config.folds < 2 or not 1 <= config.fold <= config.folds:
+    if config.kind != "logo" and (config.folds < 2 or not 1 <= config.fold <= config.folds):
         raise DataError(
             f"got fold {config.fold} of {config.folds}, expected 2 or more folds and a fold from 1 to that"
         )

@@ -63,6 +63,29 @@ def test_what_cannot_be_classified_is_refused(videos, message):
         load_annotations(videos)
 
 
+def test_a_stray_file_is_named_and_the_others_keep_their_sources():
+    stray = "Art/my own clip.mp4"
+    annotations = load_folders([*UCF_VIDEOS, stray])
+    assert annotations.videos[:-1] == load_folders(UCF_VIDEOS).videos
+    assert annotations.ungrouped == (stray,)
+    with pytest.raises(DataError, match=r"fits 1 of 7 videos, such as Art/my own clip\.mp4; .* auto,video"):
+        load_annotations([*UCF_VIDEOS, stray])
+    assert load_annotations([*UCF_VIDEOS, stray], groups="auto,video").videos[-1].group == stray
+
+
+def test_a_stray_copy_joins_its_source_and_the_others_keep_theirs():
+    annotations = load_annotations([*UCF_VIDEOS, "Art/v_Art_g01_c01 (1).avi"])
+    assert annotations.videos[:-1] == load_annotations(UCF_VIDEOS).videos
+    assert annotations.videos[-1].group == "Art_g01"
+
+
+def test_names_that_say_nothing_of_their_source_are_refused_unless_each_is_its_own():
+    videos = ["run/a.avi", "run/b.avi", "jump/c.avi"]
+    with pytest.raises(DataError, match=r"fits 3 of 3 videos, such as run/a\.avi, run/b\.avi, jump/c\.avi"):
+        load_annotations(videos)
+    assert len({video.group for video in load_annotations(videos, groups="video").videos}) == 3
+
+
 HMDB_VIDEOS = [
     "run/film_run_f_cm_np1_ba_bad_0.avi",
     "run/film_run_f_cm_np1_ba_bad_1.avi",
@@ -103,7 +126,7 @@ def test_hmdb_lists_name_the_parts_and_count_what_does_not_match(hmdb_lists):
     }
     assert annotations.notes == (
         "1 video on disk not named in the lists, left out.",
-        "1 listed video not on disk.",
+        "2 listed videos not on disk.",
         "1 of 3 listed classes have no videos here.",
     )
     assert annotations.official[1].notes == ("1 video marked 0 in the lists, unused in this split.",)

@@ -60,6 +60,18 @@ def test_clips_of_a_video_get_a_leading_dimension(make_cache):
     assert torch.equal(three["rgb"][1], make_dataset(cache)[0]["rgb"])
 
 
+def test_clips_lie_in_the_frames_that_show_the_action(make_cache):
+    cache = make_cache({"a/x.avi": 30})
+    entries = {entry.video: entry for entry in read_index(cache)}
+    record = VideoRecord("a/x.avi", 0, "x", spans=((10, 14), (20, 23)))
+    config = DataConfig(steps=4, stack=2, size=16, augment=AugmentConfig(flip=0))
+    evaluated = ClipDataset([record], cache, entries, config=config, clips=5)
+    training = ClipDataset([record], cache, entries, config=config, training=True)
+    clips = [evaluated[0], *(training[ClipKey(epoch, 0)] for epoch in range(20))]
+    seen = {int(value) - 100 for clip in clips for value in clip["flow"].reshape(-1, 4, 16, 16)[:, 0, 8, 8]}
+    assert seen == {10, 11, 12, 20, 21}  # field t and the one after it lead to frame t + 2
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_no_clip_reaches_across_a_gap(make_cache, step):
     """Frames are missing before frame 6: no field leads from frame 5 to frame 6, and no stack sees both sides."""

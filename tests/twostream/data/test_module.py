@@ -13,7 +13,7 @@ from upath import UPath
 from twostream.data.loading import load_data
 from twostream.data.module import ActionDataModule
 from twostream.data.settings import AugmentConfig, DataConfig, SplitConfig
-from twostream.errors import DataError
+from twostream.errors import DataError, DataWarning
 
 from .conftest import VIDEOS, write_cache_file
 
@@ -221,6 +221,33 @@ def test_unusable_settings_are_refused(settings):
         DataConfig(steps=0)
     with pytest.raises(DataError, match=r"^data\.stack must be at least 1, got -1$"):
         DataConfig(stack=-1)
+
+
+def test_kth_clips_come_from_the_frames_that_show_the_action(make_cache, tmp_path):
+    names = [f"person{p:02d}_{name}_d1" for name in ("boxing", "walking") for p in (2, 11, 19)]
+    cache = make_cache({f"{name}_uncomp.avi": 20 for name in names}, name="kth")
+    lists = tmp_path / "sequences_list.txt"
+    lists.write_text("".join(f"{name}  frames  3-6, 11-15\n" for name in names))
+    config = DataConfig(
+        cache=str(cache), lists=str(lists), steps=3, stack=2, size=16, workers=0, eval_clips=9
+    )
+    module = ActionDataModule(config)
+    fields = {int(u) for batch in module.test_dataloader() for u in batch["flow"][..., 0, 8, 8].flatten()}
+    assert fields == {100 + first for first in (2, 3, 10, 11, 12)}
+    with pytest.raises(DataError, match=r"fewer flow fields than data\.stack=5: .*_uncomp\.avi \(4\)"):
+        load_data(replace(config, stack=5))
+
+
+def test_what_the_lists_name_and_the_disk_lacks_is_said_and_refused_above_the_share(config, tmp_path):
+    table = tmp_path / "table.csv"
+    rows = [f"{video},{video[:3]},{'test' if 'g01' in video else 'train'}" for video in VIDEOS]
+    table.write_text("\n".join(["path,label,split", *rows, "gone/v_gone_g01_c01.avi,gone,train"]))
+    config = replace(config, lists=str(table))
+    with pytest.raises(DataError, match=r"1 of 13 listed videos .* classes have no videos at all: gone"):
+        load_data(config)
+    with pytest.warns(DataWarning, match="1 of 13 listed videos"):
+        data = load_data(replace(config, max_missing=0.1))
+    assert "1 of 4 listed classes have no videos here." in data.notes
 
 
 def test_every_setting_is_a_flag_and_documented():

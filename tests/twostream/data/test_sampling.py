@@ -7,6 +7,7 @@ from twostream.data.sampling import (
     even_starts,
     middle_frames,
     random_starts,
+    runs_inside,
     stack_fields,
     window_frames,
     without_repeats,
@@ -164,3 +165,27 @@ def test_each_place_is_left_once_and_the_rest_pads(video, seed):
     assert packed[valid].tolist() == sorted(set(drawn[0].tolist()))
     assert valid[0].tolist() == sorted(valid[0].tolist(), reverse=True)
     assert (packed[~valid] == packed[valid][-1]).all()
+
+
+def test_runs_end_at_the_borders_of_the_spans():
+    runs = (range(20), range(21, 30))
+    assert runs_inside(runs, ()) == runs
+    assert runs_inside(runs, ((0, 4), (6, 25), (40, 50))) == (range(4), range(6, 20), range(21, 25))
+    assert runs_inside(runs, ((0, 4), (6, 25)), step=3) == (range(2), range(6, 20), range(21, 23))
+
+
+@given(videos, st.integers(0, 2**32), st.integers(0, 60), st.integers(0, 60), st.integers(1, 3))
+def test_no_frame_of_a_clip_lies_outside_a_span(video, seed, first, length, step):
+    shape, fields = video
+    span = (first, first + length)
+    runs = runs_inside([range(fields)], [span], step)
+    if max(map(len, runs), default=0) < shape.stack:
+        with pytest.raises(DataError):
+            even_starts(runs, shape)
+        return
+    for starts in (random_starts(runs, shape, np.random.default_rng(seed)), *even_starts(runs, shape, 3)):
+        assert starts.min() >= span[0]
+        assert stack_fields(starts, shape).max() + step <= span[1]
+        windows = window_frames(middle_frames(starts, shape, step), 9, runs, step)
+        assert windows.min() >= span[0]
+        assert windows.max() <= span[1]

@@ -16,6 +16,8 @@ from .commands.import_folders import ImportConfig as ImportConfig
 from .commands.import_folders import import_folders as import_folders
 from .commands.info import CacheInfo as CacheInfo
 from .commands.info import describe_cache as describe_cache
+from .commands.recode import RecodeConfig as RecodeConfig
+from .commands.recode import recode_cache as recode_cache
 from .commands.verify import Verification as Verification
 from .commands.verify import Videos as Videos
 from .commands.verify import repair_cache as repair_cache
@@ -92,6 +94,7 @@ __all__ = [
     "PrecomputeInterrupted",
     "PrecomputeSummary",
     "Progress",
+    "RecodeConfig",
     "RemotePath",
     "Source",
     "StorageError",
@@ -130,6 +133,7 @@ __all__ = [
     "read_frames",
     "read_index",
     "rebuild_index",
+    "recode_cache",
     "repair_cache",
     "run_program",
     "signals_blocked",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from flow_cache.cache.codecs import StorageSettings
+from flow_cache.cache.codecs import Codec, StorageSettings
 from flow_cache.errors import ArgumentError, check_whole_number
 from flow_cache.quantization import DEFAULT_BOUND, check_bound
 from flow_cache.video.damage import Gap
@@ -22,7 +22,9 @@ SQUARE = "1:1"  # pixels; the usual case, which is not written
 Part = Literal["", "prefix", "gaps"]
 """What a cache file holds of its video: all of it, its readable beginning, or the good frames with gaps between."""
 
-FORMAT_VERSION = 2  # 1 held near-lossless JPEG-LS, which this build would decode to other levels
+# A file has the first version whose readers know its codec, so that older builds read what they can and refuse the rest
+# by name. 1 held near-lossless JPEG-LS, which this build would decode to other levels; 3 brought zstd and jpegxl.
+FORMAT_VERSIONS = (2, 3)
 
 
 def field_runs(frames: int, step: int, gaps: Iterable[int] = ()) -> tuple[range, ...]:
@@ -43,7 +45,8 @@ class OtherVersionError(ValueError):
     """A `meta.json` of another format version."""
 
     def __init__(self, version: object) -> None:
-        super().__init__(f"format version {version!r:.20}, this build reads {FORMAT_VERSION}")
+        known = " and ".join(map(str, FORMAT_VERSIONS))
+        super().__init__(f"format version {version!r:.20}, this build reads {known}")
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,12 @@ class CacheMeta:
         ]
         return ", ".join(differences) or None
 
+    def recoded(self, codec: Codec) -> CacheMeta:
+        """Return the meta of the same flow with another codec; raises ArgumentError as `StorageSettings.recoded`."""
+        storage = self.storage.recoded(codec)
+        format_version = {"format": str(storage.format_version)} if "format" in self.versions else {}
+        return replace(self, storage=storage, versions={**self.versions, **format_version})
+
     def closed(self, **counts: Any) -> CacheMeta:
         """Return a copy with the counts that are known once all is written."""
         return replace(self, **counts)
@@ -197,7 +206,7 @@ class CacheMeta:
         """Return the contents of `meta.json`: ASCII JSON, one value a line."""
         document = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.storage.format_version,
             "source": {"path": self.source.path, "bytes": self.source.bytes, "sha256": self.source.sha256},
             "frames": self.frames,
             "fields": self.fields,
@@ -235,8 +244,9 @@ class CacheMeta:
             raise ValueError("nested too deeply") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ValueError(f'is not of this format (no "format": "{FORMAT}")')
-        if document.get("format_version") != FORMAT_VERSION:
-            raise OtherVersionError(document.get("format_version"))
+        version = document.get("format_version")
+        if version not in FORMAT_VERSIONS:
+            raise OtherVersionError(version)
         get = functools.partial(_get, document)
         source = get("source", dict)
         size = get("size", list, optional=True)
@@ -247,6 +257,9 @@ class CacheMeta:
             storage["rgb_short_side"] = get("rgb_short_side", int)
             rgb_size = tuple(get("rgb_size", list))
         try:
+            settings = StorageSettings.from_dict(storage)
+            if settings.format_version != version:
+                raise ValueError(f"format version {version} does not go with codec {settings.codec}")
             return cls(
                 source=Source(
                     _get(source, "path", str), _get(source, "bytes", int), _get(source, "sha256", str)
@@ -258,7 +271,7 @@ class CacheMeta:
                 step=get("step", int),
                 short_side=get("short_side", int, optional=True),
                 size=None if size is None else tuple(size),
-                storage=StorageSettings.from_dict(storage),
+                storage=settings,
                 fps=float(get("fps", (int, float))),
                 pixel_aspect=_get({"pixel_aspect": SQUARE} | document, "pixel_aspect", str),
                 width=get("width", int),
@@ -295,13 +308,14 @@ class CacheMeta:
         return {"rgb_size": None if self.rgb_size is None else list(self.rgb_size)}
 
 
-def current_versions(libraries: Sequence[str] = ()) -> dict[str, str]:
+def current_versions(libraries: Sequence[str] = (), storage: StorageSettings | None = None) -> dict[str, str]:
     """Return the versions that are recorded in `meta.json`: those that can change what a cache holds.
 
     Args:
         libraries: what the estimator uses besides, by the names that pip knows.
+        storage: how fields are stored, which decides the version of the file format; None for the default.
     """
-    versions = {"format": str(FORMAT_VERSION)}
+    versions = {"format": str((storage or StorageSettings()).format_version)}
     for name in ("twostream", "av", "opencv-contrib-python", "imagecodecs", "numpy", *libraries):
         try:
             versions[name] = importlib.metadata.version(name)

@@ -3,7 +3,7 @@
 The file is a plain zip whose members are stored, not deflated:
 
     meta.json            first, padded with spaces to a fixed size; its counts are filled in at the end
-    flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jls, .jpg or .png, see `codecs.py`)
+    flow/00000.jls       field 0, u over v as one grey image of 2 H x W (.jls, .pgm.zst, .jxl, .png or .jpg)
     rgb/00000.jpg        frame 0, where RGB was asked for; frames and fields may alternate
 
 Field t leads from frame t to frame t + step, always. Where frames of a damaged video were left out, `meta.json` says
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.cache.codecs import RGB, RGB_EXTENSION, CodecError, StorageSettings, check_shape, decode_into
+from flow_cache.cache.codecs import RGB, RGB_EXTENSION, StorageSettings, check_shape, decode_into
+from flow_cache.cache.image_headers import CodecError
 from flow_cache.cache.meta import CacheMeta, OtherVersionError
 from flow_cache.cache.naming import META_NAME
 from flow_cache.cache.zip_format import LOCAL, LOCAL_SIGNATURE, Directory, Member, Members

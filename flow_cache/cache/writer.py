@@ -21,7 +21,7 @@ from flow_cache.video.damage import Gap
 from flow_cache.video.frames import MAX_SIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from flow_cache.cache.reader import CacheReader
     from flow_cache.storage.paths import AnyPath
@@ -166,17 +166,34 @@ class CacheWriter:
             CacheWriteError: the disk refuses.
         """
         meta = replace(reader.meta, source=replace(reader.meta.source, path=video))
+        cls.rewrite(path, meta, reader.encoded())
+        return meta
+
+    @classmethod
+    def rewrite(
+        cls, path: str | os.PathLike[str] | AnyPath, meta: CacheMeta, members: Iterable[tuple[str, bytes]]
+    ) -> None:
+        """Write a file of images that are encoded already.
+
+        Args:
+            path: where it appears.
+            meta: what it says about itself, complete.
+            members: names and bytes of all its images, as `CacheReader.encoded` gives them.
+
+        Raises:
+            CacheFileError: from `members`.
+            CacheWriteError: the disk refuses.
+        """
         start = meta.closed(
             frames=0, fields=0, width=0, height=0, rgb_size=None, clip_fraction=0.0, partial=None, gaps=()
         )
         with cls(path, start) as writer:
-            for name, data in reader.encoded():
+            for name, data in members:
                 writer._add(name, data)
             try:
                 writer._commit(meta)
             except OSError as error:
                 raise CacheWriteError.from_os_error(writer.path, error) from error
-        return meta
 
     def abort(self) -> None:
         """Discard what was written; does nothing after `close`."""

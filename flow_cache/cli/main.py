@@ -24,6 +24,7 @@ from flow_cache.cli.streams import complain, print_line, run_program
 from flow_cache.commands.export import ExportConfig, export_cache
 from flow_cache.commands.import_folders import ImportConfig, import_folders
 from flow_cache.commands.info import describe_cache
+from flow_cache.commands.recode import RecodeConfig, recode_cache
 from flow_cache.commands.verify import Videos, repair_cache, verify_cache
 from flow_cache.commands.view import view
 from flow_cache.errors import ArgumentError, CacheMismatchError, FlowCacheError
@@ -108,6 +109,13 @@ def _verify(arguments: dict[str, Any]) -> int:
     return 1 if (found.faults if repair is None else repair.faults) else 0
 
 
+def _recode(arguments: dict[str, Any]) -> int:
+    """Turn a cache into another codec."""
+    summary = recode_cache(RecodeConfig(**arguments))
+    print_summary(summary, failures_name())
+    return 1 if summary.failures else 0
+
+
 def _export(arguments: dict[str, Any]) -> int:
     """Write a cache in another layout."""
     _require(arguments, "cache")
@@ -144,6 +152,7 @@ def _view(arguments: dict[str, Any]) -> int:
 _COMMANDS: dict[str, Callable[[dict[str, Any]], int]] = {
     "info": _info,
     "verify": _verify,
+    "recode": _recode,
     "export": _export,
     "import": _import,
     "view": _view,

@@ -14,6 +14,7 @@ from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
 from flow_cache.cache.codecs import StorageSettings
 from flow_cache.commands.export import ExportConfig
 from flow_cache.commands.import_folders import ImportConfig
+from flow_cache.commands.recode import RecodeConfig
 from flow_cache.errors import ArgumentError
 from flow_cache.pipeline.settings import FlowSettings, PrecomputeConfig
 
@@ -126,6 +127,15 @@ def _make_parser() -> ArgumentParser:
     sub.add_argument("--device", type=str, default=FlowSettings.device, help="Where flow is computed.")
     text = "Worker processes; 0 = one for every core."
     sub.add_argument("--workers", type=int, default=PrecomputeConfig.workers, help=text)
+
+    sub = add(
+        "recode",
+        "turn a cache into another codec, exactly",
+        "Turn a cache into another codec without computing flow again; files that have it already are kept.",
+    )
+    sub.add_input("cache", "A cache folder.", optional=False)
+    sub.add_output("Folder of the new cache; default: files are replaced where they are, each in one step.")
+    sub.add_settings(RecodeConfig, "cache", "output")
 
     sub = add(
         "export",

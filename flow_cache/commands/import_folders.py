@@ -133,7 +133,7 @@ def import_folders(config: ImportConfig, progress: bool = True) -> ImportSummary
         bound=config.bound,
         step=config.step,
         storage=config.storage,
-        versions=current_versions(),
+        versions=current_versions(storage=config.storage),
     )
     inputs = choose_videos(config.input)
     inputs = replace(inputs, names=[name for name in inputs.names if _holds_flow(inputs.root / name)])

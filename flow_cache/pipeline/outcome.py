@@ -49,12 +49,12 @@ class PrecomputeSummary:
         done: videos that were done in this run.
         skipped: videos that were in the cache already.
         failures: videos that failed, and why.
-        fields: flow fields computed in this run.
+        fields: flow fields computed, or recoded, in this run.
         seconds: how long it took.
         output: the cache folder.
         partial: how many of `done` hold only a part of their video.
         remaining: videos not tried, after an interruption.
-        notes: what the search for videos left out, a line each.
+        notes: what else there is to say, such as what the search for videos left out, a line each.
         parts: the videos in the cache of which only a part is there, those kept from before too, and why.
 
     Example:
@@ -136,6 +136,11 @@ def record_outcome(
     if shard is None:  # the videos that failed in earlier shards were tried again in this run
         for path in output.glob("failures.*-of-*.csv"):
             remove_file(path)
+    write_failures(output, failures, shard)
+
+
+def write_failures(output: AnyPath, failures: Sequence[Failure], shard: str | None = None) -> None:
+    """Write the list of failures, or remove it if there are none; raises CacheWriteError."""
     path = output / failures_name(shard)
     if not failures:
         remove_file(path)

@@ -95,7 +95,7 @@ class FlowSettings:
             short_side=self.short_side,
             size=self.size,  # type: ignore[arg-type]  # read in __post_init__
             storage=storage,
-            versions=current_versions(method.libraries),
+            versions=current_versions(method.libraries, storage),
         )
 
     @classmethod

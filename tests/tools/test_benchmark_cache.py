@@ -28,15 +28,22 @@ def test_writes_what_it_measured(videos, tmp_path):
         assert int(codecs[f"jpegls, error {error}"]["max_error"]) <= error
     assert float(codecs["jpegls, error 1"]["encode"]) == float(codecs["jpegls, error 1"]["decode"]) == 1
     assert codecs["png"]["mean_error"] == "0.0"
+    for error in range(2):  # the same levels
+        names = [f"{codec}, error {error}" for codec in ("jpegls", "zstd", "jpegxl")]
+        assert len({(codecs[name]["mean_error"], codecs[name]["max_error"]) for name in names}) == 1
     assert [row["fields"] for row in read_csv(out / "cache_opening.csv")] == ["12", "19", "3000"]
     reads = [row for row in read_csv(out / "cache_reads.csv") if row["videos"] == "clips"]
     stores = {row["store"]: row for row in reads}
-    expected = {"JPEG folders q95", "JPEG folders q95, as TSN reads", "cache, jpegls error 1", "cache, png"}
+    ours_by_codec = {
+        f"cache, {codec}" for codec in ("jpegls error 1", "zstd error 1", "jpegxl error 1", "png")
+    }
+    expected = {"JPEG folders q95", "JPEG folders q95, as TSN reads", *ours_by_codec}
     expected |= {"HDF5, raw", "HDF5, gzip"} if find_spec("h5py") else set()
     expected |= {"LMDB of our bytes"} if find_spec("lmdb") else set()
     assert set(stores) == expected
     assert (float(stores["JPEG folders q95"]["warm"]), float(stores["JPEG folders q95"]["cold"])) == (1, 1)
-    assert stores["cache, jpegls error 1"]["max_error"] == "1"
+    for codec in ("jpegls", "zstd", "jpegxl"):
+        assert stores[f"cache, {codec} error 1"]["max_error"] == "1"
     assert stores["cache, png"]["max_error"] == "0"
     ours, loop, loops = read_csv(out / "cache_pipeline.csv")
     assert [row["pairs"] for row in (ours, loop, loops)] == ["25", "12", "12"]
@@ -46,6 +53,8 @@ def test_writes_what_it_measured(videos, tmp_path):
     report = (out / "cache.md").read_text()
     assert "--repeats 2" in report
     assert f"| clips | cache, png | {float(stores['cache, png']['megabytes']):.1f} |" in report
+    assert "End to end" not in report
+    assert "| flow-cache precompute | 2 (25) |" in (out / "cache_pipeline.md").read_text()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
 
 

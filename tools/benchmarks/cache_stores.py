@@ -6,7 +6,7 @@ import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flow_cache.cache.codecs import RGB, StorageSettings, decode_into
+from flow_cache.cache.codecs import RGB, Codec, StorageSettings, decode_into
 from flow_cache.cache.meta import CacheMeta, Source
 from flow_cache.cache.reader import CacheReader
 from flow_cache.cache.writer import CacheWriter
@@ -22,9 +22,22 @@ from flow_cache.commands.export import ExportConfig, export_cache
 from flow_cache.runtime import opencv
 
 RGB_QUALITY = 90
-OURS = "cache, jpegls error 1"
 OURS_CODEC = StorageSettings(rgb=True, rgb_quality=RGB_QUALITY)
+CODECS: tuple[Codec, ...] = (
+    "jpegls",
+    "zstd",
+    "jpegxl",
+    "png",
+)  # of our own files; levels change only by the grid
 FOLDERS = "JPEG folders q95"
+
+
+def store_name(codec: Codec) -> str:
+    """Name our own files of a codec."""
+    return f"cache, {codec}" + (" error 1" if StorageSettings(codec).grid > 1 else "")
+
+
+OURS = store_name(OURS_CODEC.codec)
 
 Levels = NDArray[np.uint8]
 Read = tuple[Levels, Levels]  # fields (n, 2, H, W), frames (n, H, W, 3)
@@ -198,18 +211,16 @@ def write_cache(path: Path, clip: Clip, settings: StorageSettings) -> None:
 
 def build(clips: list[Clip], folder: Path) -> dict[str, Store]:
     """Write every store; the JPEG folders come first."""
-    ours = Cache(folder / "jpegls")
-    for number, clip in enumerate(clips):
-        write_cache(ours.path(number), clip, OURS_CODEC)
-    levels = Cache(folder / "lossless")  # so that the folders are made of the exact levels, not of ours
-    for number, clip in enumerate(clips):
-        write_cache(levels.path(number), clip, StorageSettings("png", rgb=True, rgb_quality=RGB_QUALITY))
-    export_cache(ExportConfig(levels.folder, folder / "folders"))
+    caches = {codec: Cache(folder / codec) for codec in CODECS}
+    for codec, cache in caches.items():
+        for number, clip in enumerate(clips):
+            write_cache(cache.path(number), clip, replace(OURS_CODEC, codec=codec))
+    ours = caches[OURS_CODEC.codec]
+    export_cache(ExportConfig(caches["png"].folder, folder / "folders"))  # of the exact levels, not of ours
     stores: dict[str, Store] = {
         FOLDERS: Folders(folder / "folders"),
         "JPEG folders q95, as TSN reads": FoldersEveryTime(folder / "folders"),
-        OURS: ours,
-        "cache, png": levels,
+        **{store_name(codec): cache for codec, cache in caches.items()},
     }
     if find_spec("h5py"):
         for name, store in (("HDF5, raw", Hdf5(folder / "raw")), ("HDF5, gzip", Hdf5Gzip(folder / "gzip"))):

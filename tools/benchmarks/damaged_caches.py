@@ -156,7 +156,8 @@ def hostile_value(rng: Random) -> Any:
     """Choose something that a number or a text in JSON could be instead."""
     values: list[Any] = [
         *HUGE, -1, -(1 << 31), 1 << 40, 1 << 63, 10**300, 0.5, -0.0, 1e308, float("nan"), float("inf"), True, None,
-        "", "x", "../../evil", "C:\\evil", "\0", "1" * 5000, [], [1], [5, 5], {}, {"a": 1}, "png", "jpeg", "jpegls",
+        "", "x", "../../evil", "C:\\evil", "\0", "1" * 5000, [], [1], [5, 5], {}, {"a": 1},
+        *CODECS,
     ]  # fmt: skip
     return values[rng.integers(len(values))]
 
@@ -253,6 +254,17 @@ def _with_size(data: bytes, width: int, height: int) -> bytes:
     if data[:4] == b"\x89PNG":
         header = data[12:16] + struct.pack(">2L", width, height) + data[24:29]
         return data[:12] + header + struct.pack(">L", zlib.crc32(header)) + data[33:]
+    if data[:4] == b"\x28\xb5\x2f\xfd":  # Zstandard, which announces bytes
+        start = 5 + (not data[4] & 0x20)
+        length = (data[4] >> 5 & 1, 2, 4, 8)[data[4] >> 6]
+        size = struct.pack("<Q", len(f"P5 {width} {height} 255\n") + width * height)
+        return data[:4] + bytes([data[4] | 0xC0]) + data[5:start] + size + data[start + length :]
+    if data[:2] == b"\xff\x0a":  # JPEG XL, whose header is made of bits
+        old = int.from_bytes(data[2:], "little")
+        assert old & 7 == old >> 15 & 3 == 0, "two sides of 9 bits"
+        # With 13 bits a side all that follows moves by one byte, and stays where a byte begins.
+        bits = 1 << 1 | min(height - 1, 8191) << 3 | 1 << 19 | min(width - 1, 8191) << 21
+        return data[:2] + (bits | old >> 26 << 34).to_bytes(len(data) - 1, "little")
     position = 2
     while data[position + 1] not in (0xF7, 0xC0, 0xC1, 0xC2):
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from flow_cache.cache.meta import CacheMeta, current_versions
+from flow_cache.cache.meta import FORMAT_VERSIONS, CacheMeta, current_versions
 from flow_cache.errors import ArgumentError, CacheWriteError, FlowCacheError
 from flow_cache.pipeline.runners.base import Event
 from flow_cache.pipeline.runners.gpu_service import Service, estimation_services
@@ -61,6 +61,8 @@ class Host:
         """
         try:
             ours = current_versions([name for name in versions if name != "format"])
+            if versions.get("format", "") in [str(version) for version in FORMAT_VERSIONS]:
+                ours["format"] = versions["format"]  # which depends on the codec
             for name, version in versions.items():
                 if ours[name] != version:
                     raise ArgumentError(

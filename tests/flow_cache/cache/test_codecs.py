@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from flow_cache.cache.codecs import (
+    CODECS,
     RGB,
-    CodecError,
     StorageSettings,
     check_shape,
     decode_into,
     encode_flow,
     encode_rgb,
+    recode_flow,
     stored_levels,
 )
+from flow_cache.cache.image_headers import CodecError, jpegxl_shape, zstandard_size
 from flow_cache.errors import ArgumentError
 from flow_cache.quantization import negate
 
@@ -28,10 +30,14 @@ def _round_trip(image: np.ndarray, settings: StorageSettings) -> np.ndarray:
     return out
 
 
+ON_GRID = ("jpegls", "zstd", "jpegxl")
+
+
 @pytest.mark.parametrize("max_error", range(128))
-def test_jpegls_keeps_its_promises_for_every_level(max_error: int) -> None:
+@pytest.mark.parametrize("name", ON_GRID)
+def test_a_grid_keeps_its_promises_for_every_level(name: str, max_error: int) -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    codec = StorageSettings("jpegls", max_error=max_error)
+    codec = StorageSettings(name, max_error=max_error)
     decoded = _round_trip(levels, codec)
     assert np.abs(decoded.astype(int) - levels).max() <= max_error
     assert decoded[8, 0] == levels[8, 0] == 128
@@ -41,10 +47,55 @@ def test_jpegls_keeps_its_promises_for_every_level(max_error: int) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(IMAGES, st.integers(0, 127))
-def test_jpegls_treats_each_pixel_alone(image: np.ndarray, max_error: int) -> None:
-    decoded = _round_trip(image, StorageSettings("jpegls", max_error=max_error))
+@given(IMAGES, st.integers(0, 127), st.sampled_from(ON_GRID))
+def test_a_grid_treats_each_pixel_alone(image: np.ndarray, max_error: int, name: str) -> None:
+    decoded = _round_trip(image, StorageSettings(name, max_error=max_error))
     assert np.array_equal(decoded, stored_levels(max_error)[image] * np.uint8(2 * max_error + 1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(IMAGES, st.integers(0, 127), st.sampled_from(ON_GRID), st.sampled_from(ON_GRID))
+def test_recoding_gives_the_bytes_that_encoding_gives(
+    image: np.ndarray, max_error: int, source: str, target: str
+) -> None:
+    before = StorageSettings(source, max_error=max_error)
+    after = before.recoded(target)
+    assert after.max_error == max_error
+    encoded = encode_flow(image, before)
+    assert recode_flow(encoded, image.shape, before, after) == encode_flow(image, after)
+
+
+def test_settings_that_would_change_levels_are_not_given() -> None:
+    assert StorageSettings("png", rgb=True).recoded("zstd") == StorageSettings("zstd", max_error=0, rgb=True)
+    assert StorageSettings("jpegxl", max_error=0).recoded("png").grid == 1
+    for source in CODECS:
+        assert StorageSettings(source).recoded(source) == StorageSettings(source)
+    for source, target in (("jpeg", "png"), ("png", "jpeg"), ("jpegls", "jpeg"), ("zstd", "png")):
+        with pytest.raises(ArgumentError, match=f"{source}.* cannot become {target}"):
+            StorageSettings(source).recoded(target)
+
+
+def test_zstandard_holds_a_picture_that_viewers_know() -> None:
+    import cv2
+    import imagecodecs
+
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    data = imagecodecs.zstd_decode(encode_flow(image, StorageSettings("zstd", max_error=0)))
+    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), image)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 700), (40, 48), (256, 256), (480, 320), (9000, 3), (24, 18)])
+def test_sizes_are_read_from_headers_of_every_form(shape: tuple[int, int]) -> None:
+    image = np.zeros(shape, np.uint8)
+    assert jpegxl_shape(encode_flow(image, StorageSettings("jpegxl"))) == shape
+    header = len(f"P5 {shape[1]} {shape[0]} 255\n")
+    assert zstandard_size(encode_flow(image, StorageSettings("zstd"))) == header + image.size
+
+
+def test_a_picture_of_other_shape_with_as_many_bytes_is_refused() -> None:
+    data = encode_flow(np.zeros((16, 20), np.uint8), StorageSettings("zstd"))
+    with pytest.raises(CodecError, match="no PGM image of shape"):
+        decode_into(data, StorageSettings("zstd"), np.zeros((20, 16), np.uint8))
 
 
 def test_what_a_viewer_shows_of_jpegls_is_flow_with_less_contrast() -> None:
@@ -76,7 +127,7 @@ def test_rgb_keeps_the_order_of_channels() -> None:
     assert np.abs(out.astype(int) - image).max() < 6
 
 
-@pytest.mark.parametrize("codec", ["jpegls", "jpeg", "png"])
+@pytest.mark.parametrize("codec", CODECS)
 def test_damaged_bytes_raise_codec_error(codec: str) -> None:
     image = np.random.default_rng(0).integers(0, 255, (20, 16), dtype=np.uint8)
     settings = StorageSettings(codec)

@@ -41,21 +41,38 @@ def made_up_evaluation(
     outputs = ("fused", *streams) if len(streams) > 1 else streams
     weights = generator.random((rows, 1)) if len(streams) > 1 else None
     known = generator.integers(0, len(classes), validation)
+    two = len(streams) > 1
     return Evaluation(
         protocol=Protocol(
-            dataset="films", split=split, side="test", num_train=200, num_videos=rows, clips_per_video=2,
-            streams=streams, checkpoint="best.ckpt", epoch=3, flow="tvl1", groups="the film", seed=seed, command="twostream-train",
-            notes=("Videos are made up.",), num_validation=validation if len(streams) > 1 else None,
+            dataset="films",
+            split=split,
+            side="test",
+            num_train=200,
+            num_videos=rows,
+            clips_per_video=2,
+            streams=streams,
+            checkpoint="best.ckpt",
+            epoch=3,
+            flow="tvl1",
+            groups="the film",
+            seed=seed,
+            command="twostream-train",
+            notes=("Videos are made up.",),
+            num_validation=validation if two else None,
         ),
         classes=tuple(classes),
-        videos=tuple(f"{split.replace(' ', '')}/{name}" if split != "split 1" else name for name in names),
+        videos=tuple(names if split == "split 1" else [f"{split[-1]}/{name}" for name in names]),
         groups=tuple(f"film{number:02d}" for number in group),
         labels=labels,
-        probabilities={name: made_up_scores(labels, len(classes), skills[name], generator) for name in outputs},
-        stream_weights=None if weights is None else np.hstack([weights, 1 - weights]),
+        probabilities={
+            name: made_up_scores(labels, len(classes), skills[name], generator) for name in outputs
+        },
+        stream_weights=np.hstack([weights, 1 - weights]) if two else None,
         shared_source=videos.random(rows) < 0.25,
-        validation_labels=known if len(streams) > 1 else None,
+        validation_labels=known if two else None,
         validation_probabilities={
             name: made_up_scores(known, len(classes), skills[name], generator) for name in outputs
-        } if len(streams) > 1 else None,
-    )  # fmt: skip
+        }
+        if two
+        else None,
+    )

@@ -149,10 +149,8 @@ def figures(table, prefix):
 
 def overall_row(table, output, prefix):
     found = figures(table, prefix)
-    return [
-        TITLES[output], found["top1"], found["interval"], found["top5"], found["recall_macro"],
-        found["precision_macro"], found["recall_macro"], found["f1_macro"], found["precision_weighted"], found["f1_weighted"],
-    ]  # fmt: skip
+    names = ("top1", "interval", "top5", "recall_macro", "precision_macro", "recall_macro", "f1_macro")
+    return [TITLES[output], *(found[name] for name in (*names, "precision_weighted", "f1_weighted"))]
 
 
 def gain(table, one, other):
@@ -248,6 +246,105 @@ def pair_cells(label, first, second, groups):
     for a, b, interval in zip(*values, intervals, strict=True):
         cells += [a - b, interval]
     return [len(label), *alone], p, cells
+
+
+def check_comparison(folder: Path, rows: list[tuple[str, str, str, pd.DataFrame]]) -> None:
+    """Assert that every figure of a comparison follows from the predictions.
+
+    Args:
+        folder: with comparison.md and its CSV files.
+        rows: in the order of the report: run, name of the row, output, and a table of video, group, label, prediction.
+    """
+    part = sections((folder / "comparison.md").read_text(encoding="utf-8"))
+    measured = tables(part["Measured"])[0][1:]
+    kept = pd.read_csv(folder / "comparison.csv", dtype={"run": str})
+    names = ("top1", "mean_class_accuracy", "f1_macro")
+    scores = []
+    assert len(measured) == len(kept) == len(rows)
+    for shown, (_, written), (run, _, output, table) in zip(measured, kept.iterrows(), rows, strict=True):
+        cells = score_cells(table["label"], table["prediction"], table["group"])
+        scores.append(cells[::2])
+        assert [shown[0], shown[1]] == [run, TITLES[output]]
+        check_cells([[], shown[4:]], [[len(table), table["group"].nunique(), *cells]])
+        for name, value, interval in zip(names, cells[::2], cells[1::2], strict=True):
+            wanted = [value, *interval]
+            found = [100 * written[f"{name}{end}"] for end in ("", "_low", "_high")]
+            np.testing.assert_allclose(found, wanted, rtol=1e-9)
+    _check_averages(part, rows, scores)
+    _check_same_videos(part, folder, rows)
+    _check_class_differences(part["Classes"], folder, rows)
+
+
+def _check_averages(part, rows, scores):
+    if "Averages over splits" not in part:
+        return
+    for shown in tables(part["Averages over splits"])[0][1:]:
+        chosen = [
+            values
+            for (run, _, output, _), values in zip(rows, scores, strict=True)
+            if TITLES[output] == shown[1] and (run in shown[0].split(", ") or run.startswith(f"{shown[0]}, "))
+        ]
+        assert len(chosen) == int(shown[2]) > 1
+        for cell, values in zip(shown[4:], np.transpose(chosen), strict=True):
+            for number, wanted in zip(
+                cell.split(" ± "), (values.mean(), pd.Series(values).std()), strict=True
+            ):
+                check_cell(number, float(wanted))
+
+
+def _check_same_videos(part, folder, rows):
+    pairs = []
+    for index, (_, first, _, table) in enumerate(rows):
+        for _, second, _, other in rows[index + 1 :]:
+            if set(table["video"]) == set(other["video"]):
+                given = other.set_index("video")["prediction"][table["video"]].reset_index(drop=True)
+                pairs.append(
+                    (first, second, *pair_cells(table["label"], table["prediction"], given, table["group"]))
+                )
+    if not pairs:
+        return
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index][3])
+    adjusted, least = {}, 0.0
+    for rank, index in enumerate(order):
+        least = max(least, min(1.0, (len(pairs) - rank) * pairs[index][3]))
+        adjusted[index] = least
+    shown = tables(part["On the same videos"])[0][1:]
+    kept = pd.read_csv(folder / "comparison_pairs.csv")
+    assert len(shown) == len(kept) == len(pairs)
+    for index, (first, second, counts, p, cells) in enumerate(pairs):
+        assert shown[index][:2] == [first, second]
+        check_cells([[], shown[index][2:5] + shown[index][7:]], [[*counts, *cells]])
+        for cell, value in zip(shown[index][5:7], (p, adjusted[index]), strict=True):
+            assert value < 0.0005 if cell == "< 0.001" else abs(float(cell) - value) < 0.00051
+        written = kept.loc[index]
+        np.testing.assert_allclose(
+            written[["mcnemar_p", "mcnemar_p_holm"]].astype(float), [p, adjusted[index]]
+        )
+        for name, value, interval in zip(
+            ("top1", "mean_class_accuracy", "f1_macro"), cells[::2], cells[1::2], strict=True
+        ):
+            found = [100 * written[f"{name}_{end}"] for end in ("difference", "low", "high")]
+            np.testing.assert_allclose(found, [value, *interval], atol=1e-9)
+
+
+def _check_class_differences(text, folder, rows):
+    shown = tables(text)[0][1:]
+    classes = [row[0] for row in shown]
+    found = [class_figures(table, "", classes) for *_, table in rows]
+    for name, row in zip(classes, shown, strict=True):
+        f1 = [figures.loc[name, "f1"] for figures in found[:6]]
+        check_cells([[], row[2:]], [[*f1, *(value - f1[0] for value in f1[1:])]])
+        assert row[1] == ", ".join(dict.fromkeys(str(figures.loc[name, "support"]) for figures in found[:6]))
+    kept = pd.read_csv(folder / "comparison_classes.csv", dtype={"class": str}).set_index(
+        ["class", "run", "output"]
+    )
+    for (run, _, output, _), figures in zip(rows, found, strict=True):
+        for name in classes:
+            written = kept.loc[(name, run, output)]
+            wanted = figures.loc[name, ["precision", "recall", "f1"]].astype(float)
+            np.testing.assert_allclose(100 * written[["precision", "recall", "f1"]].astype(float), wanted)
+            difference = wanted["f1"] - found[0].loc[name, "f1"]
+            np.testing.assert_allclose(100 * written["f1_difference"], difference, atol=1e-9)
 
 
 def check_report(folder: Path) -> None:

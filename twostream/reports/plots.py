@@ -79,7 +79,7 @@ def plot_confusion_matrices(matrices: Mapping[str, IntArray], classes: Sequence[
     size = len(classes)
     cell = 0.44 if size <= 12 else 0.3 if size <= _MOST_ANNOTATED else 0.145
     font = 10 if size <= 12 else 8 if size <= _MOST_ANNOTATED else 6.5
-    names = [_short(name) for name in classes]
+    names = [short_name(name) for name in classes]
     margin = 0.5 + max(map(len, names)) * font * 0.6 / 72
     side = size * cell
     gap, bar = 0.45, 0.9
@@ -121,7 +121,7 @@ def plot_confusion_matrices(matrices: Mapping[str, IntArray], classes: Sequence[
         colourbar = figure.colorbar(image, cax=figure.add_axes(rectangle))
         colourbar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0 %", "25 %", "50 %", "75 %", "100 %"])
         colourbar.ax.tick_params(labelsize=7, length=2)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_per_class(scores: Mapping[str, Float64Array], classes: Sequence[str], path: Path) -> None:
@@ -134,7 +134,7 @@ def plot_per_class(scores: Mapping[str, Float64Array], classes: Sequence[str], p
     """
     first = next(iter(scores.values()))
     order = np.lexsort((np.arange(len(classes)), -np.nan_to_num(first, nan=-1.0)))
-    figure, panels = _columns([classes[index] for index in order], header=0.95)
+    figure, panels = class_panels([classes[index] for index in order], header=0.95)
     offsets = dict(zip(scores, (0.0,) if len(scores) == 1 else (0.0, -0.2, 0.2), strict=False))
     for axes, start, stop in panels:
         rows = np.arange(stop - start)
@@ -156,8 +156,8 @@ def plot_per_class(scores: Mapping[str, Float64Array], classes: Sequence[str], p
         axes.set_xlim(-2, 102)
         axes.set_xlabel("F1 (%)", fontsize=9)
     _legend(figure, [(output, MARKERS[output]) for output in scores])
-    _title(figure, f"F1 per class, sorted by {_sentence_name(next(iter(scores)))}")
-    _save(figure, path)
+    set_title(figure, f"F1 per class, sorted by {_sentence_name(next(iter(scores)))}")
+    save_figure(figure, path)
 
 
 def plot_stream_weights(
@@ -179,7 +179,7 @@ def plot_stream_weights(
     share = _flow_share(weights)
     each = _flow_share(np.asarray(rows, dtype=np.float64))
     order = np.lexsort((np.arange(len(classes)), np.nan_to_num(share, nan=9.0)))
-    figure, panels = _columns([classes[index] for index in order], header=0.95)
+    figure, panels = class_panels([classes[index] for index in order], header=0.95)
     for axes, start, stop in panels:
         chosen = order[start:stop]
         absent = np.isnan(share[chosen])
@@ -211,8 +211,8 @@ def plot_stream_weights(
         ),
     ]
     _place_legend(figure, handles)
-    _title(figure, "Stream weights of the fusion, per class")
-    _save(figure, path)
+    set_title(figure, "Stream weights of the fusion, per class")
+    save_figure(figure, path)
 
 
 def plot_curves(history: pd.DataFrame, path: Path, *, best_epoch: int | None) -> None:
@@ -253,7 +253,7 @@ def plot_curves(history: pd.DataFrame, path: Path, *, best_epoch: int | None) ->
             axes.set_ylim(bottom=0)
         if best_epoch is not None and best_epoch in history.index:
             axes.axvline(best_epoch, color=_GREY, linewidth=1, linestyle=":", label="evaluated checkpoint")
-        _despine(axes)
+        despine(axes)
     # one legend below both panels, never over a curve
     entries = {
         label: handle
@@ -263,7 +263,7 @@ def plot_curves(history: pd.DataFrame, path: Path, *, best_epoch: int | None) ->
     figure.legend(
         entries.values(), entries.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def has_curves(history: pd.DataFrame) -> bool:
@@ -297,11 +297,11 @@ def _flow_share(weights: Float64Array) -> Float64Array:
     return np.asarray(np.where(total == 0, 0.5, weights[:, 1] / np.where(total == 0, 1, total)))
 
 
-def _columns(names: Sequence[str], header: float) -> tuple[Figure, list[tuple[Axes, int, int]]]:
+def class_panels(names: Sequence[str], header: float) -> tuple[Figure, list[tuple[Axes, int, int]]]:
     """Lay out one row a class in as many equal columns as keep the picture on a screen."""
     count = math.ceil(len(names) / _ROWS_PER_COLUMN)
     rows = math.ceil(len(names) / count)
-    shown = [_short(name) for name in names]
+    shown = [short_name(name) for name in names]
     label = 0.25 + max(map(len, shown)) * 8.5 * 0.62 / 72
     plot = 4.6 if count == 1 else 2.9
     row, footer, right = 0.25, 0.55, 0.2
@@ -319,7 +319,7 @@ def _columns(names: Sequence[str], header: float) -> tuple[Figure, list[tuple[Ax
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(color="#e2e2e2", linewidth=0.6)
         axes.set_axisbelow(True)
-        _despine(axes)
+        despine(axes)
         panels.append((axes, start, stop))
     return figure, panels
 
@@ -367,11 +367,13 @@ def _place_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     )
 
 
-def _title(figure: Figure, text: str) -> None:
+def set_title(figure: Figure, text: str) -> None:
+    """Write the title of a picture."""
     figure.suptitle(text, fontsize=12, y=1 - 0.12 / figure.get_figheight(), va="top")
 
 
-def _despine(axes: Axes) -> None:
+def despine(axes: Axes) -> None:
+    """Leave the axes of the left and the bottom."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
@@ -380,14 +382,15 @@ def _sentence_name(output: str) -> str:
     return {"fused": "fused", "rgb": "RGB", "flow": "flow"}[output]
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Fit a class name into a picture, literally: a dollar sign must not start a formula."""
     text = " ".join(name.split())
     text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
     return text.replace("$", r"\$")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG that depends on nothing but what is drawn."""
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # a script the font lacks is drawn as boxes; the names stand in full in the CSV and markdown files

@@ -125,7 +125,8 @@ def _measured(comparison: Comparison) -> list[Block]:
     )
     text = (
         "In percent. Intervals are a bootstrap over source groups, because videos of one source are not independent. "
-        "Macro averages give each class that has videos the same weight; in a draw, each class that is drawn."
+        "Macro averages give each class that has videos the same weight; in a draw, each class that is drawn. "
+        "Where classes have few videos, macro F1 is lower in draws than over all videos, and so is its interval."
     )
     fewest = min(len(set(each.groups)) for each in comparison.contenders)
     if fewest < _FEW_GROUPS:

@@ -11,7 +11,7 @@ Conventions, the same in every function:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,15 @@ class Interval:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Hold the three figures by which models are compared; fractions."""
+
+    top1: float
+    mean_class_accuracy: float
+    f1_macro: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,21 @@ def evaluate_output(
     )
 
 
+def score(labels: IntArray, predictions: IntArray) -> Scores:
+    """Compute the figures by which models are compared, from decisions alone.
+
+    Args:
+        labels: (N,) int64, N >= 1.
+        predictions: (N,) int64.
+    """
+    f1 = sk.f1_score(labels, predictions, labels=np.unique(labels), average="macro", zero_division=0)
+    return Scores(
+        top1=float(sk.accuracy_score(labels, predictions)),
+        mean_class_accuracy=mean_class_accuracy(labels, predictions),
+        f1_macro=float(f1),
+    )
+
+
 def top1(labels: IntArray, probabilities: FloatArray) -> float:
     """Return the share of rows whose most probable class (lowest index on ties) is the label."""
     return float(sk.accuracy_score(labels, probabilities.argmax(axis=1)))
@@ -151,10 +175,23 @@ def top5(labels: IntArray, probabilities: FloatArray) -> float | None:
     Returns:
         A fraction, or None for five classes or fewer, where it would be 1 whatever the model does.
     """
-    num_classes = probabilities.shape[1]
-    if num_classes <= 5:
+    if probabilities.shape[1] <= 5:
         return None
-    return float(sk.top_k_accuracy_score(labels, probabilities, k=5, labels=np.arange(num_classes)))
+    return float((label_ranks(labels, probabilities) <= 5).mean())
+
+
+def label_ranks(labels: IntArray, probabilities: FloatArray) -> IntArray:
+    """Return the place of each row's label among the classes, the most probable first (lowest index on ties).
+
+    Args:
+        labels: (N,) int64.
+        probabilities: (N, C).
+
+    Returns:
+        (N,) int64, from 1 to C.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return np.asarray((order == labels[:, None]).argmax(axis=1) + 1, dtype=np.int64)
 
 
 def mean_class_accuracy(labels: IntArray, predictions: IntArray) -> float:
@@ -249,21 +286,92 @@ def bootstrap_mean(
     Returns:
         The interval; NaN at both ends with fewer than two groups.
     """
-    names, group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    num_groups = len(names)
+    group_of, num_groups = _number_groups(groups)
     if num_groups < 2:
         return Interval(float("nan"), float("nan"))
     sums = np.bincount(group_of, weights=values)
     sizes = np.bincount(group_of).astype(np.float64)
-    generator = np.random.default_rng(seed)
-    means = np.empty(draws)
-    # in blocks, because one draws x groups table would be large for thousands of groups
-    for start in range(0, draws, 200):
-        stop = min(start + 200, draws)
-        counts = generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=stop - start)
-        means[start:stop] = (counts @ sums) / (counts @ sizes)
-    low, high = np.quantile(means, (_TAIL, 1 - _TAIL))
+    means = [(counts @ sums) / (counts @ sizes) for counts in _draw_groups(num_groups, draws, seed)]
+    return percentile_interval(np.concatenate(means))
+
+
+@dataclass(frozen=True)
+class ScoreDraws:
+    """Hold what three figures are in each bootstrap draw of source groups; (D,) float64 each.
+
+    Draws of two outputs with the same groups and seed are paired: subtract them.
+    """
+
+    top1: Float64Array
+    mean_class_accuracy: Float64Array
+    f1_macro: Float64Array
+
+
+def bootstrap_scores(
+    labels: IntArray,
+    predictions: IntArray,
+    groups: Sequence[str],
+    *,
+    draws: int = BOOTSTRAP_DRAWS,
+    seed: int = 0,
+) -> ScoreDraws | None:
+    """Draw whole source groups with replacement, as `bootstrap_mean` does, and score every draw.
+
+    The macro averages of a draw run over the classes that are present in it.
+
+    Args:
+        labels: (N,) int64.
+        predictions: (N,) int64.
+        groups: N group names.
+
+    Returns:
+        The scores of each draw, or None with fewer than two groups.
+    """
+    group_of, num_groups = _number_groups(groups)
+    if num_groups < 2:
+        return None
+    classes, found = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
+    label_of, given_to = found[: len(labels)], found[len(labels) :]
+    right = label_of == given_to
+
+    def count(rows: npt.NDArray[np.intp], kept: npt.NDArray[np.bool_]) -> Float64Array:
+        """Count by group and class: (G, C)."""
+        table = np.zeros((num_groups, len(classes)))
+        np.add.at(table, (group_of[kept], rows[kept]), 1)
+        return table
+
+    every = np.ones(len(labels), dtype=np.bool_)
+    tables = np.stack([count(label_of, every), count(given_to, every), count(label_of, right)])
+    scores: list[list[Float64Array]] = [[], [], []]
+    for counts in _draw_groups(num_groups, draws, seed):
+        support, predicted, hits = counts @ tables
+        present = support > 0
+        num_present = present.sum(axis=1)
+        recall = np.where(present, hits / np.where(present, support, 1), 0)
+        f1 = np.where(present, 2 * hits / np.where(present, support + predicted, 1), 0)
+        scores[0].append(hits.sum(axis=1) / support.sum(axis=1))
+        scores[1].append(recall.sum(axis=1) / num_present)
+        scores[2].append(f1.sum(axis=1) / num_present)
+    return ScoreDraws(*(np.concatenate(values) for values in scores))
+
+
+def percentile_interval(values: Float64Array) -> Interval:
+    """Return the 95 % interval that bootstrap draws span: their 2.5 and 97.5 percentiles."""
+    low, high = np.quantile(values, (_TAIL, 1 - _TAIL))
     return Interval(float(low), float(high))
+
+
+def _number_groups(groups: Sequence[str]) -> tuple[npt.NDArray[np.intp], int]:
+    names, group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    return group_of, len(names)
+
+
+def _draw_groups(num_groups: int, draws: int, seed: int) -> Iterator[IntArray]:
+    """Yield how often each group is drawn, in blocks (B, G): one table would be large for thousands of groups."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, draws, 200):
+        size = min(200, draws - start)
+        yield generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=size)
 
 
 def top1_interval(correct: npt.NDArray[np.bool_], groups: Sequence[str], *, seed: int = 0) -> Interval:
@@ -284,6 +392,30 @@ def top1_interval(correct: npt.NDArray[np.bool_], groups: Sequence[str], *, seed
     if np.isfinite(interval.low) and not correct.any():
         return Interval(0.0, 1 - bound)
     return interval
+
+
+def score_intervals(
+    labels: IntArray, predictions: IntArray, groups: Sequence[str], *, seed: int = 0
+) -> dict[str, Interval]:
+    """Estimate 95 % confidence intervals of the fields of `Scores`, by name.
+
+    That of top-1 is `top1_interval`'s. The others are percentiles of `bootstrap_scores`; NaN with fewer than two
+    groups, and where every row is right, or every row is wrong: all draws are then the same.
+
+    Args:
+        labels: (N,) int64.
+        predictions: (N,) int64.
+        groups: N group names.
+        seed: of the bootstrap.
+    """
+    correct = labels == predictions
+    intervals = {"top1": top1_interval(correct, groups, seed=seed)}
+    draws = bootstrap_scores(labels, predictions, groups, seed=seed)
+    for name in ("mean_class_accuracy", "f1_macro"):
+        unknown = draws is None or correct.all() or not correct.any()
+        values = np.full(1, np.nan) if unknown else getattr(draws, name)
+        intervals[name] = percentile_interval(values)
+    return intervals
 
 
 def stream_agreement(labels: IntArray, fused: IntArray, rgb: IntArray, flow: IntArray) -> Agreement:

@@ -134,7 +134,7 @@ def plot_per_class(scores: Mapping[str, Float64Array], classes: Sequence[str], p
     """
     first = next(iter(scores.values()))
     order = np.lexsort((np.arange(len(classes)), -np.nan_to_num(first, nan=-1.0)))
-    figure, panels = _columns([classes[index] for index in order], header=0.95)
+    figure, panels = class_panels([classes[index] for index in order], header=0.95)
     offsets = dict(zip(scores, (0.0,) if len(scores) == 1 else (0.0, -0.2, 0.2), strict=False))
     for axes, start, stop in panels:
         rows = np.arange(stop - start)
@@ -179,7 +179,7 @@ def plot_stream_weights(
     share = _flow_share(weights)
     each = _flow_share(np.asarray(rows, dtype=np.float64))
     order = np.lexsort((np.arange(len(classes)), np.nan_to_num(share, nan=9.0)))
-    figure, panels = _columns([classes[index] for index in order], header=0.95)
+    figure, panels = class_panels([classes[index] for index in order], header=0.95)
     for axes, start, stop in panels:
         chosen = order[start:stop]
         absent = np.isnan(share[chosen])
@@ -297,7 +297,7 @@ def _flow_share(weights: Float64Array) -> Float64Array:
     return np.asarray(np.where(total == 0, 0.5, weights[:, 1] / np.where(total == 0, 1, total)))
 
 
-def _columns(names: Sequence[str], header: float) -> tuple[Figure, list[tuple[Axes, int, int]]]:
+def class_panels(names: Sequence[str], header: float) -> tuple[Figure, list[tuple[Axes, int, int]]]:
     """Lay out one row a class in as many equal columns as keep the picture on a screen."""
     count = math.ceil(len(names) / _ROWS_PER_COLUMN)
     rows = math.ceil(len(names) / count)

@@ -22,6 +22,7 @@ from twostream.evaluation.metrics import (
     class_stream_weights,
     confusion_matrix,
     evaluate_output,
+    label_ranks,
     per_class,
     stream_agreement,
     top1,
@@ -159,29 +160,32 @@ def predictions_table(evaluation: Evaluation) -> pd.DataFrame:
     """Tabulate the predictions: a row a video, in the evaluation's order.
 
     Returns:
-        Columns `video`, `group`, `label`, `prediction`, `confidence` (float32), `correct`, `shared_source`
-        where known, `<stream>_prediction` and `<stream>_confidence` of each stream under a fusion,
-        `rgb_weight` and `flow_weight` where the fusion gave weights, and `top_1` to `top_5` with
-        `top_1_confidence` to `top_5_confidence`, the most probable classes (fewer if there are fewer
-        classes).
+        Columns `video`, `group`, `label`, `prediction`, `confidence` (float32), `correct`, `label_probability` and
+        `label_rank` (what the label was given, and its place: 1 if right), `shared_source` where known;
+        `<output>_prediction`, `<output>_confidence`, `<output>_label_probability` and `<output>_label_rank` of each
+        stream under a fusion and of each baseline; `rgb_weight` and `flow_weight` where the fusion gave weights, and
+        `top_1` to `top_5` with `top_1_confidence` to `top_5_confidence`, the most probable classes (fewer if there
+        are fewer classes). Every figure of the report that is about these videos follows from these columns.
     """
     names = np.asarray(evaluation.classes, dtype=object)
     decision = evaluation.probabilities[evaluation.decision]
-    predictions = evaluation.predictions()
     columns: dict[str, object] = {
         "video": list(evaluation.videos),
         "group": list(evaluation.groups),
         "label": names[evaluation.labels],
-        "prediction": names[predictions],
-        "confidence": decision.max(axis=1),
-        "correct": predictions == evaluation.labels,
     }
-    if evaluation.shared_source is not None:
-        columns["shared_source"] = evaluation.shared_source
-    if evaluation.decision == "fused":
-        for stream in evaluation.streams:
-            columns[f"{stream}_prediction"] = names[evaluation.predictions(stream)]
-            columns[f"{stream}_confidence"] = evaluation.probabilities[stream].max(axis=1)
+    others = {name: evaluation.probabilities[name] for name in evaluation.outputs[1:]}
+    for prefix, values in {"": decision, **others, **evaluation.baselines()}.items():
+        start = f"{prefix}_" if prefix else ""
+        predictions = values.argmax(axis=1)
+        columns[f"{start}prediction"] = names[predictions]
+        columns[f"{start}confidence"] = values.max(axis=1)
+        if not prefix:
+            columns["correct"] = predictions == evaluation.labels
+        columns[f"{start}label_probability"] = values[np.arange(len(values)), evaluation.labels]
+        columns[f"{start}label_rank"] = label_ranks(evaluation.labels, values)
+        if not prefix and evaluation.shared_source is not None:
+            columns["shared_source"] = evaluation.shared_source
     if evaluation.stream_weights is not None:
         columns["rgb_weight"], columns["flow_weight"] = evaluation.stream_weights.T
     order = np.argsort(-decision, axis=1, kind="stable")[:, :TOP_CLASSES]
@@ -206,8 +210,10 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     header = pd.read_csv(path, nrows=0, encoding_errors="surrogateescape").columns
     dtypes: dict[str, str] = {}
     for name in header:
-        if name.endswith(("confidence", "_weight")):
+        if name.endswith(("confidence", "label_probability", "_weight")):
             dtypes[name] = "float32"
+        elif name.endswith("label_rank"):
+            dtypes[name] = "int64"
         else:
             dtypes[name] = "bool" if name in ("correct", "shared_source") else "str"
     table: pd.DataFrame = pd.read_csv(

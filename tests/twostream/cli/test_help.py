@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
+from twostream.cli.compare import main as compare
 from twostream.cli.evaluate import main as evaluate
 from twostream.cli.predict import main as predict
 from twostream.cli.train import main as train
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict}
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "compare": compare}
 HEAVY = {"torch", "torchvision", "lightning", "cv2", "pandas", "sklearn", "matplotlib", "numba"}
 
 
@@ -47,6 +48,7 @@ def test_help_shows_every_argument_and_the_version(name: str, capsys: pytest.Cap
             "--model.hidden",
         ),
         "evaluate": ("checkpoint", "--part", "--data.eval_clips", "--device"),
+        "compare": ("runs", "--out", "--outputs", "--fuse", "--validation", "--logits", "--quoted"),
         "predict": ("checkpoint", "videos", "--top", "--json", "--out", "--root", "--overwrite"),
     }[name]:
         assert argument in text

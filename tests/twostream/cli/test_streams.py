@@ -44,6 +44,12 @@ COMMANDS = {
         answer="report: ",
         made=["out/report.md", "out/report.html", "out/summary.csv", "out/predictions.csv"],
     ),
+    "compare": Command(
+        "twostream.cli.compare",
+        ["ő={run}", "--out={out}"],
+        answer="report: ",
+        made=["out/comparison.md", "out/comparison.csv", "out/comparison_pairs.csv", "out/comparison.png"],
+    ),
     "train": Command(
         "twostream.cli.train",
         [],  # those of the tiny run
@@ -61,6 +67,7 @@ COMMANDS = {
 FEW = {
     "predict --json": ("all closed", "output full", "ascii", "reader leaves after a line"),
     "evaluate": ("output closed", "all closed", "reader left", "output full", "ascii", "dumb terminal"),
+    "compare": ("output closed", "all closed", "reader left", "output full", "ascii", "one column"),
     "train": ("both full", "narrow terminal", "folder deleted"),
 }
 
@@ -71,7 +78,8 @@ Start = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[Runner]:
-    modules = ["twostream.cli.train", "twostream.cli.evaluate", "twostream.cli.predict", "twostream.run"]
+    modules = [f"twostream.cli.{name}" for name in ("train", "evaluate", "predict", "compare")]
+    modules += ["twostream.run", "twostream.reports.comparison.write"]
     with Runner([*modules, "twostream.inference.predictor", "cv2", "av"], [ROOT]) as runner:
         yield runner
 
@@ -102,7 +110,12 @@ def test_the_work_is_done_and_said(
     tmp_path: Path,
 ) -> None:
     wanted = COMMANDS[command]
-    places = {"checkpoint": checkpoint, "videos": videos, "out": tmp_path / "out"}
+    places = {
+        "checkpoint": checkpoint,
+        "run": checkpoint.parents[1],
+        "videos": videos,
+        "out": tmp_path / "out",
+    }
     if command == "train":
         arguments = tiny_arguments(tmp_path / "out", trainer__epochs=1)
         wanted = dataclasses.replace(wanted, arguments=arguments)
@@ -195,7 +208,7 @@ def test_the_table_shows_its_figures_on_a_narrow_terminal(
     assert run.stdout.isascii()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "compare"])
 @pytest.mark.parametrize("streams", [">/dev/full", ">&-", ""])
 def test_help(start: Start, name: str, streams: str) -> None:
     run = start(name, ["--help"], streams, COLUMNS="1", PYTHONIOENCODING="ascii")

@@ -121,10 +121,11 @@ class CacheFileError(FlowCacheError):
 
 
 class CacheVersionError(CacheFileError):
-    """A cache file has another format version than the one that this build reads and writes."""
+    """A cache file has another format version than those that this build reads."""
 
     def __str__(self) -> str:
-        return f"{super().__str__()}; make it anew with this build (flow-cache precompute --overwrite)"
+        advice = "use a newer build, or make it anew with this one (flow-cache precompute --overwrite)"
+        return f"{super().__str__()}; {advice}"
 
 
 class CacheWriteError(FlowCacheError):

@@ -261,6 +261,7 @@ def report(
     about: str,
 ) -> None:
     """Write the tables. about: what the stores were filled with."""
+    measured = bullet_list(provenance(*LIBRARIES))  # before the checkout changes
     for file, rows in (("codecs", codecs), ("opening", opening), ("reads", reads)):
         write_csv(out / f"cache_{file}.csv", [asdict(row) for row in rows])
     codec_rows = [
@@ -277,7 +278,7 @@ def report(
     write_markdown(
         out / "cache.md",
         "Flow cache",
-        [about, "", *bullet_list(provenance(*LIBRARIES)), ""],
+        [about, "", *measured, ""],
         section(
             "Codecs",
             "Errors in grey levels (one is 0.157 px at the bound of 20 px), times as multiples of those of\n"
@@ -304,8 +305,8 @@ def report(
 
 def report_pipeline(out: Path, rows: list[PipelineRow], size: str) -> None:
     """Write the table of the end-to-end part."""
-    write_csv(out / "cache_pipeline.csv", [asdict(row) for row in rows])
     about = bullet_list(provenance(*LIBRARIES))
+    write_csv(out / "cache_pipeline.csv", [asdict(row) for row in rows])
     write_markdown(out / "cache_pipeline.md", "Precompute", [*about, ""], pipeline_section(rows, size))
 
 

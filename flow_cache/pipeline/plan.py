@@ -277,7 +277,19 @@ def _difference(found: CacheMeta | CacheFileError, asked: CacheMeta) -> str | No
     """Say how an existing file differs from the one asked for; None if it does not, or is damaged."""
     if isinstance(found, CacheVersionError):
         return found.reason
-    return found.difference(asked) if isinstance(found, CacheMeta) else None
+    if not isinstance(found, CacheMeta) or (difference := found.difference(asked)) is None:
+        return None
+    if _is_recodable(found, asked):
+        difference += f", which flow-cache recode --codec {asked.storage.codec} would change"
+    return difference
+
+
+def _is_recodable(found: CacheMeta, asked: CacheMeta) -> bool:
+    """Tell whether a file differs in nothing but the codec of the same levels."""
+    try:
+        return found.recoded(asked.storage.codec).difference(asked) is None
+    except ArgumentError:
+        return False
 
 
 def _reason_to_redo(

@@ -223,6 +223,19 @@ def test_unusable_folders_are_refused(cache: Path, tmp_path: Path) -> None:
     assert recode(cache, "zstd", tmp_path / "link") == (3, 0, [])  # the same folder
 
 
+def test_computing_with_another_codec_says_that_recoding_is_enough(cache: Path, videos: Path) -> None:
+    flow = FlowSettings("farneback", "opencv", short_side=24)
+    storage = StorageSettings("zstd", rgb=True, rgb_short_side=30)
+    config = PrecomputeConfig(videos, cache, flow, storage, workers=1)
+    with pytest.raises(CacheMismatchError, match="flow-cache recode --codec zstd would change"):
+        precompute(config, progress=False)
+    recode(cache, "zstd")
+    assert precompute(config, progress=False).skipped == 3
+    with pytest.raises(CacheMismatchError) as error:
+        precompute(replace(config, storage=replace(storage, codec="jpegls", max_error=2)), progress=False)
+    assert "flow-cache recode" not in str(error.value)
+
+
 def test_the_command(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recode", str(cache), "--codec", "zstd", "--out", str(tmp_path / "other")]) == 0
     shown = capsys.readouterr().out

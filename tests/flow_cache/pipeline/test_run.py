@@ -122,15 +122,15 @@ def test_files_of_another_format_version_are_refused_unless_overwritten(
             for name, data in contents.items():
                 archive.writestr(name, data)
     before = members(tmp_path / "cache")
-    message = r"format version 1, this build reads 2 .and 2 more files.; use --overwrite"
+    message = r"format version 1, this build reads 2 and 3 .and 2 more files.; use --overwrite"
     with pytest.raises(CacheMismatchError, match=message):
         precompute(config, progress=False)
     with pytest.raises(
-        CacheMismatchError, match=r"other videos made .* format version 1, this build reads 2"
+        CacheMismatchError, match=r"other videos made .* format version 1, this build reads 2 and 3"
     ):
         precompute(replace(config, overwrite=True), ["c.avi"], progress=False)
     with pytest.raises(
-        CacheFileError, match=r"format version 1, this build reads 2; make it anew .*--overwrite"
+        CacheFileError, match=r"format version 1, this build reads 2 and 3; .* make it anew .*--overwrite"
     ):
         CacheReader(tmp_path / "cache" / "c.flow.zip")
     assert members(tmp_path / "cache") == before

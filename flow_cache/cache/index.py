@@ -55,8 +55,8 @@ class IndexEntry:
         source_stamp: what `stamp` is, of the video when it was last found to be the one that the file was made from;
             empty if not known. It stands here and not in the file, whose bytes do not depend on when a video was
             copied.
-        source_sha256: hash of the video's content, as `Source.sha256`; empty if none was computed, `unknown` in an index of
-            an earlier version.
+        source_sha256: hash of the video's content, as `Source.sha256`; empty if none was computed, `unknown` in an
+            index of an earlier version.
 
     Example:
         >>> import numpy as np
@@ -86,7 +86,7 @@ class IndexEntry:
     partial: str = ""
     gaps: str = ""
     source_stamp: str = field(default="", compare=False)
-    source_sha256: str = ""
+    source_sha256: str = field(default="", compare=False)
 
     @property
     def runs(self) -> tuple[range, ...]:

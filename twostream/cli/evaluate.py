@@ -31,6 +31,11 @@ def make_parser(data: DataConfig) -> jsonargparse.ArgumentParser:
         default="test",
         help="Side of the split to evaluate.",
     )
+    parser.add_argument(
+        "--allow-seen",
+        action="store_true",
+        help="Evaluate also on videos that the checkpoint was trained or validated on; every report then says so.",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     parser.add_argument("--data", type=DataConfig, default=data)
     return parser
@@ -41,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     plain = make_parser(DataConfig()).parse_args(list(argv))
     # torch and Lightning, which take seconds, once the arguments are right
     from twostream.checkpoints import load_checkpoint
-    from twostream.evaluation.predictions import evaluate
+    from twostream.evaluation.predictions import evaluate, find_data
     from twostream.reports.console import print_summary
     from twostream.reports.write import write_reports
 
@@ -49,7 +54,8 @@ def run(argv: Sequence[str]) -> int:
     parser = make_parser(checkpoint.card.data_config())
     arguments = parser.instantiate(parser.parse_args(list(argv)))
     command = shlex.join([PROGRAM, *argv])
-    evaluation = evaluate(checkpoint, arguments.data, arguments.part, arguments.device, command)
+    data = find_data(checkpoint, arguments.data, arguments.part)
+    evaluation = evaluate(checkpoint, data, arguments.part, arguments.device, command, arguments.allow_seen)
     run_directory = checkpoint.path.absolute().parent.parent
     name = "evaluation" if arguments.part == "test" else f"evaluation-{arguments.part}"
     directory = Path(arguments.out) if arguments.out else run_directory / name

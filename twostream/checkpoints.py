@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from twostream.data.record import SplitRecord, describe_seen
 from twostream.data.settings import DataConfig
-from twostream.errors import CheckpointError, first_names, one_line
+from twostream.errors import CheckpointError, DataError, first_names, one_line
 from twostream.files import replacing
 from twostream.models.settings import ModelConfig
 from twostream.models.two_stream import TwoStream
@@ -23,6 +24,8 @@ LAST = "last.ckpt"
 CARD_KEY = "twostream"
 CARD_FORMAT = 1
 MODEL_PREFIX = "model."
+_FRAME_SETTINGS = ("step", "short_side", "size")
+_FLOW_SETTINGS = ("method", "parameters", "bound", *_FRAME_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class ModelCard:
         bound: bound of the flow quantisation, in pixels.
         stack: L, flow fields a step.
         seed: the run's seed.
+        split: which videos were trained, validated and tested on, with their content and source groups; None in a
+            checkpoint of an earlier version.
 
     Example:
         >>> from twostream import load_checkpoint
@@ -52,10 +57,13 @@ class ModelCard:
     bound: float
     stack: int
     seed: int
+    split: SplitRecord | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain values, which a checkpoint can hold and be loaded without running code."""
-        return {"format": CARD_FORMAT, **dataclasses.asdict(self), "classes": list(self.classes)}
+        plain = dataclasses.asdict(dataclasses.replace(self, split=None))
+        split = self.split.to_plain() if self.split else None
+        return {"format": CARD_FORMAT, **plain, "classes": list(self.classes), "split": split}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> ModelCard:
@@ -70,9 +78,13 @@ class ModelCard:
                 " version of twostream that wrote it"
             )
         try:
-            values = {field.name: plain[field.name] for field in dataclasses.fields(cls)}
+            values = {
+                field.name: plain[field.name] for field in dataclasses.fields(cls) if field.name != "split"
+            }
             values["model"] = ModelConfig(**values["model"])
-        except (KeyError, TypeError) as error:
+            if (split := plain.get("split")) is not None:
+                values["split"] = SplitRecord.from_plain(split)
+        except (KeyError, TypeError, DataError) as error:
             raise CheckpointError(f"the checkpoint's description is incomplete ({error})") from error
         return cls(**{**values, "classes": tuple(values["classes"])})
 
@@ -129,6 +141,78 @@ class Checkpoint:
             ) from error
         return model.eval()
 
+    def require_clips(self, data: DataConfig) -> None:
+        """Refuse clips whose stacks of flow the network cannot take.
+
+        Raises:
+            CheckpointError: another `stack`.
+        """
+        if "flow" in self.card.model.streams and data.stack != self.card.stack:
+            raise CheckpointError(
+                f"{self.path} takes stacks of {self.card.stack} flow fields, got data.stack {data.stack};"
+                " leave data.stack out, or train with it"
+            )
+
+    def resumed(self, card: ModelCard) -> ModelCard:
+        """Return the card of a training that goes on from here, which has seen what this checkpoint has.
+
+        Args:
+            card: what the training is for.
+
+        Raises:
+            CheckpointError: other classes, flow made otherwise, or videos on other sides.
+        """
+        self.require_classes(card.classes)
+        self.require_flow(card.flow)
+        ours = self.card.split
+        if ours is None or card.split is None:
+            return card
+        before, now = ours.sides(), card.split.sides()
+        changed = [
+            f"{path} ({before.get(path, 'no side')} -> {now.get(path, 'no side')})"
+            for path in sorted({**before, **now})
+            if before.get(path) != now.get(path)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{self.path} was trained on another split: {first_names(changed)}; put the run's split.csv back, or"
+                " give another --out"
+            )
+        return dataclasses.replace(card, split=card.split.after(ours))
+
+    def require_flow(self, flow: Mapping[str, Any]) -> None:
+        """Refuse a cache whose flow was made otherwise than the one that was trained on; how it is stored is free.
+
+        Args:
+            flow: how the cache's was made, as `VideoData.flow`.
+
+        Raises:
+            CheckpointError: method, a parameter, bound, step or frame size differ.
+        """
+        model = self.card.model
+        reads_flow = "flow" in model.streams or model.needs_motion
+        # A card of an early version does not say all.
+        names = [
+            name for name in (_FLOW_SETTINGS if reads_flow else _FRAME_SETTINGS) if name in self.card.flow
+        ]
+        trained, found = (
+            {name: _comparable(settings.get(name)) for name in names} for settings in (self.card.flow, flow)
+        )
+        for values in (trained, found):
+            parameters = values.pop("parameters", {})
+            if trained.get("method") == found.get("method"):  # else there is no sense in comparing them
+                values.update(parameters)
+        differences = [
+            f"{name} {found.get(name)} (trained with: {trained.get(name)})"
+            for name in {**trained, **found}
+            if found.get(name) != trained.get(name)
+        ]
+        if differences:
+            raise CheckpointError(
+                f"{self.path} was trained on other flow than this cache holds: {', '.join(differences)}; give a"
+                " --data.cache that was made with the checkpoint's settings"
+            )
+
     def require_classes(self, classes: tuple[str, ...]) -> None:
         """Refuse classes other than those the checkpoint was trained on.
 
@@ -149,6 +233,11 @@ class Checkpoint:
             f"{self.path} was trained on {len(ours)} classes, the data has {len(classes)} ({difference});"
             " use the data set that the checkpoint was trained for"
         )
+
+
+def _comparable(value: Any) -> Any:
+    """Return a setting of flow as JSON and YAML give it back."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -182,16 +271,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, ModelCard.from_plain(content[CARD_KEY]), int(content["epoch"]) + 1, state)
 
 
-def load_streams(model: TwoStream, card: ModelCard) -> None:
+def load_streams(model: TwoStream, card: ModelCard) -> ModelCard:
     """Fill the model's streams from the trained checkpoints that its settings name.
 
     Args:
         model: the model to fill.
         card: what the model will be trained for.
 
+    Returns:
+        The card, which knows what these checkpoints have seen, too.
+
     Raises:
-        CheckpointError: a checkpoint lacks the stream, or was made for other classes, another flow or another
-            architecture.
+        CheckpointError: a checkpoint lacks the stream, has seen videos of the test side, or was made for other classes,
+            another flow or another architecture.
     """
     sources = {"rgb": model.config.rgb_checkpoint, "flow": model.config.flow_checkpoint}
     for name, path in sources.items():
@@ -199,14 +291,11 @@ def load_streams(model: TwoStream, card: ModelCard) -> None:
             continue
         checkpoint = load_checkpoint(path)
         checkpoint.require_classes(card.classes)
-        theirs, ours = (
-            {**c.flow, "codec": None} for c in (checkpoint.card, card)
-        )  # the codec changes nothing
-        if name == "flow" and theirs != ours:
-            raise CheckpointError(
-                f"{path} was trained on flow made by {theirs}, this cache holds {ours};"
-                " precompute the flow with the checkpoint's settings"
-            )
+        if name == "flow":
+            checkpoint.require_flow(card.flow)
+        if card.split and checkpoint.card.split:
+            _require_unseen_test(checkpoint, checkpoint.card.split, card.split)
+            card = dataclasses.replace(card, split=card.split.after(checkpoint.card.split))
         prefix = f"streams.{name}."
         state = {k.removeprefix(prefix): v for k, v in checkpoint.state.items() if k.startswith(prefix)}
         if not state:
@@ -218,6 +307,18 @@ def load_streams(model: TwoStream, card: ModelCard) -> None:
                 f"the {name} stream of {path} has another architecture than model.* asks for"
                 f" ({one_line(error)[:200]})"
             ) from error
+    return card
+
+
+def _require_unseen_test(checkpoint: Checkpoint, known: SplitRecord, split: SplitRecord) -> None:
+    """Refuse a stream that was trained, or validated, on videos of the test side of a split."""
+    test = split.split().test
+    contents = {video.path: video.sha256 for video in split.videos}
+    if seen := known.find_seen(test, contents):
+        raise CheckpointError(
+            f"{checkpoint.path} has seen {len(seen)} of the {len(test)} test videos of this split in its own training"
+            f" ({describe_seen(seen)}); train the stream on the same split"
+        )
 
 
 def save_model(path: Path, model: TwoStream, card: ModelCard, epochs: int) -> None:

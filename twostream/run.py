@@ -36,7 +36,7 @@ from twostream.checkpoints import (
     update_weights,
 )
 from twostream.config import TrainConfig
-from twostream.data.loading import VideoData, load_data
+from twostream.data.loading import VideoData, all_for_training, load_data
 from twostream.data.module import data_of
 from twostream.demo.generate import generate_demo
 from twostream.errors import ConfigError
@@ -52,6 +52,7 @@ from twostream.run_directory import (
     find_versions,
     merge_histories,
     read_record,
+    read_split,
     write_record,
     write_split,
 )
@@ -116,11 +117,14 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
     if main_process:
         claim(run, config)
         failures = _prepare_videos(config)
-    videos = load_data(config.data, config.model.streams)
+    begun_with = read_split(run)
+    videos = load_data(config.data, config.model.streams, record=begun_with)
     record = read_record(run)
     if main_process:
-        write_split(run, videos)
-        print(_describe_split(videos), flush=True)
+        if begun_with is None:
+            write_split(run, videos.record)
+            record["split"] = videos.record.words()
+        print("\n".join([_describe_split(videos), *(f"note: {note}" for note in videos.notes)]), flush=True)
         record.setdefault("commands", []).append(command)
         record.update(seed=config.seed, versions=find_versions(), machine=platform.platform())
         write_record(run, record)
@@ -137,7 +141,7 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
         write_record(run, record)
     if config.refit:
         config = _with_all_for_training(config)
-        videos = load_data(config.data, config.model.streams)
+        videos = all_for_training(videos)
         if not record.get("refitted"):
             print(f"training again on all {len(videos.split.train)} videos of the training side", flush=True)
             if _refit(config, videos, run).interrupted:
@@ -204,7 +208,7 @@ def _assemble(config: TrainConfig, videos: VideoData, run: Path, stages: Path, e
     """Put the streams of finished stages into one checkpoint, whose fusion is the product."""
     card = _model_card(_assembled(config, stages), videos)
     model = TwoStream(card.model, len(card.classes), card.stack, card.bound)
-    load_streams(model, card)
+    card = load_streams(model, card)
     histories: dict[str, Path] = {name: stages / name / "metrics.csv" for name in config.model.streams}
     merge_histories(run / "metrics.csv", histories)
     best = run / "checkpoints" / BEST
@@ -214,7 +218,7 @@ def _assemble(config: TrainConfig, videos: VideoData, run: Path, stages: Path, e
 
 
 def _with_all_for_training(config: TrainConfig) -> TrainConfig:
-    """Return the settings under which no training video is held out."""
+    """Return the settings of a training that holds no training video out."""
     split = dataclasses.replace(config.data.split, val_fraction=0.0)
     return dataclasses.replace(config, refit=False, data=dataclasses.replace(config.data, split=split))
 
@@ -270,6 +274,7 @@ def _model_card(config: TrainConfig, videos: VideoData) -> ModelCard:
         bound=videos.bound,
         stack=config.data.stack,
         seed=config.seed,
+        split=videos.record,
     )
 
 

@@ -15,15 +15,18 @@ from typing import Any
 import yaml
 
 from flow_cache import csv_bytes
+from twostream.checkpoints import load_checkpoint
 from twostream.config import TrainConfig
-from twostream.data.loading import VideoData
-from twostream.errors import ConfigError, TwoStreamError
+from twostream.data.annotations import VideoRecord
+from twostream.data.record import SplitRecord
+from twostream.errors import ConfigError, DataError, TwoStreamError
 from twostream.files import write_bytes, write_text
 from twostream.settings import from_plain
 
 CONFIG_NAME = "config.yaml"
 RECORD_NAME = "run.json"
 SPLIT_NAME = "split.csv"
+_SPLIT_COLUMNS = ("video", "class", "group", "side", "sha256")
 # Settings that change how a run is carried out, not what comes out: a resumed run may change them.
 FREE_SETTINGS = (
     "out",
@@ -94,14 +97,66 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
         yield prefix, old, new
 
 
-def write_split(run: Path, videos: VideoData) -> None:
-    """Record which video is on which side."""
-    rows = [
-        (record.path, videos.classes[record.label], record.group, side)
-        for side in ("train", "validation", "test")
-        for record in getattr(videos.split, side)
+def write_split(run: Path, split: SplitRecord) -> None:
+    """Record which video is on which side, under what label, source group and content.
+
+    What else is known of a video has a column, as JSON, unless it is the default for all.
+    """
+    extra = [
+        field.name
+        for field in dataclasses.fields(VideoRecord)
+        if field.name not in ("path", "label", "group")
+        and any(getattr(recorded.video, field.name) != field.default for recorded in split.videos)
     ]
-    write_bytes(run / SPLIT_NAME, csv_bytes([("video", "class", "group", "side"), *rows]))
+    rows = [
+        (
+            *(recorded.path, split.classes[recorded.video.label], recorded.group),
+            *(recorded.side, recorded.sha256),
+            *(json.dumps(getattr(recorded.video, name)) for name in extra),
+        )
+        for recorded in split.side("train", "validation", "test")
+    ]
+    write_bytes(run / SPLIT_NAME, csv_bytes([(*_SPLIT_COLUMNS, *extra), *rows]))
+
+
+def read_split(run: Path) -> SplitRecord | None:
+    """Read the split that a run was begun with: all that has been trained in it depends on that one.
+
+    Returns:
+        The split; None while nothing has been trained, so that a new one may be made.
+
+    Raises:
+        ConfigError: the run's `split.csv` is damaged.
+        CheckpointError: a checkpoint is damaged.
+    """
+    path = run / SPLIT_NAME
+    checkpoint = next(iter(sorted(run.rglob("*.ckpt"))), None)
+    if checkpoint is None or not path.exists():
+        return None
+    words = read_record(run).get("split")
+    if words is None:  # a run of an earlier version, whose split.csv says it all but the order of the classes
+        classes = load_checkpoint(checkpoint).card.classes
+        words = {"classes": classes, "name": f"as in {SPLIT_NAME}", "group_rule": f"as in {SPLIT_NAME}"}
+    numbers = {name: number for number, name in enumerate(words["classes"])}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+        columns: dict[str, list[Any]] = {
+            "path": [row["video"] for row in rows],
+            "label": [numbers[row["class"]] for row in rows],
+            "group": [row["group"] for row in rows],
+            "side": [row["side"] for row in rows],
+            "sha256": [row.get("sha256") or "" for row in rows],
+        }
+        for name in set(reader.fieldnames or ()) - set(_SPLIT_COLUMNS):
+            columns[name] = [json.loads(row[name]) for row in rows]
+        return SplitRecord.from_plain({"notes": [], "others": [], **words, **columns})
+    except (OSError, csv.Error, KeyError, TypeError, ValueError, DataError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error!r}): it says what the checkpoints of this run were trained on; put it back,"
+            " or start anew with --overwrite true"
+        ) from error
 
 
 def merge_histories(path: Path, stages: Mapping[str, Path]) -> None:

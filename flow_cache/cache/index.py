@@ -55,6 +55,8 @@ class IndexEntry:
         source_stamp: what `stamp` is, of the video when it was last found to be the one that the file was made from;
             empty if not known. It stands here and not in the file, whose bytes do not depend on when a video was
             copied.
+        source_sha256: hash of the video's content, as `Source.sha256`; empty if none was computed, `unknown` in an
+            index of an earlier version.
 
     Example:
         >>> import numpy as np
@@ -84,6 +86,7 @@ class IndexEntry:
     partial: str = ""
     gaps: str = ""
     source_stamp: str = field(default="", compare=False)
+    source_sha256: str = field(default="", compare=False)
 
     @property
     def runs(self) -> tuple[range, ...]:
@@ -188,10 +191,12 @@ def refresh_index(
     stamps = source_stamps or {}
 
     def completed(entry: IndexEntry) -> IndexEntry:
-        if entry.partial == _UNKNOWN:
+        if _UNKNOWN in (entry.partial, entry.source_sha256):
             with contextlib.suppress(CacheFileError):  # the next reading will find it damaged
                 found = read_entry(root, entry.cache_file, Status(entry.bytes, entry.stamp))
-                entry = replace(entry, partial=found.partial, gaps=found.gaps)
+                entry = replace(
+                    entry, partial=found.partial, gaps=found.gaps, source_sha256=found.source_sha256
+                )
         return replace(entry, source_stamp=stamps.get(entry.cache_file, entry.source_stamp))
 
     _write_index(root, map_files(completed, entries, root))
@@ -270,6 +275,7 @@ def read_entry(root: AnyPath, name: str, status: Status) -> IndexEntry:
             stamp=status.stamp,
             partial=meta.part,
             gaps=" ".join(str(gap.before) for gap in meta.gaps),
+            source_sha256=meta.source.sha256,
         )
 
 
@@ -297,7 +303,7 @@ def _load(path: AnyPath) -> dict[str, IndexEntry]:
 
 def _parse(row: dict[str, str]) -> IndexEntry:
     """Convert the text of each column to the type of its field; raises ValueError or KeyError."""
-    values: dict[str, Any] = {"partial": _UNKNOWN}  # unless the index says more
+    values: dict[str, Any] = {"partial": _UNKNOWN, "source_sha256": _UNKNOWN}  # unless the index says more
     for column in fields(IndexEntry):
         if column.name not in row and column.default is not MISSING:
             continue  # an index of an earlier version

@@ -290,6 +290,12 @@ def test_a_refit_trains_on_all_videos_under_the_fusion_that_was_fitted_before(
     # The held-out videos have been seen now: nothing may be fitted on them any more.
     assert evaluation.protocol.num_validation == 0
     assert evaluation.validation_probabilities is None
+    split, before = refitted.card.split, held_out.card.split
+    assert split is not None
+    assert before is not None
+    assert not split.side("validation")
+    assert {video.path for video in split.seen} == {video.path for video in before.seen}
+    assert "validation side included" in split.notes[-1]
     again = train(parse(arguments(run, refit="true"))).evaluation
     assert again is not None
     np.testing.assert_array_equal(again.probabilities["fused"], evaluation.probabilities["fused"])

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,9 @@ import yaml
 from twostream import run_directory
 from twostream.config import TrainConfig
 from twostream.data.annotations import VideoRecord
+from twostream.data.record import SplitRecord
 from twostream.data.settings import DataConfig
+from twostream.data.splits import Split
 from twostream.errors import ConfigError
 from twostream.training.settings import TrainerConfig
 
@@ -118,12 +119,39 @@ def test_versions_name_python_and_the_packages() -> None:
 def test_the_split_keeps_every_name(tmp_path: Path) -> None:
     names = ["a\rb", "a\nb", "a\tb", 'a"b', "a,b", " a", "=1+1", "a\udcffb"]
     records = tuple(VideoRecord(f"{name}.avi", 0, name) for name in names)
-    split = SimpleNamespace(train=records, validation=(), test=records[:1])
-    videos: Any = SimpleNamespace(split=split, classes=("walk\r, slowly",))
-    run_directory.write_split(tmp_path, videos)
+    split = Split(train=records, validation=(), test=records[:1], name="by hand")
+    run_directory.write_split(tmp_path, SplitRecord.of(split, ("walk\r, slowly",), "names", {}))
     with (tmp_path / "split.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file, strict=True))
     assert [row["group"] for row in rows] == [*names, names[0]]
     assert [row["video"] for row in rows] == [record.path for record in (*records, records[0])]
     assert {row["class"] for row in rows} == {"walk\r, slowly"}
     assert [row["side"] for row in rows] == ["train"] * len(names) + ["test"]
+
+
+def small_record() -> SplitRecord:
+    train, test = VideoRecord("b/1.avi", 0, "x"), VideoRecord("a/2.avi", 1, "y")
+    split = Split((train,), (), (test,), "by hand")
+    return SplitRecord.of(split, ("b", "a"), "names", {"b/1.avi": "0f"}, ("one",), ("c/3.avi",))
+
+
+def test_a_split_is_read_back_whole_once_something_was_trained(run: Path) -> None:
+    record = small_record()
+    run_directory.write_record(run, {"split": record.words()})
+    run_directory.write_split(run, record)
+    assert run_directory.read_split(run) == record
+    (run / "checkpoints" / "last.ckpt").unlink()
+    assert run_directory.read_split(run) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(",test,", ",exam,"), (",a,", ",unknown,"), ("video,", "name,"), ('"', "")]
+)
+def test_a_split_that_cannot_be_read_stops_the_run(run: Path, before: str, after: str) -> None:
+    run_directory.write_record(run, {"split": small_record().words()})
+    run_directory.write_split(run, small_record())
+    path = run / "split.csv"
+    text = path.read_text()
+    path.write_text(text.replace(before, after) if before in text else 'video,"')
+    with pytest.raises(ConfigError, match=r"split\.csv cannot be read .* put it back"):
+        run_directory.read_split(run)

@@ -31,6 +31,11 @@ def make_parser(data: DataConfig) -> jsonargparse.ArgumentParser:
         default="test",
         help="Side of the split to evaluate.",
     )
+    parser.add_argument(
+        "--allow-seen",
+        action="store_true",
+        help="Evaluate also on videos that the checkpoint was trained or validated on; every report then says so.",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     parser.add_argument("--data", type=DataConfig, default=data)
     return parser
@@ -41,8 +46,7 @@ def run(argv: Sequence[str]) -> int:
     plain = make_parser(DataConfig()).parse_args(list(argv))
     # torch and Lightning, which take seconds, once the arguments are right
     from twostream.checkpoints import load_checkpoint
-    from twostream.data.module import data_of
-    from twostream.evaluation.predictions import evaluate, find_examples
+    from twostream.evaluation.predictions import evaluate, find_data, find_examples
     from twostream.reports.console import print_summary
     from twostream.reports.write import write_reports
 
@@ -50,8 +54,8 @@ def run(argv: Sequence[str]) -> int:
     parser = make_parser(checkpoint.card.data_config())
     arguments = parser.instantiate(parser.parse_args(list(argv)))
     command = shlex.join([PROGRAM, *argv])
-    data = data_of(arguments.data, checkpoint.card.model, checkpoint.card.seed)
-    evaluation = evaluate(checkpoint, data, arguments.part, arguments.device, command)
+    data = find_data(checkpoint, arguments.data, arguments.part)
+    evaluation = evaluate(checkpoint, data, arguments.part, arguments.device, command, arguments.allow_seen)
     examples = find_examples(checkpoint, data, evaluation, arguments.device)
     run_directory = checkpoint.path.absolute().parent.parent
     name = "evaluation" if arguments.part == "test" else f"evaluation-{arguments.part}"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from flow_cache import CacheReader, IndexEntry, as_path, read_failures, read_index
-from twostream.data.annotations import VideoRecord, list_videos, load_annotations
+from twostream.data.annotations import Annotations, VideoRecord, list_videos, load_annotations
+from twostream.data.changes import check_contents, follow_changes, note_replaced, read_contents
+from twostream.data.record import SplitRecord
 from twostream.data.sampling import longest_run, runs_inside
 from twostream.data.settings import DataConfig
 from twostream.data.splits import Split, make_split
 from twostream.errors import DataError, first_names
-from twostream.settings import STREAMS, StreamName
+from twostream.settings import STREAMS, Part, StreamName
+
+PARTS: tuple[Part, ...] = get_args(Part)
 
 if TYPE_CHECKING:
     from flow_cache import RemotePath
@@ -37,6 +41,8 @@ class VideoData:
         method: optical flow method.
         flow: how it was made, as plain values: method, parameters, bound, step, short_side, size (W, H),
             and the codec's settings.
+        record: the whole split with the content of its videos, those included that have gone since it was made.
+        contents: hash of the content of every video of the split, by its path; empty if the cache does not know it.
 
     Example:
         >>> from twostream import DataConfig, load_data
@@ -57,10 +63,26 @@ class VideoData:
     short_side: int
     method: str
     flow: Mapping[str, Any]
+    record: SplitRecord
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_data(config: DataConfig, streams: Sequence[StreamName] = STREAMS) -> VideoData:
+def load_data(
+    config: DataConfig,
+    streams: Sequence[StreamName] = STREAMS,
+    *,
+    record: SplitRecord | None = None,
+    parts: Collection[Part] = PARTS,
+    test_only: bool = False,
+) -> VideoData:
     """Find, label, split and check the videos of a run, from the cache's index and one of its files.
+
+    Args:
+        config: the settings.
+        streams: streams that will be read.
+        record: the split of an earlier run. It is used as it is; videos that came or went since are named in the notes.
+        parts: sides that will be read; the others are left empty, and what they lack does not matter.
+        test_only: take all videos for the test where no published split says which.
 
     Raises:
         CacheFileError: the first cache file is missing or damaged.
@@ -79,16 +101,35 @@ def load_data(config: DataConfig, streams: Sequence[StreamName] = STREAMS) -> Vi
     if not cache.is_dir():
         raise DataError(f"flow cache {cache} does not exist; make it with: {_precompute(config)}")
     index = {entry.video: entry for entry in read_index(cache)}
-    videos = (list_videos(root) if root else []) or sorted(index)
+    listed = list_videos(root) if root else []
+    videos = listed or sorted(index)
     if not videos:
         raise DataError(f"no videos below {root or cache}: expected <root>/<class>/<video>")
     lists = Path(config.lists) if config.lists else None
-    if lists and not lists.exists():
+    if lists and record is None and not lists.exists():
         raise DataError(f"data.lists {lists} does not exist")
-    annotations = load_annotations(videos, config.format, lists, config.groups, config.max_missing)
-    split = make_split(annotations, config.split)
-    split, notes = _leave_out(config, split, annotations.classes, index)
-    used = [index[record.path] for record in _records(split)]
+    news: tuple[str, ...] = ()
+    if record is None:
+        annotations = load_annotations(videos, config.format, lists, config.groups, config.max_missing)
+        whole = test_only and not annotations.official
+        split = _all_for_test(annotations) if whole else make_split(annotations, config.split)
+        classes, group_rule = annotations.classes, annotations.group_rule
+    else:
+        classes, group_rule = record.classes, record.group_rule
+        split, news = follow_changes(record, listed, index, root)
+    split = split.changed(lambda part, members: members if part in parts else ())
+    _require_videos(split, classes, parts, " ".join([*news, "That leaves"]) if news else "the split has")
+    split, left_out = _leave_out(config, split, classes, index, parts)
+    used = [index[video.path] for video in _records(split)]
+    contents = read_contents(cache, used)
+    if record is None:
+        notes = (*split.notes, *left_out, *check_contents(split, contents, config.split.leakage))
+        others = set(videos) - {video.path for video in _records(split)}
+        record = SplitRecord.of(split, classes, group_rule, contents, notes, sorted(others))
+        split = record.split()
+    else:
+        notes = (*record.notes, *news, *left_out, *note_replaced(record, contents))
+        record = record.with_contents(contents)
     _require_same_flow(used)
     if "rgb" in streams and (lacking := [entry.video for entry in used if not entry.has_rgb]):
         raise DataError(
@@ -97,10 +138,10 @@ def load_data(config: DataConfig, streams: Sequence[StreamName] = STREAMS) -> Vi
         )
     return VideoData(
         name=config.name or (root or cache).resolve().name,
-        classes=annotations.classes,
+        classes=classes,
         split=split,
-        group_rule=annotations.group_rule,
-        notes=(*split.notes, *notes, *_note_parts(used)),
+        group_rule=group_rule,
+        notes=(*notes, *_note_parts(used)),
         entries={entry.video: entry for entry in used},
         cache=cache,
         bound=used[0].bound,
@@ -108,11 +149,34 @@ def load_data(config: DataConfig, streams: Sequence[StreamName] = STREAMS) -> Vi
         short_side=min(used[0].height, used[0].width),
         method=used[0].method,
         flow=_describe_flow(cache / used[0].cache_file),
+        record=record,
+        contents=contents,
     )
 
 
+def all_for_training(videos: VideoData) -> VideoData:
+    """Return the videos of a run with those of the validation side on the training side, and a note that says so."""
+    note = (
+        f"The weights are of a last training on all {len(videos.split.train) + len(videos.split.validation)} videos"
+        " of the training side, those of its validation side included."
+    )
+    record = videos.record.all_for_training(note)
+    gone = {video.path for video in record.videos} - set(videos.entries)
+    split = record.split().changed(lambda _, members: _without(members, gone))
+    return replace(videos, record=record, split=split, notes=(*videos.notes, note))
+
+
+def _all_for_test(annotations: Annotations) -> Split:
+    """Put all videos on the test side."""
+    return Split((), (), annotations.videos, "all videos", annotations.notes)
+
+
 def _leave_out(
-    config: DataConfig, split: Split, classes: Sequence[str], index: Mapping[str, IndexEntry]
+    config: DataConfig,
+    split: Split,
+    classes: Sequence[str],
+    index: Mapping[str, IndexEntry],
+    parts: Collection[Part],
 ) -> tuple[Split, tuple[str, ...]]:
     """Refuse or leave out videos that the cache lacks or that are too short for a clip."""
     records = _records(split)
@@ -138,28 +202,29 @@ def _leave_out(
     left_out = {*missing, *short}
     if not left_out:
         return split, ()
-    kept = replace(
-        split,
-        train=_without(split.train, left_out),
-        validation=_without(split.validation, left_out),
-        test=_without(split.test, left_out),
-        shared_sources=split.shared_sources - left_out,
-    )
-    labels = {record.label for record in kept.train}
-    empty = [name for label, name in enumerate(classes) if label not in labels]
-    if empty or not kept.test:
-        what = f"no training videos for {first_names(empty)}" if empty else "no test videos"
-        raise DataError(f"leaving out {len(missing)} missing and {len(short)} short videos leaves {what}")
-    parts = (
+    kept = split.changed(lambda _, videos: _without(videos, left_out))
+    why = f"leaving out {len(missing)} missing and {len(short)} short videos leaves"
+    _require_videos(kept, classes, parts, why)
+    sides = (
         f"{len(split.train) - len(kept.train)} of training, "
         f"{len(split.validation) - len(kept.validation)} of validation, "
         f"{len(split.test) - len(kept.test)} of test"
     )
     note = (
         f"{len(left_out)} videos left out: {len(missing)} not in the flow cache, {len(short)} with fewer "
-        f"than {config.stack} flow fields ({parts})."
+        f"than {config.stack} flow fields ({sides})."
     )
     return kept, (note,)
+
+
+def _require_videos(split: Split, classes: Sequence[str], parts: Collection[Part], why: str) -> None:
+    """Refuse a split that has no training videos of a class, or no videos of the side that is needed."""
+    labels = {video.label for video in split.train}
+    lacking = [name for label, name in enumerate(classes) if label not in labels] if "train" in parts else []
+    if lacking:
+        raise DataError(f"{why} no training videos for {first_names(lacking)}")
+    if not (split.test if "test" in parts else _records(split)):
+        raise DataError(f"{why} no {' or '.join(parts)} videos")
 
 
 def _note_parts(entries: Sequence[IndexEntry]) -> tuple[str, ...]:

@@ -3,10 +3,9 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from twostream.data.annotations import Annotations, VideoRecord
 from twostream.data.settings import SplitConfig
@@ -24,6 +23,13 @@ class Split:
     name: str
     notes: tuple[str, ...] = ()
     shared_sources: frozenset[str] = frozenset()
+
+    def changed(self, change: Callable[[Part, tuple[VideoRecord, ...]], Iterable[VideoRecord]]) -> "Split":
+        """Return the split with the videos of each side that a function makes of its name and videos."""
+        train, validation = tuple(change("train", self.train)), tuple(change("validation", self.validation))
+        test = tuple(change("test", self.test))
+        shared = self.shared_sources & {video.path for video in test}
+        return replace(self, train=train, validation=validation, test=test, shared_sources=shared)
 
 
 def make_split(
@@ -93,6 +99,10 @@ def _kfold(annotations: Annotations, config: SplitConfig) -> tuple[dict[str, Par
             f"got {found} groups ({annotations.group_rule}) and at most {largest} videos in a class; "
             "use fewer folds"
         )
+    from sklearn.model_selection import (
+        StratifiedGroupKFold,
+    )  # takes long to import, and checkpoints name splits
+
     _, numbers = np.unique(groups.astype(str), return_inverse=True)
     folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)
     _, test = list(folds.split(np.zeros(len(labels)), labels, numbers))[config.fold - 1]

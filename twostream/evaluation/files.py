@@ -61,7 +61,8 @@ def read_evaluation(directory: str | Path) -> Evaluation:
         with np.load(path, allow_pickle=False) as arrays:
             meta = json.loads(arrays["meta"].tobytes())
             protocol = meta["protocol"]
-            protocol["streams"], protocol["notes"] = tuple(protocol["streams"]), tuple(protocol["notes"])
+            for name in ("streams", "notes", "seen"):
+                protocol[name] = tuple(protocol.get(name, ()))
             return Evaluation(
                 protocol=Protocol(**protocol),
                 classes=tuple(meta["classes"]),

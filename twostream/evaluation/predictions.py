@@ -13,6 +13,7 @@ from twostream.data.settings import DataConfig
 from twostream.errors import ConfigError
 from twostream.evaluation.examples import EXAMPLES, Example, choose_examples
 from twostream.evaluation.results import Evaluation, FloatArray, Protocol
+from twostream.evaluation.test_set import compare_with_training, load_test_set, require_unseen
 from twostream.inference.attention import look
 from twostream.inference.clips import choose_device, predict_clips
 from twostream.models.two_stream import TwoStream
@@ -25,22 +26,25 @@ def evaluate(
     part: Part = "test",
     device: str = "auto",
     command: str = "",
+    allow_seen: bool = False,
 ) -> Evaluation:
-    """Classify every video of one side of the split.
+    """Classify every video of one side of the split that the checkpoint was trained under, or of a new test set.
 
     For the test side of a model of two streams the validation side, if there is one, is classified too, with as many
     clips a video: on it the baseline "weighted" of `Evaluation.baselines` is fitted.
 
     Args:
         checkpoint: the trained model.
-        data: the videos, or the settings that find them; None for those of the checkpoint's training. The classes must
-            be the checkpoint's.
+        data: the videos, or the settings that find them, see `load_test_set`; None for those of the checkpoint's
+            training.
         part: which side.
         device: "auto", "cpu", "cuda", …
         command: the command line, for the report.
+        allow_seen: evaluate also on videos that the checkpoint was trained or validated on, by name, content or source
+            group; the protocol then counts and names them.
 
     Raises:
-        CheckpointError: trained on other classes.
+        CheckpointError: trained on other classes, with other clips or flow, or on some of the videos.
         ConfigError: no such device, or the side has no videos.
         DataError: the videos cannot be found, split or read.
         CacheFileError: a cache file is damaged.
@@ -55,12 +59,16 @@ def evaluate(
         True
     """
     if not isinstance(data, ActionDataModule):
-        config = checkpoint.card.data_config() if data is None else data
-        data = data_of(config, checkpoint.card.model, checkpoint.card.seed)
+        data = find_data(checkpoint, checkpoint.card.data_config() if data is None else data, part)
     checkpoint.require_classes(data.classes)
+    checkpoint.require_clips(data.config)
+    checkpoint.require_flow(data.data.flow)
     records = getattr(data.split, part)
     if not records:
         raise ConfigError(f"the split has no {part} videos")
+    comparison = compare_with_training(checkpoint, data.data, part)
+    if not allow_seen:
+        require_unseen(checkpoint, comparison, len(records), part)
     model = checkpoint.model().to(choose_device(device))
     data.keep_features(model)
     probabilities, weights = _predict(model, data, part, f"evaluating {part}")
@@ -69,10 +77,10 @@ def evaluate(
     if validation:
         purpose = f"fitting the weighted fusion on {len(validation)} validation videos"
         validation_probabilities, _ = _predict(model, data, "validation", purpose)
-    # Only the test side is compared with training by source; an all-False array then says that nothing is shared.
-    shared = (
-        np.array([record.path in data.split.shared_sources for record in records]) if part == "test" else None
-    )
+    # On the test side an all-False array says that no source is shared with training.
+    shared_sources = data.split.shared_sources | {video.path for video in comparison.seen}
+    shared = np.array([record.path in shared_sources for record in records]) if part == "test" else None
+    record = checkpoint.card.split
     clips: dict[str, int] = {
         name: data.config.eval_clips_of(name) * data.config.views_of(name)[1] for name in model.names
     }
@@ -80,7 +88,7 @@ def evaluate(
         dataset=data.data.name,
         split=data.split.name,
         side=part,
-        num_train=len(data.split.train),
+        num_train=len(record.side("train") if record else data.split.train),
         num_videos=len(records),
         clips_per_video=max(clips.values()),
         clips_by_stream=clips,
@@ -91,7 +99,8 @@ def evaluate(
         groups=data.data.group_rule,
         seed=checkpoint.card.seed,
         command=command,
-        notes=data.data.notes,
+        notes=(*data.data.notes, comparison.note) if comparison.note else data.data.notes,
+        seen=tuple(map(str, comparison.seen)),
         num_validation=len(data.split.validation),
     )
     return Evaluation(
@@ -106,6 +115,18 @@ def evaluate(
         validation_labels=np.array([record.label for record in validation]) if validation else None,
         validation_probabilities=validation_probabilities,
     )
+
+
+def find_data(checkpoint: Checkpoint, config: DataConfig, part: Part = "test") -> ActionDataModule:
+    """Find the videos to evaluate a checkpoint on, see `load_test_set`.
+
+    Raises:
+        CheckpointError: trained on other classes or with other clips.
+        DataError: the videos cannot be found, split or read.
+    """
+    checkpoint.require_clips(config)
+    videos = load_test_set(checkpoint, config, part)
+    return data_of(config, checkpoint.card.model, checkpoint.card.seed, videos)
 
 
 def find_examples(

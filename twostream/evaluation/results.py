@@ -46,6 +46,8 @@ class Protocol:
         command: command that made the evaluation.
         notes: further remarks for the reader, a sentence each.
         num_validation: videos in the validation side, or None if unknown.
+        seen: videos among the evaluated ones that the checkpoint was trained or validated on, under this name, another
+            one or by other clips of their source; each with how it was found.
 
     Example:
         >>> from twostream import Protocol
@@ -74,6 +76,7 @@ class Protocol:
     command: str
     notes: tuple[str, ...] = ()
     num_validation: int | None = None
+    seen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -106,6 +109,7 @@ class Protocol:
             f"data set {self.dataset}",
             f"split {self.split.removeprefix('split ')}",
             f"{self.side} side of {self.num_videos} videos (trained on {self.num_train})",
+            *([f"{len(self.seen)} of them SEEN in training or validation"] if self.seen else []),
             f"{clips}{averaged}",
             f"{self.level} level",
             f"streams {streams}",

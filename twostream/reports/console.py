@@ -15,10 +15,11 @@ _ANY_WIDTH = 1000  # columns; a table takes what it needs
 
 
 def print_summary(evaluation: Evaluation, directory: Path) -> None:
-    """Print the figures of an evaluation as a table, and where its report is."""
+    """Print the protocol and its notes, the figures of an evaluation as a table, and where its report is."""
     with (directory / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    print(evaluation.protocol.line())
+    protocol = evaluation.protocol
+    print("\n".join([protocol.line(), *(f"note: {note}" for note in protocol.notes)]))
     table = Table()
     columns = {
         "top1": "top-1",

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from twostream.errors import first_names
 from twostream.evaluation.metrics import OutputMetrics
+from twostream.evaluation.results import Protocol
 from twostream.reports.calibration import calibration_blocks
 from twostream.reports.classes import class_table_blocks, highlight_blocks, pair_blocks
 from twostream.reports.document import (
@@ -31,6 +33,7 @@ from twostream.reports.tables import Figures
 _GROUPS = 10
 _WIDE = 24  # classes above which the confusion pictures are too large for a page
 _WEIGHT_ROWS = 24
+_SEEN_NAMES = 20
 
 
 def report_blocks(figures: Figures, pictures: Sequence[str]) -> list[Block]:
@@ -42,7 +45,7 @@ def report_blocks(figures: Figures, pictures: Sequence[str]) -> list[Block]:
     """
     protocol = figures.evaluation.protocol
     blocks: list[Block] = [
-        Paragraph((protocol.line(),)),
+        *_opening(protocol),
         Heading(1, f"Evaluation of {protocol.dataset}, {protocol.side} side"),
         *_summary(figures),
         *fusion_blocks(figures),
@@ -80,12 +83,24 @@ def per_class_blocks(figures: Figures) -> list[Block]:
     """Write the per-class report: what each stream cannot tell apart in sentences, then the table."""
     protocol = figures.evaluation.protocol
     return [
-        Paragraph((protocol.line(),)),
+        *_opening(protocol),
         Heading(1, f"Classes of {protocol.dataset}, {protocol.side} side"),
         *explanation_blocks(figures),
         Heading(2, "Every class"),
         *class_table_blocks(figures),
     ]
+
+
+def _opening(protocol: Protocol) -> list[Block]:
+    """Write what every report opens with: the protocol, and below it what forbids to take the figures for a test."""
+    line = Paragraph((protocol.line(),))
+    if not protocol.seen:
+        return [line]
+    text = (
+        f" The checkpoint was trained or validated on {len(protocol.seen)} of {plural(protocol.num_videos, 'video')},"
+        f" or on other clips of their sources: {first_names(protocol.seen, _SEEN_NAMES)}."
+    )
+    return [line, Paragraph((Strong("Not a test on unseen videos."), text))]
 
 
 def _summary(figures: Figures) -> list[Block]:
@@ -163,10 +178,13 @@ def _leakage(figures: Figures) -> list[Block]:
     count = int(shared.sum())
     if count == 0:
         return [heading, Paragraph(("No video comes from a source that training saw, of whatever class.",))]
-    text = (
-        f"{count} of {plural(len(shared), 'video')} come from a source whose other clips, of other classes, "
-        "are in the training side: scene and people may have been seen there."
+    why = (
+        "come from a source whose other clips, of other classes, are in the training side: scene and people may "
+        "have been seen there"
     )
+    if figures.evaluation.protocol.seen:
+        why = "were seen in training or validation, or share their source with videos that were"
+    text = f"{count} of {plural(len(shared), 'video')} {why}."
     if not figures.leak_free:
         return [heading, Paragraph((f"{text} No video is left to measure without them.",))]
     rest = next(iter(figures.leak_free.values())).num_videos

@@ -75,12 +75,12 @@ def fit(
     L.seed_everything(card.seed, verbose=False)
     if last.exists():
         saved = load_checkpoint(last)
-        saved.require_classes(card.classes)
+        card = saved.resumed(card)
         model = saved.model()
         print(f"resuming after epoch {saved.epoch} from {last}", flush=True)
     else:
         model = TwoStream(card.model, len(card.classes), card.stack, card.bound)
-        load_streams(model, card)
+        card = load_streams(model, card)
     if data.config.feature_passes:
         model.eval()  # what is kept on disk is what a frozen CNN gives, without dropout
         data.keep_features(model)

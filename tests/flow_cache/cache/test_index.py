@@ -40,6 +40,24 @@ def test_index_says_what_the_files_say(tmp_path: Path) -> None:
     assert read_index(tmp_path) == in_memory
 
 
+def test_the_content_of_videos_stands_in_the_index_and_is_completed_in_one_of_an_earlier_version(
+    tmp_path: Path,
+) -> None:
+    digest = "0f" * 32
+    with CacheWriter(cache_path(tmp_path, "a.avi"), CacheMeta(Source("a.avi", 1, digest), "tvl1")) as writer:
+        writer.add_flow(np.full((3, 2, 10, 12), 128, np.uint8))
+    add(tmp_path, "b.avi")
+    assert [entry.source_sha256 for entry in rebuild_index(tmp_path)] == [digest, ""]
+    index = tmp_path / "index.csv"
+    whole = index.read_text()
+    rows = [row.rpartition(",")[0] for row in whole.splitlines()]
+    assert rows[0] + ",source_sha256" == whole.splitlines()[0]
+    index.write_text("\n".join(rows) + "\n")
+    assert [entry.source_sha256 for entry in read_index(tmp_path)] == ["unknown", "unknown"]
+    assert refresh_index(tmp_path) == []
+    assert index.read_text() == whole
+
+
 def test_reading_a_current_index_opens_no_file(tmp_path: Path) -> None:
     path = add(tmp_path, "a.avi")
     entries = rebuild_index(tmp_path)

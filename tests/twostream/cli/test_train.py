@@ -353,7 +353,7 @@ def test_every_config_is_valid_and_complete(path: Path) -> None:
 
 
 def test_there_is_a_config_for_every_data_set() -> None:
-    assert {path.stem for path in CONFIGS} == {"demo", "jhmdb", "ucf101", "ucf50", "hmdb51"}
+    assert {path.stem for path in CONFIGS} == {"demo", "jhmdb", "jhmdb-kinetics", "ucf101", "ucf50", "hmdb51"}
 
 
 def test_unknown_keys_and_wrong_types_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

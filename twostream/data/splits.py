@@ -99,9 +99,8 @@ def _kfold(annotations: Annotations, config: SplitConfig) -> tuple[dict[str, Par
             f"got {found} groups ({annotations.group_rule}) and at most {largest} videos in a class; "
             "use fewer folds"
         )
-    from sklearn.model_selection import (
-        StratifiedGroupKFold,
-    )  # takes long to import, and checkpoints name splits
+    # Here and not above: it takes long to import, and whatever reads a checkpoint imports this module.
+    from sklearn.model_selection import StratifiedGroupKFold
 
     _, numbers = np.unique(groups.astype(str), return_inverse=True)
     folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flow_cache import FlowCacheError, IndexEntry, Progress
-from twostream.data.dataset import Clip, ClipDataset, ClipKey, ClipLoader, ClipSampler
+from twostream.data.dataset import Clip, ClipDataset, ClipKey, ClipLoader, ClipSampler, worker_deaths_named
 from twostream.errors import DataError, TwoStreamError
 from twostream.files import replacing
 from twostream.models.stream import Stream
@@ -210,7 +210,7 @@ def compute_features(
     was_training = stream.training
     stream.eval()
     try:
-        with Progress(len(missing), "videos", before=described) as progress:
+        with worker_deaths_named(), Progress(len(missing), "videos", before=described) as progress:
             for batch in loader:
                 store.write(entries[int(batch["index"][0])], _features_of(model, stream, name, batch))
                 progress.finished()

@@ -246,7 +246,8 @@ def describe_stream(model: TwoStream, name: StreamName) -> dict[str, Any]:
         "version": _VERSION,
         "stream": name,
         "backbone": config.backbone,
-        "precision": "bfloat16" if config.frozen_bfloat16 else "float32",
+        # Not "bfloat16" alone: features that an earlier version has kept under that name are of float32.
+        "precision": "bfloat16 CNN" if config.frozen_bfloat16 else "float32",
         "levels": config.levels,
         "spatial": config.spatial,
         "weights": digest.hexdigest(),

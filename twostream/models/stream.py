@@ -121,9 +121,9 @@ class Stream(nn.Module):
                 f"expected clips (B, T, {self.backbone.in_channels}, H, W), got shape {tuple(clip.shape)}"
             )
         batch, steps = clip.shape[:2]
-        maps = dict(
-            zip(("local", "semantic"), self.backbone(self.normalize(clip.flatten(0, 1))), strict=True)
-        )
+        with self._cnn_precision(clip.device.type):
+            local, semantic = self.backbone(self.normalize(clip.flatten(0, 1)))
+        maps = {"local": local, "semantic": semantic}
         guide = None if motion is None else motion.flatten(0, 1).float()
         spatial = None
         pooled = {}

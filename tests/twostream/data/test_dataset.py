@@ -245,7 +245,7 @@ def make_again(path):
     ("change", "reason"),
     [
         (lambda path: path.unlink(), "no such cache file"),
-        (truncate, ""),
+        (truncate, r"v_run_g02_c01\.flow\.zip"),
         (take_another_video, r"was replaced .*video run/v_run_g03_c01.avi, expected run/v_run_g02_c01.avi"),
         (make_again, r"was replaced .*bound 10.0, expected 20.0"),
     ],

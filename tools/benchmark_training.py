@@ -57,8 +57,10 @@ SHORT_SIDE = 120
 TOLERANCE = {False: 2e-3, True: 5e-2}  # of losses, relative; in float32 and in bfloat16
 ABOUT_STEPS = """\
 Clips per second of the step alone, as multiples of the plain loop's in the same round: median, and in brackets the
-lowest and the highest. Each line undoes one of our choices. Matrix rate: share of the rate of a large matrix product in
-the same precision.
+lowest and the highest. Each line undoes one of our choices.
+"""
+ABOUT_RATE = """\
+Matrix rate: share of the rate of a large matrix product in the same precision.
 """
 ABOUT_LOOPS = """\
 Whole epochs with one loader process. Memory: by how much this process grew, at its peak; on a GPU, what was allocated.
@@ -89,6 +91,18 @@ def matrix_rate(device: torch.device, bfloat16: bool) -> float:
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     seconds = [time_of(lambda: a @ b, device) for _ in range(5)]
     return 2 * side**3 / statistics.median(seconds[1:])
+
+
+def operations(trainer: Trainer, batch: Mapping[str, Tensor], frozen: bool) -> int:
+    """Count the operations of a step; torch counts those of a depthwise convolution's gradient far too high."""
+    with FlopCounterMode(display=False) as counter:
+        if frozen:
+            trainer.train(batch)
+        else:
+            trainer.loss(batch)
+    # The gradients of inputs and of weights take as many as the way forward, each.
+    total: int = counter.get_total_flops()
+    return total * (1 if frozen else 3)
 
 
 def time_of(work: Callable[[], object], device: torch.device) -> float:
@@ -129,10 +143,11 @@ def measure_steps(
     clips = len(batches[OURS][0]["label"])
     rows = []
     for name, trainer in trainers.items():
-        with FlopCounterMode(display=False) as counter:
-            trainer.train(batches[name][0])
         median = statistics.median(times[name])
-        share = counter.get_total_flops() / median / matrix_rate(device, setting.steps[name].bfloat16)
+        share = 0.0
+        if device.type == "cuda":
+            rate = matrix_rate(device, setting.steps[name].bfloat16)
+            share = operations(trainer, batches[name][0], setting.frozen) / median / rate
         rows.append(
             Row(
                 setting.name,
@@ -238,7 +253,9 @@ def report(out: Path, about: str, load: str, rows: Sequence[Row], device: torch.
         speed = format_range(row.speed, row.low, row.high, 2)
         return row.setting, row.contestant, speed, *([f"{row.clips_per_second:.1f}"] if on_gpu else [])
 
-    steps = [(*cells(row), f"{row.matrix_share:.0%}") for row in rows if row.part == "step"]
+    steps = [
+        (*cells(row), *([f"{row.matrix_share:.0%}"] if on_gpu else [])) for row in rows if row.part == "step"
+    ]
     loops = [
         (*cells(row), f"{row.wait_share:.0%}", f"{row.megabytes:.0f}") for row in rows if row.part == "loop"
     ]
@@ -248,7 +265,12 @@ def report(out: Path, about: str, load: str, rows: Sequence[Row], device: torch.
         out / "training.md",
         "Training",
         [about, "", *bullet_list({**provenance(*LIBRARIES), **name, "other work": load}), ""],
-        section("The step", ABOUT_STEPS, (*head, "matrix rate"), steps),
+        section(
+            "The step",
+            ABOUT_STEPS + (ABOUT_RATE if on_gpu else ""),
+            (*head, *(["matrix rate"] if on_gpu else [])),
+            steps,
+        ),
         section("The loop", ABOUT_LOOPS, (*head, "waiting", "MiB"), loops),
     )
 

@@ -122,6 +122,7 @@ class Progress(_Line):
         total: how many things there are to do.
         unit: what they are, in the plural.
         before: the beginning of the line.
+        after: gives the end of the line each time that it is shown.
         enabled: False shows nothing.
         clock: current time in seconds.
 
@@ -143,12 +144,14 @@ class Progress(_Line):
         unit: str,
         *,
         before: str = "",
+        after: Callable[[], str] | None = None,
         enabled: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(total, 0, enabled, clock)
         self._unit = unit
         self._before = before
+        self._after = after
 
     def finished(self, *, failed: bool = False) -> None:
         """Count one that is done, or has failed."""
@@ -166,6 +169,8 @@ class Progress(_Line):
             parts.append(f"{format_seconds(left)} left")
         if self._failed:
             parts.append(f"{self._failed} failed")
+        if self._after is not None:
+            parts.append(self._after())
         return ", ".join(parts)
 
 

@@ -93,6 +93,33 @@ class IndexEntry:
         """The numbers of the flow fields, in runs that no gap of the video interrupts."""
         return field_runs(self.num_frames, self.step, map(int, self.gaps.split()))
 
+    def require_same(self, reader: CacheReader) -> None:
+        """Refuse an open cache file that is not the one that this row was made from.
+
+        Raises:
+            CacheFileError: another video's file, or one that was made anew, stands in its place; with what differs.
+
+        Example:
+            >>> import numpy as np
+            >>> from flow_cache import CacheMeta, CacheReader, CacheWriter, Source, read_index
+            >>> with CacheWriter("cache/a.flow.zip", CacheMeta(Source("a.avi"), "tvl1")) as writer:
+            ...     writer.add_flow(np.full((3, 2, 8, 8), 128, np.uint8))
+            >>> entry = read_index("cache")[0]
+            >>> with CacheReader("cache/a.flow.zip") as reader:
+            ...     entry.require_same(reader)
+        """
+        found = _describe(reader, self.cache_file, self.stamp)
+        if self.partial == _UNKNOWN:  # the index is of an earlier version
+            found = replace(found, partial=self.partial, gaps=self.gaps)
+        if found != self:
+            differing = [
+                f"{column.name} {getattr(found, column.name)}, expected {getattr(self, column.name)}"
+                for column in fields(self)
+                if column.compare and getattr(found, column.name) != getattr(self, column.name)
+            ]
+            reason = f"was replaced since the index was read ({'; '.join(differing)}); run the command again"
+            raise CacheFileError(reader.path, reason)
+
 
 def read_index(root: str | os.PathLike[str] | AnyPath) -> list[IndexEntry]:
     """List what a cache holds, without writing anything.
@@ -257,26 +284,31 @@ def read_entry(root: AnyPath, name: str, status: Status) -> IndexEntry:
         CacheFileError: the file is damaged.
     """
     with CacheReader(root / name) as reader:
-        meta = reader.meta
-        return IndexEntry(
-            video=meta.source.path,
-            cache_file=name,
-            num_frames=meta.frames,
-            num_fields=meta.fields,
-            height=meta.height,
-            width=meta.width,
-            has_rgb=meta.has_rgb,
-            fps=meta.fps,
-            bound=meta.bound,
-            step=meta.step,
-            method=meta.method,
-            clip_fraction=meta.clip_fraction,
-            bytes=reader.file_size,
-            stamp=status.stamp,
-            partial=meta.part,
-            gaps=" ".join(str(gap.before) for gap in meta.gaps),
-            source_sha256=meta.source.sha256,
-        )
+        return _describe(reader, name, status.stamp)
+
+
+def _describe(reader: CacheReader, name: str, stamp: str) -> IndexEntry:
+    """Build the row of an open cache file."""
+    meta = reader.meta
+    return IndexEntry(
+        video=meta.source.path,
+        cache_file=name,
+        num_frames=meta.frames,
+        num_fields=meta.fields,
+        height=meta.height,
+        width=meta.width,
+        has_rgb=meta.has_rgb,
+        fps=meta.fps,
+        bound=meta.bound,
+        step=meta.step,
+        method=meta.method,
+        clip_fraction=meta.clip_fraction,
+        bytes=reader.file_size,
+        stamp=stamp,
+        partial=meta.part,
+        gaps=" ".join(str(gap.before) for gap in meta.gaps),
+        source_sha256=meta.source.sha256,
+    )
 
 
 def _write_index(root: AnyPath, entries: list[IndexEntry]) -> None:

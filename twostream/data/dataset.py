@@ -8,6 +8,8 @@ resume.
 from __future__ import annotations
 
 import contextlib
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,7 +36,7 @@ from twostream.data.sampling import (
 )
 from twostream.data.settings import DataConfig
 from twostream.data.transforms import Bytes, View, apply_view, evaluation_views, random_view
-from twostream.errors import TwoStreamError
+from twostream.errors import TwoStreamError, one_line
 from twostream.settings import STREAMS, StreamName
 
 if TYPE_CHECKING:
@@ -132,7 +134,7 @@ class ClipDataset(Dataset[Clip]):
         return len(self.records)
 
     def __getitem__(self, key: int | ClipKey) -> Clip:
-        """Read a clip; CacheFileError if its file is missing or damaged, DataError if it is too short."""
+        """Read a clip; CacheFileError if its file is missing, damaged or replaced, DataError if it is too short."""
         epoch, index, repeat = ClipKey(*key) if isinstance(key, tuple) else ClipKey(0, key)
         entry, runs = self._entries[index], self._runs[index]
         # Drawn for both streams, so that a clip of one looks the same whether or not the other is read.
@@ -158,6 +160,7 @@ class ClipDataset(Dataset[Clip]):
         starts: dict[StreamName, Indices] = {"rgb": rgb_starts, "flow": flow_starts}
         packed = {name: without_repeats(starts[name]) for name in self.streams}
         with self._open_cache(self._cache / entry.cache_file) as reader:
+            entry.require_same(reader)
             decoded = self._decode(reader, {name: begin for name, (begin, _) in packed.items()}, entry, runs)
         clip: Clip = {}
         for name, (_, valid) in packed.items():
@@ -338,16 +341,45 @@ def _balanced(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np
     return np.array(drawn, np.int64)
 
 
+@dataclass
+class Waiting:
+    """How long a loop has waited for the batches of its loaders; the start of their workers counts.
+
+    Attributes:
+        clock: current time in seconds.
+        seconds: waited so far.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    seconds: float = 0.0
+
+
 class ClipLoader(DataLoader[Clip]):
     """Load batches of clips with worker processes, and raise a clip's error as itself, one clear line.
 
     A batch is a dict of the dataset's keys with a leading batch dimension; `label` and `index` are (B,)
     int64.
+
+    Args:
+        dataset: the clips.
+        sampler: their order.
+        batch_size: clips in a batch.
+        workers: processes that load; 0 loads in this one, which then waits for all of it.
+        keep: keep the processes for the next epoch.
+        waiting: where the time is counted that a loop waits for batches.
     """
 
     def __init__(
-        self, dataset: Dataset[Clip], sampler: ClipSampler, *, batch_size: int, workers: int, keep: bool
+        self,
+        dataset: Dataset[Clip],
+        sampler: ClipSampler,
+        *,
+        batch_size: int,
+        workers: int,
+        keep: bool,
+        waiting: Waiting | None = None,
     ) -> None:
+        self.waiting = Waiting() if waiting is None else waiting
         super().__init__(
             dataset,
             batch_size=batch_size,
@@ -360,15 +392,64 @@ class ClipLoader(DataLoader[Clip]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        with _one_opencv_thread(), signals_blocked(), torch.random.fork_rng(devices=[]):
-            batches = super().__iter__()  # starts the workers
-        # Workers that start take a seed from torch's generator, those that are kept take none. Always one number is
-        # taken, so that dropout in a resumed run, whose workers have just started, is that of an uninterrupted one.
-        torch.empty((), dtype=torch.int64).random_()
-        for batch in batches:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+        asked = self.waiting.clock()
+        batches = None
+        try:
+            with _one_opencv_thread(), signals_blocked(), torch.random.fork_rng(devices=[]):
+                batches = super().__iter__()  # starts the workers
+            # Workers that start take a seed from torch's generator, those that are kept take none. Always one number
+            # is taken, so that dropout in a resumed run, whose workers have just started, is that of an uninterrupted
+            # one.
+            torch.empty((), dtype=torch.int64).random_()
+            while True:
+                batch = next(batches, None)
+                self.waiting.seconds += self.waiting.clock() - asked
+                if batch is None:
+                    return
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+                asked = self.waiting.clock()
+        except (RuntimeError, OSError, EOFError) as error:
+            if died := self._end_workers(batches or self._iterator):
+                raise TwoStreamError(_DEATH.format(died)) from error
+            raise
+
+    def _end_workers(self, batches: Any) -> str:
+        """End the workers after an error, before torch reports them once more; says how one had died, if it had."""
+        workers = getattr(batches, "_workers", ())
+        with contextlib.suppress(RuntimeError):
+            if workers:
+                batches._shutdown_workers()
+        self._iterator = None  # the next epoch starts new ones
+        codes = [worker.exitcode for worker in workers if worker.exitcode not in (None, 0, -signal.SIGTERM)]
+        if not codes:
+            return ""
+        return f"was killed by signal {-codes[0]}" if codes[0] < 0 else f"ended with exit status {codes[0]}"
+
+
+_DEATH = (
+    "a loader process {}; if memory was short, give fewer data.workers or a smaller data.batch_size, then run the same"
+    " command again"
+)
+
+
+@contextlib.contextmanager
+def worker_deaths_named() -> Iterator[None]:
+    """Turn torch's error that a loader process has died into ours, in one line.
+
+    `ClipLoader` does so while a loop waits for a batch. Torch raises it from a signal's handler, though, which may
+    run while the loop works.
+
+    Raises:
+        TwoStreamError: a loader process has died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TwoStreamError(_DEATH.format(f"has died ({one_line(error).rstrip('.')})")) from error
 
 
 def _start_worker(number: int) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flow_cache import FlowCacheError, IndexEntry, Progress
-from twostream.data.dataset import Clip, ClipDataset, ClipKey, ClipLoader, ClipSampler
+from twostream.data.dataset import Clip, ClipDataset, ClipKey, ClipLoader, ClipSampler, worker_deaths_named
 from twostream.errors import DataError, TwoStreamError
 from twostream.files import replacing
 from twostream.models.stream import Stream
@@ -36,7 +36,7 @@ from twostream.settings import StreamName
 if TYPE_CHECKING:
     from twostream.data.annotations import VideoRecord
 
-_VERSION = 1  # of what a file holds
+_VERSION = 2  # of what a file holds; since 2, frozen_bfloat16 takes effect
 _ARRAYS = ("local", "semantic", "valid")
 
 
@@ -211,7 +211,7 @@ def compute_features(
     was_training = stream.training
     stream.eval()
     try:
-        with Progress(len(missing), "videos", before=described) as progress:
+        with worker_deaths_named(), Progress(len(missing), "videos", before=described) as progress:
             for batch in loader:
                 store.write(entries[int(batch["index"][0])], _features_of(model, stream, name, batch))
                 progress.finished()
@@ -247,7 +247,8 @@ def describe_stream(model: TwoStream, name: StreamName) -> dict[str, Any]:
         "version": _VERSION,
         "stream": name,
         "backbone": config.backbone,
-        "precision": "bfloat16" if config.frozen_bfloat16 else "float32",
+        # Not "bfloat16" alone: features that an earlier version has kept under that name are of float32.
+        "precision": "bfloat16 CNN" if config.frozen_bfloat16 else "float32",
         "levels": config.levels,
         "spatial": config.spatial,
         "weights": digest.hexdigest(),

@@ -11,7 +11,7 @@ import lightning as L
 
 from flow_cache import available_cores
 from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import ClipDataset, ClipLoader, ClipSampler
+from twostream.data.dataset import ClipDataset, ClipLoader, ClipSampler, Waiting
 from twostream.data.features import (
     FeatureDataset,
     FeatureStore,
@@ -47,6 +47,9 @@ class ActionDataModule(L.LightningDataModule):
         motion: give the motion that guides the RGB stream's attention, too.
         window: F, RGB frames at each step.
 
+    Attributes:
+        waiting: how long loops have waited for the batches of all loaders.
+
     Example:
         >>> from twostream import ActionDataModule, DataConfig
         >>> config = DataConfig(root="videos", cache="cache/videos", steps=2, stack=3, size=32, workers=0)
@@ -73,6 +76,7 @@ class ActionDataModule(L.LightningDataModule):
         self.window = window
         self._frozen: dict[StreamName, dict[str, Any]] = {}
         self.seed = seed
+        self.waiting = Waiting()
         self.data = load_data(config, streams) if data is None else data
 
     @property
@@ -226,7 +230,12 @@ class ActionDataModule(L.LightningDataModule):
             balance=[record.label for record in dataset.records] if self.config.balance else None,
         )
         return ClipLoader(
-            dataset, sampler, batch_size=batch_size, workers=self._workers, keep=dataset.clips is None
+            dataset,
+            sampler,
+            batch_size=batch_size,
+            workers=self._workers,
+            keep=dataset.clips is None,
+            waiting=self.waiting,
         )
 
 

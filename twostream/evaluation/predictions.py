@@ -8,6 +8,7 @@ import numpy as np
 
 from flow_cache import Progress
 from twostream.checkpoints import Checkpoint
+from twostream.data.dataset import worker_deaths_named
 from twostream.data.module import ActionDataModule, data_of
 from twostream.data.settings import DataConfig
 from twostream.errors import ConfigError
@@ -162,7 +163,7 @@ def _predict(
     """Classify a side of the split in its order; gives probabilities by output, and stream weights if there are any."""
     loader = data.evaluation_dataloader(part)
     outputs = []
-    with Progress(len(loader), "batches", before=f"{purpose}: ") as progress:
+    with worker_deaths_named(), Progress(len(loader), "batches", before=f"{purpose}: ") as progress:
         for batch in loader:
             outputs.append(predict_clips(model, batch))
             progress.finished()

@@ -134,11 +134,14 @@ class Stream(nn.Module):
                 f"expected clips (B, T, {self.backbone.in_channels}, H, W), got shape {tuple(clip.shape)}"
             )
         batch, steps = clip.shape[:2]
-        images: Tensor = self.normalize(clip.flatten(0, 1))
-        if mixup is not None:
-            images = mixup.blend(images.view(batch, steps, *images.shape[1:])).flatten(0, 1)
-            motion = None if motion is None else mixup.blend(motion.float())
-        maps = dict(zip(("local", "semantic"), self.backbone(images), strict=True))
+        with self._cnn_precision(clip.device.type):
+            images: Tensor = self.normalize(clip.flatten(0, 1))
+            if mixup is not None:
+                images = mixup.blend(images.view(batch, steps, *images.shape[1:])).flatten(0, 1)
+            local, semantic = self.backbone(images)
+        maps = {"local": local, "semantic": semantic}
+        if mixup is not None and motion is not None:
+            motion = mixup.blend(motion.float())
         guide = None if motion is None else motion.flatten(0, 1).float()
         spatial = None
         pooled = {}

@@ -7,7 +7,6 @@ import io
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lightning.pytorch.callbacks.checkpoint import Checkpoint
 
 from flow_cache import Progress, format_seconds, signals_blocked
 from twostream.checkpoints import BEST, LAST
+from twostream.data.dataset import Waiting
 from twostream.files import replacing, write_text
 
 
@@ -28,21 +28,26 @@ class EpochLog(Callback):
     An epoch counts once its checkpoint is on the disk: only then is it written and printed, by `announce`. The
     checkpoint holds the rows as well, so that a run that ends between the two loses none of them.
 
+    `wait_share` is the share of an epoch's time, validation included, in which the loop waited for the next batch
+    and did nothing else: near 0 where loading keeps up, and the whole time of loading with `data.workers` 0.
+
     Args:
         path: the CSV file.
         outputs: names of the outputs that are measured, the deciding one last.
+        waiting: how long the loop has waited for batches.
     """
 
-    def __init__(self, path: Path, outputs: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, outputs: tuple[str, ...], waiting: Waiting | None = None) -> None:
         self.path = path
         self.outputs = outputs
+        self._epoch = _EpochClock(waiting or Waiting())
         self.columns = ["epoch", "seconds", "clips_per_second", "lr"]
         for side in ("train", "val"):
             self.columns += [f"{side}_loss", f"{side}_top1"]
             self.columns += [f"{side}_{what}_{name}" for name in outputs for what in ("loss", "top1")]
+        self.columns.append("wait_share")
         self._rows: list[dict[str, Any]] = []
         self._line = ""
-        self._started = 0.0
         self._seconds: list[float] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,13 +73,13 @@ class EpochLog(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""
-        self._started = time.monotonic()
+        self._epoch.start()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make the row and the line, before the checkpoint is written: it holds the row."""
         if not trainer.is_global_zero:
             return
-        seconds = time.monotonic() - self._started
+        seconds, wait_share = self._epoch.seconds, self._epoch.wait_share
         self._seconds.append(seconds)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         metrics["lr"] = max(group["lr"] for group in trainer.optimizers[0].param_groups)
@@ -87,9 +92,10 @@ class EpochLog(Callback):
             "seconds": f"{seconds:.2f}",
             "clips_per_second": f"{clips / seconds:.2f}",
             **{key: f"{metrics[key]:.6g}" for key in self.columns[3:] if key in metrics},
+            "wait_share": f"{wait_share:.4f}",
         }
         self._rows.append(row)
-        self._line = self._describe(trainer, metrics, seconds)
+        self._line = self._describe(trainer, metrics, seconds, wait_share)
 
     def announce(self, trainer: L.Trainer) -> None:
         """Write the row and print the line of the epoch that has ended."""
@@ -98,6 +104,15 @@ class EpochLog(Callback):
         self._write()
         print(self._line, flush=True)
 
+    def summary(self) -> str:
+        """Say how long all epochs took, those before an interruption included, and how much of it was waiting."""
+        rows = [row for row in self._rows if row.get("wait_share")]  # an earlier version did not measure it
+        seconds = sum(float(row["seconds"]) for row in rows)
+        waited = sum(float(row["seconds"]) * float(row["wait_share"]) for row in rows)
+        if not seconds:
+            return ""
+        return f"{len(rows)} epochs took {format_seconds(seconds)}, {waited / seconds:.1%} of it waiting for data"
+
     def _write(self) -> None:
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, self.columns, restval="")
@@ -105,7 +120,9 @@ class EpochLog(Callback):
         writer.writerows(self._rows)
         write_text(self.path, table.getvalue())
 
-    def _describe(self, trainer: L.Trainer, metrics: dict[str, float], seconds: float) -> str:
+    def _describe(
+        self, trainer: L.Trainer, metrics: dict[str, float], seconds: float, wait_share: float
+    ) -> str:
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 0
         recent = self._seconds[-5:]
         left = (total - done) * sum(recent) / len(recent)
@@ -116,7 +133,31 @@ class EpochLog(Callback):
                 text += (
                     " (" + ", ".join(f"{n} {metrics[f'val_top1_{n}']:.3f}" for n in self.outputs[:-1]) + ")"
                 )
-        return text + f"  |  {format_seconds(seconds)}, {format_seconds(left)} left"
+        return text + (
+            f"  |  {format_seconds(seconds)}, {wait_share:.0%} waiting for data, {format_seconds(left)} left"
+        )
+
+
+class _EpochClock:
+    """The time since an epoch began, and how much of it the loop has waited for batches."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self.start()
+
+    def start(self) -> None:
+        """Begin an epoch."""
+        self._began, self._waited = self._waiting.clock(), self._waiting.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the epoch began."""
+        return self._waiting.clock() - self._began
+
+    @property
+    def wait_share(self) -> float:
+        """Share of these seconds, 0 to 1."""
+        return (self._waiting.seconds - self._waited) / max(self.seconds, 1e-9)
 
 
 def _figures(metrics: dict[str, float], side: str) -> str:
@@ -124,16 +165,28 @@ def _figures(metrics: dict[str, float], side: str) -> str:
 
 
 class EpochProgress(Callback):
-    """Show how many batches of an epoch are done, of training and validation together, while the epoch lasts."""
+    """Show how many batches of an epoch are done, of training and validation together, while the epoch lasts.
 
-    def __init__(self) -> None:
+    Args:
+        waiting: how long the loop has waited for batches.
+    """
+
+    def __init__(self, waiting: Waiting | None = None) -> None:
         self._line: Progress | None = None
+        self._epoch = _EpochClock(waiting or Waiting())
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the line."""
         batches = int(trainer.num_training_batches + sum(trainer.num_val_batches))
         before = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: "
-        self._line = Progress(batches, "batches", before=before, enabled=trainer.is_global_zero)
+        self._epoch.start()
+        self._line = Progress(
+            batches,
+            "batches",
+            before=before,
+            after=lambda: f"{self._epoch.wait_share:.0%} waiting for data",
+            enabled=trainer.is_global_zero,
+        )
         self._line.__enter__()
 
     def on_train_batch_end(self, *_: Any) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from twostream.checkpoints import BEST, LAST, ModelCard, load_checkpoint, load_streams
+from twostream.data.dataset import worker_deaths_named
 from twostream.data.module import ActionDataModule
 from twostream.errors import CheckpointError, ConfigError, one_line
 from twostream.models.two_stream import TwoStream
@@ -88,7 +89,7 @@ def fit(
     module = TrainingModule(model, card, optim, trainer_config.mixup)
     by_accuracy = trainer_config.monitor == "val_top1"
     monitor = f"val_top1_{module.decision}" if by_accuracy else "val_loss"
-    log = EpochLog(run / "metrics.csv", module.outputs)
+    log = EpochLog(run / "metrics.csv", module.outputs, data.waiting)
     keeper = BestAndLast(
         checkpoints,
         monitor if data.has_validation and trainer_config.monitor != "last" else None,
@@ -107,15 +108,18 @@ def fit(
         mode = "max" if by_accuracy else "min"
         callbacks.append(EarlyStopping(monitor, patience=trainer_config.patience, mode=mode, verbose=False))
     if trainer_config.progress_bar:
-        callbacks.append(EpochProgress())
+        callbacks.append(EpochProgress(data.waiting))
     logger = TensorBoardLogger(run, name="tensorboard", version="") if trainer_config.tensorboard else False
     trainer = _make_trainer(trainer_config, callbacks, logger)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        with worker_deaths_named():
+            trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
         # Lightning leaves through SystemExit when it is interrupted.
         if not trainer.interrupted:
             raise
+    if trainer.is_global_zero and (summary := log.summary()):
+        print(summary, flush=True)
     best = checkpoints / BEST
     if not best.exists() and not trainer.interrupted:
         raise CheckpointError(f"training ended without a checkpoint in {checkpoints}")

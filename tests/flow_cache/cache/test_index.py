@@ -11,6 +11,7 @@ from flow_cache.cache.codecs import StorageSettings
 from flow_cache.cache.index import IndexEntry, read_index, rebuild_index, refresh_index, scan_cache
 from flow_cache.cache.meta import CacheMeta, Source
 from flow_cache.cache.naming import cache_path
+from flow_cache.cache.reader import CacheReader
 from flow_cache.cache.writer import CacheWriter
 from flow_cache.errors import CacheFileError
 
@@ -65,6 +66,23 @@ def test_reading_a_current_index_opens_no_file(tmp_path: Path) -> None:
     path.write_bytes(bytes(status.st_size))  # an error, if it were opened
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert read_index(tmp_path) == entries
+
+
+def test_a_row_refuses_another_file_in_the_place_of_its_own(tmp_path: Path) -> None:
+    path = add(tmp_path, "a.avi")
+    (entry,) = read_index(tmp_path)
+    os.utime(path)  # touched, not changed
+    with CacheReader(path) as reader:
+        entry.require_same(reader)
+    add(tmp_path, "a.avi", bound=10.0)
+    with (
+        CacheReader(path) as reader,
+        pytest.raises(CacheFileError, match=r"a.flow.zip: was replaced .*bound 10.0, expected 20.0"),
+    ):
+        entry.require_same(reader)
+    path.write_bytes(add(tmp_path, "b.avi").read_bytes())
+    with CacheReader(path) as reader, pytest.raises(CacheFileError, match=r"video b.avi, expected a.avi"):
+        entry.require_same(reader)
 
 
 def test_new_removed_and_replaced_files_are_noticed(tmp_path: Path) -> None:

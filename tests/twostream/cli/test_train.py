@@ -73,6 +73,7 @@ def test_metrics_have_a_row_per_epoch(tiny_run: Path, read_rows: ReadRows) -> No
             assert float(row[f"{side}_loss"]) > 0
             assert row[f"{side}_top1"] == row[f"{side}_top1_fused"]
             assert 0 <= float(row[f"{side}_top1_rgb"]) <= 1
+        assert 0 < float(row["wait_share"]) < 1  # without workers all of the loading is waiting
 
 
 def test_no_source_group_is_on_two_sides(tiny_run: Path, read_rows: ReadRows) -> None:
@@ -124,7 +125,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 def same_history(first: Path, second: Path, read_rows: ReadRows) -> bool:
     """Compare the metrics of every epoch, except for the time that it took, and the predictions."""
-    timing = {"seconds", "clips_per_second"}
+    timing = {"seconds", "clips_per_second", "wait_share"}
     one, other = (
         [{k: v for k, v in row.items() if k not in timing} for row in read_rows(run / "metrics.csv")]
         for run in (first, second)

@@ -1,7 +1,11 @@
+import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +15,11 @@ from hypothesis import strategies as st
 
 from flow_cache import CacheFileError, CacheReader, read_index
 from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import ClipDataset, ClipKey, ClipLoader, ClipSampler
+from twostream.data.dataset import ClipDataset, ClipKey, ClipLoader, ClipSampler, Waiting
 from twostream.data.settings import AugmentConfig, DataConfig
-from twostream.errors import DataError
+from twostream.errors import DataError, TwoStreamError
 
-from .conftest import VIDEOS
+from .conftest import VIDEOS, write_cache_file
 
 
 def make_dataset(cache, **settings):
@@ -155,18 +159,43 @@ def batches(dataset, workers, epochs):
         yield from loader
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 def test_batches_do_not_depend_on_the_number_of_workers(make_cache):
     dataset = make_dataset(make_cache(), training=True)
     alone = list(batches(dataset, 0, 2))
     assert [len(batch["label"]) for batch in alone] == [5, 5, 2] * 2
     assert alone[0]["flow"].shape == (5, 3, 4, 16, 16)
     assert alone[0]["label"].dtype == alone[0]["index"].dtype == torch.int64
-    for expected, batch in zip(alone, batches(dataset, 2, 2), strict=True):
-        same(expected, batch)
+    for workers in (1, 4):
+        for expected, batch in zip(alone, batches(dataset, workers, 2), strict=True):
+            same(expected, batch)
     # The epoch reached the clips: a video looks different in the second one.
     place = [batch["index"].tolist().index(0) for batch in alone if 0 in batch["index"]]
     clips = [batch["rgb"][i] for batch, i in zip((b for b in alone if 0 in b["index"]), place, strict=True)]
     assert not torch.equal(*clips)
+
+
+def test_the_loop_counts_how_long_it_waits_for_batches():
+    """Reading a clip takes two seconds of this clock, what the loop does with a batch seven."""
+
+    class Slow(torch.utils.data.Dataset):
+        now = 0.0
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, key):
+            self.now += 2
+            return {"index": key.video}
+
+    dataset = Slow()
+    waiting = Waiting(lambda: dataset.now)
+    loader = ClipLoader(
+        dataset, ClipSampler(5, shuffle=False), batch_size=2, workers=0, keep=False, waiting=waiting
+    )
+    for _ in loader:
+        dataset.now += 7
+    assert (waiting.seconds, dataset.now) == (10.0, 31.0)
 
 
 def damage(path):
@@ -209,6 +238,76 @@ def test_a_damaged_file_is_named_in_one_line(make_cache, workers):
     path.unlink()
     with pytest.raises(CacheFileError, match="v_run_g02_c01"):
         list(batches(dataset, workers, 1))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def take_another_video(path):
+    shutil.copyfile(path.with_name("v_run_g03_c01.flow.zip"), path)
+
+
+def make_again(path):
+    """The same video, with as many fields of other flow."""
+    write_cache_file(path.parents[1], "run/v_run_g02_c01.avi", VIDEOS["run/v_run_g02_c01.avi"], bound=10.0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: path.unlink(), "no such cache file"),
+        (truncate, r"v_run_g02_c01\.flow\.zip"),
+        (take_another_video, r"was replaced .*video run/v_run_g03_c01.avi, expected run/v_run_g02_c01.avi"),
+        (make_again, r"was replaced .*bound 10.0, expected 20.0"),
+    ],
+    ids=["missing", "truncated", "another video", "made again"],
+)
+def test_a_file_that_changes_while_a_training_runs_is_named(make_cache, workers, change, reason):
+    """In the next epoch at the latest, with workers that have read the old one; no clip of the wrong flow is seen."""
+    cache = make_cache()
+    dataset = make_dataset(cache, training=True)
+    running = batches(dataset, workers, 2)
+    for _ in range(3):
+        next(running)
+    change(cache / "run" / "v_run_g02_c01.flow.zip")
+    with pytest.raises(CacheFileError, match=reason) as caught:
+        list(running)
+    assert "v_run_g02_c01.flow.zip" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_of_an_earlier_version_fits_its_files(make_cache):
+    cache = make_cache({"a/x.avi": 9})
+    (entry,) = read_index(cache)
+    old = replace(entry, partial="unknown")
+    dataset = ClipDataset(
+        [VideoRecord("a/x.avi", 0, "")], cache, {"a/x.avi": old}, config=DataConfig(steps=3, stack=2, size=16)
+    )
+    same(dataset[0], make_dataset(cache)[0])
+
+
+class Deadly(torch.utils.data.Dataset):
+    """A data set of which one item ends the process that reads it, as the kernel does when memory is short."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, key):
+        if key.video == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"index": key.video}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+def test_a_killed_loader_process_is_an_error_in_one_line():
+    loader = ClipLoader(Deadly(), ClipSampler(8, shuffle=False), batch_size=1, workers=2, keep=True)
+    with pytest.raises(
+        TwoStreamError, match=r"loader process was killed by signal 9.*data\.workers"
+    ) as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_short_video_is_refused(make_cache):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flow_cache import rebuild_index
+from flow_cache import CacheFileError, rebuild_index
 from twostream.data.dataset import ClipKey
 from twostream.data.features import frozen_streams
 from twostream.data.module import ActionDataModule, data_of
@@ -150,7 +150,7 @@ def test_a_cache_file_that_was_replaced_is_seen(config: DataConfig, model: TwoSt
     write_cache_file(Path(str(config.cache)), video, VIDEOS[video] + 3)
     rebuild_index(Path(str(config.cache)))
     after = kept(config, model).dataset("train")
-    with pytest.raises(DataError, match="have vanished"):  # these are of the file that is gone
+    with pytest.raises(CacheFileError, match="was replaced"):  # its clips are of the file that is gone
         before[0]
     assert np.isfinite(after[0]["rgb_semantic"].numpy()).all()
 

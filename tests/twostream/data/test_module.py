@@ -1,4 +1,5 @@
 import csv
+import shutil
 import uuid
 from collections import Counter
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 from upath import UPath
 
+from flow_cache import CacheFileError
 from twostream.data.loading import load_data
 from twostream.data.module import ActionDataModule
 from twostream.data.settings import AugmentConfig, DataConfig, SplitConfig
@@ -81,6 +83,21 @@ def test_videos_and_cache_may_be_urls(config):
         assert all(torch.equal(batch[key], same[key]) for key in same)
     with pytest.raises(DataError, match="memory://none does not exist"):
         load_data(replace(config, cache="memory://none"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: shutil.copyfile(path.with_name("v_run_g03_c01.flow.zip"), path),
+    ],
+    ids=["missing", "truncated", "another video"],
+)
+def test_a_cache_file_that_is_not_what_the_index_says_is_named_at_the_start(config, change):
+    change(Path(config.cache) / "run" / "v_run_g02_c01.flow.zip")
+    with pytest.raises((DataError, CacheFileError), match="v_run_g02_c01"):
+        load_data(config)
 
 
 def test_batches_of_all_parts(config):

@@ -92,6 +92,28 @@ def test_features_stand_for_the_clip() -> None:
     torch.testing.assert_close(stream.classify(kept).logits, stream(images, motion).logits)
 
 
+@pytest.mark.parametrize(("frozen", "bfloat16"), [(True, True), (True, False), (False, True)])
+def test_a_frozen_cnn_and_nothing_else_computes_in_bfloat16(frozen: bool, bfloat16: bool) -> None:
+    class Convolutions(Halves):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, LOCAL, 1)
+            self.seen: list[torch.dtype] = []
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            local = self.convolution(images)
+            self.seen.append(local.dtype)
+            return local, local.repeat(1, 2, 1, 1)[:, :SEMANTIC]
+
+    cnn = Convolutions()
+    config = StreamConfig(hidden=8, freeze_backbone=frozen, frozen_bfloat16=bfloat16)
+    stream = Stream(nn.Identity(), cnn, CLASSES, config).eval()  # type: ignore[arg-type]
+    features = stream.features(clip())
+    assert cnn.seen == [torch.bfloat16 if frozen and bfloat16 else torch.float32]
+    assert features.local.dtype == features.semantic.dtype == torch.float32
+    assert stream.classify(features).logits.dtype == torch.float32
+
+
 def test_each_lstm_has_a_loss_of_its_own() -> None:
     config = ModelConfig(
         streams=["rgb"], backbone="mobilenet_v3_small", weights="none", hidden=8, level_loss_weight=0.5

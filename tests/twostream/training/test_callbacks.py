@@ -12,7 +12,8 @@ import torch
 
 from flow_cache import interruptible
 from twostream.checkpoints import BEST, LAST
-from twostream.training.callbacks import BestAndLast, EpochLog
+from twostream.data.dataset import Waiting
+from twostream.training.callbacks import BestAndLast, EpochLog, EpochProgress
 
 
 @pytest.fixture(autouse=True)
@@ -120,3 +121,59 @@ def test_rows_are_taken_from_the_file_where_the_checkpoint_holds_none(tmp_path: 
     end_epoch(trainer, log, BestAndLast(tmp_path, None, larger_is_better=True, then=log.announce))
     assert epochs(path) == ["1", "2"]
     assert path.read_text().splitlines()[1].startswith("1,,,,0.25,")
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_epoch_says_which_share_of_it_was_waiting_for_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    waiting = Waiting(clock)
+    log = EpochLog(tmp_path / "metrics.csv", ("flow",), waiting)
+    keeper = BestAndLast(tmp_path, None, larger_is_better=True, then=log.announce)
+    for epoch, (seconds, waited) in enumerate([(8.0, 2.0), (24.0, 12.0)]):
+        trainer = make_trainer(epoch, lambda path: path.write_bytes(b"state"))
+        log.on_train_epoch_start(trainer, None)
+        clock.now += seconds
+        waiting.seconds += waited
+        end_epoch(trainer, log, keeper)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seconds"], row["clips_per_second"], row["wait_share"]) for row in rows] == [
+        ("8.00", "1.00", "0.2500"),
+        ("24.00", "0.33", "0.5000"),
+    ]
+    first, second = capsys.readouterr().out.splitlines()
+    assert "8.0 s, 25% waiting for data, " in first
+    assert "50% waiting for data" in second
+    assert log.summary() == "2 epochs took 32.0 s, 43.8% of it waiting for data"
+
+
+def test_epochs_of_an_earlier_version_do_not_enter_the_summary(tmp_path: Path) -> None:
+    log = EpochLog(tmp_path / "metrics.csv", ("flow",))
+    log.load_state_dict({"rows": [{"epoch": 1, "seconds": "5.00"}]})
+    assert log.summary() == ""
+
+
+def test_the_line_of_an_epoch_says_how_much_it_has_waited(tmp_path: Path) -> None:
+    clock = Clock()
+    waiting = Waiting(clock)
+    progress = EpochProgress(waiting)
+    trainer = make_trainer(0, None)
+    trainer.num_training_batches, trainer.num_val_batches = 3, [1]
+    progress.on_train_epoch_start(trainer, None)
+    clock.now += 4
+    waiting.seconds += 1
+    progress.on_train_batch_end()
+    line = progress._line
+    assert line is not None
+    assert line.describe(clock.now).endswith(", 25% waiting for data")
+    progress.on_exception()

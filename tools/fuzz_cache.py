@@ -60,6 +60,7 @@ class Original:
     flow: Images
     rgb: Images | None
     members: dict[str, bytes]
+    grid: int
 
 
 class BrokenPromiseError(Exception):
@@ -85,7 +86,9 @@ def originals(folder: Path) -> list[Original]:
             with CacheReader(path) as reader, zipfile.ZipFile(path) as archive:
                 colours = reader.rgb(range(FIELDS + 1)) if reader.has_rgb else None
                 members = {name: archive.read(name) for name in archive.namelist()}
-                written.append(Original(path.read_bytes(), reader.flow(range(FIELDS)), colours, members))
+                written.append(
+                    Original(path.read_bytes(), reader.flow(range(FIELDS)), colours, members, settings.grid)
+                )
             path.unlink()
     return written
 
@@ -334,7 +337,8 @@ def judge(
         raise BrokenPromiseError("was read, but must be refused")
     if flow.shape != (meta.fields, 2, meta.height, meta.width):
         raise BrokenPromiseError(f"flow of shape {flow.shape}")
-    if kind in DAMAGED:
+    means_other_levels = kind is edit_meta and meta.storage.grid != original.grid  # nothing contradicts it
+    if kind in DAMAGED and not means_other_levels:
         same_rgb = rgb is original.rgb or np.array_equal(rgb, original.rgb)  # type: ignore[arg-type]
         if not np.array_equal(flow, original.flow) or not same_rgb:
             raise BrokenPromiseError("gives other arrays than were written")

@@ -1,11 +1,12 @@
 """The card that a checkpoint carries, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from twostream.checkpoints import Checkpoint, ModelCard, load_checkpoint
+from twostream.checkpoints import Checkpoint, ModelCard, load_checkpoint, load_streams
 from twostream.errors import CheckpointError
 from twostream.models.settings import ModelConfig
 
@@ -100,3 +101,18 @@ def test_class_differences_are_told_in_words() -> None:
         CheckpointError, match="only in the checkpoint: sit; only in the data: fly, hop, jog and 1 more"
     ):
         checkpoint.require_classes(("run", "fly", "hop", "jog", "lie"))
+
+
+def test_another_codec_of_the_flow_cache_is_the_same_flow(tmp_path: Path) -> None:
+    """A cache that was recoded after training goes with the checkpoint; one of another bound does not."""
+    trained = make_card(streams=["flow"])
+    trained = replace(trained, flow={**trained.flow, "codec": {"codec": "jpegls", "max_error": 1}})
+    path = write(tmp_path / "flow.ckpt", trained)
+    card = make_card(flow_checkpoint=str(path))
+    model = card.build_model()
+    load_streams(model, replace(card, flow={**card.flow, "codec": {"codec": "zstd", "max_error": 1}}))
+    weights = load_checkpoint(path).state
+    loaded = {f"streams.flow.{key}": value for key, value in model.streams["flow"].state_dict().items()}
+    assert all(torch.equal(value, weights[key]) for key, value in loaded.items())
+    with pytest.raises(CheckpointError, match="was trained on flow made by"):
+        load_streams(model, replace(card, flow={**card.flow, "bound": 15.0}))

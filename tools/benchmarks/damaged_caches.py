@@ -43,6 +43,7 @@ class Original:
     flow: Images
     rgb: Images | None
     members: dict[str, bytes]
+    grid: int
 
 
 def originals(folder: Path) -> list[Original]:
@@ -64,7 +65,9 @@ def originals(folder: Path) -> list[Original]:
             with CacheReader(path) as reader, zipfile.ZipFile(path) as archive:
                 colours = reader.rgb(range(FIELDS + 1)) if reader.has_rgb else None
                 members = {name: archive.read(name) for name in archive.namelist()}
-                written.append(Original(path.read_bytes(), reader.flow(range(FIELDS)), colours, members))
+                written.append(
+                    Original(path.read_bytes(), reader.flow(range(FIELDS)), colours, members, settings.grid)
+                )
             path.unlink()
     return written
 

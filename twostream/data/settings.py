@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from twostream.errors import DataError
 from twostream.settings import StreamName, require_at_least
@@ -180,6 +180,8 @@ class DataConfig:
         workers: loader processes of one device; -1 takes one per core, at most 8; 0 loads in the main
             process.
         eval_clips: clips of a test video whose predictions are averaged (K), each in `augment.views` views.
+        protocol: how a test video is looked at, by the name that papers give it: clips x views, such as 1x1, 3x1, 10x1
+            or 25x10. It decides over eval_clips and views, for both streams; null leaves it to them.
         feature_passes: passes over the training videos whose features are kept on disk where a CNN is frozen; epoch e
             sees pass e modulo this number. 0 computes them anew in every epoch.
         features: folder of these features; null for `features` in the flow cache.
@@ -211,6 +213,7 @@ class DataConfig:
     balance: bool = False
     workers: int = -1
     eval_clips: int = 3
+    protocol: str | None = None
     feature_passes: int = 0
     features: str | None = None
     short_videos: Literal["error", "skip"] = "error"
@@ -223,6 +226,8 @@ class DataConfig:
             raise DataError(f"data.max_missing is a share: got {self.max_missing:g}, expected 0 to 1")
         if min(width_and_height(self.size)) < 16:
             raise DataError(f"data.size must be at least 16, got {self.size}")
+        if self.protocol is not None:
+            parse_protocol(self.protocol)
         most = max(self.views_of("rgb")[1], self.views_of("flow")[1])
         if most > 1 and self.augment.flip == 0:
             raise DataError(
@@ -237,15 +242,40 @@ class DataConfig:
 
     def eval_clips_of(self, stream: StreamName) -> int:
         """Return how many evaluation clips (K) of a video a stream sees."""
+        if self.protocol is not None:
+            return parse_protocol(self.protocol)[0]
         own: StreamClips = getattr(self, stream)
         return own.eval_clips or self.eval_clips
 
     def views_of(self, stream: StreamName) -> tuple[View, Views]:
         """Return which part of the frame a stream sees in evaluation, and in how many views of each clip."""
         own: StreamClips = getattr(self, stream)
-        return own.view or self.augment.view, own.views or self.augment.views
+        views = own.views or self.augment.views if self.protocol is None else parse_protocol(self.protocol)[1]
+        return own.view or self.augment.view, views
 
     @property
     def shape(self) -> ClipShape:
         """Return steps and stack as one value."""
         return ClipShape(self.steps, self.stack)
+
+
+def parse_protocol(text: str) -> tuple[int, Views]:
+    """Read how a test video is looked at from the name that papers give it.
+
+    Args:
+        text: clips x views, such as "25x10".
+
+    Raises:
+        DataError: it is no such name.
+
+    Example:
+        >>> from twostream.data.settings import parse_protocol
+        >>> parse_protocol("25x10")
+        (25, 10)
+    """
+    clips, _, views = text.partition("x")
+    if not (clips.isdecimal() and int(clips) > 0 and views.isdecimal() and int(views) in get_args(Views)):
+        raise DataError(
+            f"data.protocol is clips x views, such as 10x1, with 1, 2 or 10 views of each clip; got {text!r}"
+        )
+    return int(clips), cast(Views, int(views))

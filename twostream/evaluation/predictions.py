@@ -82,9 +82,8 @@ def evaluate(
     shared_sources = data.split.shared_sources | {video.path for video in comparison.seen}
     shared = np.array([record.path in shared_sources for record in records]) if part == "test" else None
     record = checkpoint.card.split
-    clips: dict[str, int] = {
-        name: data.config.eval_clips_of(name) * data.config.views_of(name)[1] for name in model.names
-    }
+    counts = {name: (data.config.eval_clips_of(name), data.config.views_of(name)[1]) for name in model.names}
+    clips: dict[str, int] = {name: clips * views for name, (clips, views) in counts.items()}
     protocol = Protocol(
         dataset=data.data.name,
         split=data.split.name,
@@ -93,6 +92,7 @@ def evaluate(
         num_videos=len(records),
         clips_per_video=max(clips.values()),
         clips_by_stream=clips,
+        sampling={name: f"{clips}x{views}" for name, (clips, views) in counts.items()},
         streams=model.names,
         checkpoint=checkpoint.path.name,
         epoch=checkpoint.epoch,

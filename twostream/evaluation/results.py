@@ -36,6 +36,7 @@ class Protocol:
         num_videos: videos that were evaluated.
         clips_per_video: clips sampled from each video; their probabilities are averaged at video level.
         clips_by_stream: the same of each stream, where they differ; empty if they do not.
+        sampling: how many clips and views of each these are, by stream, such as "10x2"; empty if unknown.
         level: "video" (one row a video) or "clip" (one row a clip).
         streams: names of the streams, of "rgb" and "flow".
         checkpoint: file name of the checkpoint.
@@ -66,6 +67,7 @@ class Protocol:
     num_videos: int
     clips_per_video: int
     clips_by_stream: Mapping[str, int] = field(default_factory=dict)
+    sampling: Mapping[str, str] = field(default_factory=dict)
     level: str = "video"
     streams: tuple[str, ...]
     checkpoint: str
@@ -100,7 +102,13 @@ class Protocol:
             Text without line breaks: data set, split, sizes, clips, level, streams, checkpoint, flow, groups.
         """
         clips = f"{self.clips_per_video} clip{'s' if self.clips_per_video != 1 else ''} per video"
-        if len(set(self.clips_by_stream.values())) > 1:
+        if len(set(self.sampling.values())) == 1:
+            clips += f" ({next(iter(self.sampling.values()))}: clips x views)"
+        elif self.sampling:
+            clips += (
+                f" (clips x views: {', '.join(f'{name} {text}' for name, text in self.sampling.items())})"
+            )
+        elif len(set(self.clips_by_stream.values())) > 1:
             clips += f" ({', '.join(f'{name} {count}' for name, count in self.clips_by_stream.items())})"
         averaged = ", probabilities averaged" if self.level == "video" and self.clips_per_video > 1 else ""
         streams = " + ".join(self.streams) + (" fused" if len(self.streams) > 1 else " alone")

@@ -31,10 +31,11 @@ def test_evaluation_of_the_checkpoint_repeats_the_runs_report(
 
 
 def test_other_sides_and_data_settings_can_be_evaluated(checkpoint: Path, tmp_path: Path) -> None:
-    assert evaluate([str(checkpoint), f"--out={tmp_path}", "--part=validation", "--data.eval_clips=1"]) == 0
+    settings = ["--part=validation", "--data.protocol=1x2", "--data.augment.flip=0.5"]
+    assert evaluate([str(checkpoint), f"--out={tmp_path}", *settings]) == 0
     report = (tmp_path / "report.md").read_text()
     assert "validation side" in report
-    assert "1 clip per video" in report
+    assert "2 clips per video (1x2: clips x views), probabilities averaged" in report
 
 
 def test_a_checkpoint_of_other_classes_is_refused(

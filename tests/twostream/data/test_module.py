@@ -14,8 +14,9 @@ from upath import UPath
 from flow_cache import CacheFileError
 from twostream.data.loading import load_data
 from twostream.data.module import ActionDataModule
-from twostream.data.settings import AugmentConfig, DataConfig, SplitConfig
+from twostream.data.settings import AugmentConfig, DataConfig, SplitConfig, StreamClips
 from twostream.errors import DataError, DataWarning
+from twostream.settings import STREAMS
 
 from .conftest import VIDEOS, write_cache_file
 
@@ -227,6 +228,25 @@ def test_wrong_paths_are_refused(config, tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             load_data(replace(config, **changes))
+
+
+def test_a_protocol_decides_over_clips_and_views_of_both_streams():
+    config = DataConfig(eval_clips=3, protocol="25x10", flow=StreamClips(eval_clips=4, views=2, view="full"))
+    assert {config.eval_clips_of(name) for name in STREAMS} == {25}
+    assert config.views_of("rgb") == ("centre", 10)
+    assert config.views_of("flow") == ("full", 10)
+    assert DataConfig(protocol="1x1").eval_clips_of("flow") == 1
+
+
+@pytest.mark.parametrize("text", ["", "10", "x", "0x1", "3x5", "-1x1", "3x1x1", "3 x 1", "axb"])
+def test_other_names_of_protocols_are_refused(text):
+    with pytest.raises(DataError, match="is clips x views, such as 10x1"):
+        DataConfig(protocol=text)
+
+
+def test_a_protocol_of_mirrored_views_is_refused_where_left_and_right_matter():
+    with pytest.raises(DataError, match="10 evaluation views are mirrored ones too"):
+        DataConfig(protocol="10x10", augment=AugmentConfig(flip=0))
 
 
 @pytest.mark.parametrize("settings", [{"size": 8}, {"batch_size": 0}, {"workers": -2}, {"eval_clips": 0}])

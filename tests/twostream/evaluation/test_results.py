@@ -58,6 +58,13 @@ def test_line_names_every_condition_in_one_line():
     )
 
 
+def test_line_names_clips_and_views():
+    same = make_protocol(clips_per_video=250, sampling={"rgb": "25x10", "flow": "25x10"}).line()
+    assert "; 250 clips per video (25x10: clips x views), probabilities averaged; " in same
+    own = make_protocol(clips_per_video=20, sampling={"rgb": "1x2", "flow": "10x2"}).line()
+    assert "; 20 clips per video (clips x views: rgb 1x2, flow 10x2), probabilities averaged; " in own
+
+
 def test_line_of_a_single_stream_and_clip():
     line = make_protocol(streams=("rgb",), clips_per_video=1, epoch=None, flow="", groups="").line()
     assert "1 clip per video; video level; streams rgb alone; checkpoint best.ckpt; seed 3." in line

@@ -12,6 +12,7 @@ from twostream.reports.comparison.figures import SCORE_NAMES, Comparison
 from twostream.reports.comparison.text import TITLES, ends, label_of, p_value, point_range, points
 from twostream.reports.explanation import plural
 from twostream.reports.numbers import EMPTY, percent
+from twostream.reports.outputs import NAMES
 
 _ANY_WIDTH = 1000  # columns; a table takes what it needs
 
@@ -39,9 +40,8 @@ def print_comparison(comparison: Comparison, directory: Path | None) -> None:
         )
     for average in comparison.averages:
         mean, deviation = average.mean["top1"], average.deviation["top1"]
-        print_line(
-            f"mean of {len(average.members)} runs, {average.family}: top-1 {percent(mean)} ± {percent(deviation)} %"
-        )
+        runs = f"mean of {len(average.members)} runs, {average.family}, {NAMES[average.output]}"
+        print_line(f"{runs}: top-1 {percent(mean)} ± {percent(deviation)} %")
     if comparison.unpaired:
         print(f"{plural(len(comparison.unpaired), 'pair')} tested on different videos: no paired test")
     if directory is not None:

@@ -13,6 +13,17 @@ from twostream.models.settings import ModelConfig
 from twostream.settings import STREAMS, StreamName, from_plain
 from twostream.training.settings import OptimConfig, TrainerConfig
 
+# Settings that change how a run is carried out, not what comes out: a resumed run may change them.
+FREE_SETTINGS = (
+    "out",
+    "overwrite",
+    "data.workers",
+    "flow.device",
+    "flow.workers",
+    "trainer.progress_bar",
+    "trainer.tensorboard",
+)
+
 
 @dataclass(frozen=True)
 class FlowConfig(FlowSettings):

@@ -16,7 +16,7 @@ import yaml
 
 from flow_cache import csv_bytes
 from twostream.checkpoints import load_checkpoint
-from twostream.config import TrainConfig
+from twostream.config import FREE_SETTINGS, TrainConfig
 from twostream.data.annotations import VideoRecord
 from twostream.data.record import SplitRecord
 from twostream.errors import ConfigError, DataError, TwoStreamError
@@ -27,16 +27,6 @@ CONFIG_NAME = "config.yaml"
 RECORD_NAME = "run.json"
 SPLIT_NAME = "split.csv"
 _SPLIT_COLUMNS = ("video", "class", "group", "side", "sha256")
-# Settings that change how a run is carried out, not what comes out: a resumed run may change them.
-FREE_SETTINGS = (
-    "out",
-    "overwrite",
-    "data.workers",
-    "flow.device",
-    "flow.workers",
-    "trainer.progress_bar",
-    "trainer.tensorboard",
-)
 
 
 def claim(run: Path, config: TrainConfig) -> None:

@@ -79,13 +79,13 @@ def run(argv: Sequence[str]) -> int:
     if arguments.validation and not arguments.fuse:
         raise ConfigError("--validation needs --fuse, whose weights are fitted on it")
     # pandas, scikit-learn and matplotlib, which take seconds, once the arguments are right
+    from twostream.config import FREE_SETTINGS
     from twostream.reports.comparison.console import print_comparison
     from twostream.reports.comparison.figures import ALL, DECISION, compare
     from twostream.reports.comparison.fusion import fuse
     from twostream.reports.comparison.quoted import quoted_results
     from twostream.reports.comparison.runs import read_runs
     from twostream.reports.comparison.write import write_comparison
-    from twostream.run_directory import FREE_SETTINGS
 
     runs = read_runs(arguments.runs, logits=arguments.logits, free_settings=FREE_SETTINGS)
     outputs = arguments.outputs or ([ALL] if len(runs) == 1 else [DECISION])

@@ -34,8 +34,8 @@ def test_writes_what_it_measured(make_videos, tmp_path):
 
 def test_other_clips_are_refused(make_videos, tmp_path):
     """What is compared must be the same: a video of other frames than those that the cache was made of."""
-    from benchmark_loader import check_agreement
     from benchmarks.clip_sources import prepare
+    from benchmarks.loader_speed import check_agreement
 
     videos = make_videos((13, 13), width=64, height=48)
     names = [videos / "0.avi", videos / "1.avi"]

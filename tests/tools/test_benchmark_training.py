@@ -46,7 +46,7 @@ def test_writes_what_it_measured(make_videos, tmp_path):
 
 def test_a_step_of_another_network_is_refused():
     torch = pytest.importorskip("torch")
-    from benchmark_training import check_agreement
+    from benchmarks.training_speed import check_agreement
     from benchmarks.training_steps import PLAIN, Step
 
     class Fake:

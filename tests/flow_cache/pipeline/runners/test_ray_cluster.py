@@ -381,7 +381,7 @@ arguments = ["precompute", {str(tmp_path / "videos")!r}, "--out", {str(tmp_path 
     "--method", "farneback", "--ray", "local", "--workers", "1"]
 os._exit(main(arguments, run=partial(precompute, start_runner=partial(start_runner, cluster=Doomed))))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert run.returncode == 1, run.stderr
     assert "flow-cache: error: the Ray cluster at local has gone; what is done is kept" in run.stderr
 

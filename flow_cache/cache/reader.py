@@ -352,3 +352,12 @@ class CacheReader:
             raise CacheFileError(self.path, reason, META_NAME)
         flow = directory.numbered_in("flow", meta.storage.extension, runs)
         return flow, directory.numbered("rgb", RGB_EXTENSION, frames)
+
+
+def meta_or_error(path: AnyPath) -> CacheMeta | CacheFileError:
+    """Return what a file says about itself, or why it cannot be read."""
+    try:
+        with CacheReader(path) as reader:
+            return reader.meta
+    except CacheFileError as error:
+        return error

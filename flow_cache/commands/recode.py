@@ -19,7 +19,7 @@ from flow_cache.cache.image_headers import CodecError
 from flow_cache.cache.index import known_sources, list_cache_files, refresh_index
 from flow_cache.cache.meta import CacheMeta
 from flow_cache.cache.naming import CACHE_SUFFIX, cache_path, unusable_name
-from flow_cache.cache.reader import CacheReader
+from flow_cache.cache.reader import CacheReader, meta_or_error
 from flow_cache.cache.writer import CacheWriter
 from flow_cache.errors import (
     ArgumentError,
@@ -190,11 +190,11 @@ def _plan(
     Raises ArgumentError for fields that cannot have the codec, CacheMismatchError for other files in the output.
     """
     names = list(files)
-    metas = dict(zip(names, map_files(lambda name: _meta_of(cache / name), names, cache), strict=True))
+    metas = dict(zip(names, map_files(lambda name: meta_or_error(cache / name), names, cache), strict=True))
     there = metas
     if output != cache:
         others = list(list_cache_files(output))
-        found = map_files(lambda name: _meta_of(output / name), others, output)
+        found = map_files(lambda name: meta_or_error(output / name), others, output)
         there = dict(zip(others, found, strict=True))
     tasks: list[_Task] = []
     kept: list[str] = []
@@ -230,15 +230,6 @@ def _check_target(
         raise CacheMismatchError(
             f"{target} was made with other parameters: {difference}; use another output folder"
         )
-
-
-def _meta_of(path: AnyPath) -> CacheMeta | CacheFileError:
-    """Return what a file says about itself, or why it cannot be read."""
-    try:
-        with CacheReader(path) as reader:
-            return reader.meta
-    except CacheFileError as error:
-        return error
 
 
 def _members(

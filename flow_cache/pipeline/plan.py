@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flow_cache.cache.index import known_sources, list_cache_files
 from flow_cache.cache.meta import CacheMeta, Source
 from flow_cache.cache.naming import cache_path, unusable_name
-from flow_cache.cache.reader import CacheReader
+from flow_cache.cache.reader import meta_or_error
 from flow_cache.errors import (
     ArgumentError,
     CacheFileError,
@@ -167,7 +167,7 @@ def make_plan(
     """
     files = list_cache_files(output)
     metas = dict(
-        zip(files, map_files(lambda name: _meta_of(output / name), list(files), output), strict=True)
+        zip(files, map_files(lambda name: meta_or_error(output / name), list(files), output), strict=True)
     )
     inputs = _with_owners(inputs, metas)
     root, names = inputs.root, inputs.names
@@ -262,15 +262,6 @@ def _hash_of(video: AnyPath, flow: bool) -> str:
         return hash_of_video(video, flow=flow)
     except VideoError:
         return ""
-
-
-def _meta_of(path: AnyPath) -> CacheMeta | CacheFileError:
-    """Return what a file says about itself, or why it cannot be read."""
-    try:
-        with CacheReader(path) as reader:
-            return reader.meta
-    except CacheFileError as error:
-        return error
 
 
 def _difference(found: CacheMeta | CacheFileError, asked: CacheMeta) -> str | None:

@@ -61,7 +61,21 @@ class ClipKey(NamedTuple):
     repeat: int = 0
 
 
-class ClipDataset(Dataset[Clip]):
+class NamedErrors(Dataset[Clip]):
+    """A dataset whose batches hold our own errors in place of the clips that have them, for `ClipLoader` to raise."""
+
+    def __getitems__(self, keys: Sequence[int | ClipKey]) -> list[Clip | Exception]:
+        """Read a batch for a loader; our own errors are returned: a worker would turn them into tracebacks."""
+        items: list[Clip | Exception] = []
+        for key in keys:
+            try:
+                items.append(self[key])
+            except (FlowCacheError, TwoStreamError) as error:
+                items.append(error)
+        return items
+
+
+class ClipDataset(NamedErrors):
     """Read clips from a flow cache.
 
     `dataset[index]` or `dataset[ClipKey(epoch, video)]` gives a dict with
@@ -206,16 +220,6 @@ class ClipDataset(Dataset[Clip]):
             frames = np.unique(windows)
             decoded.rgb, decoded.frames = reader.rgb(frames.tolist()), np.searchsorted(frames, windows)
         return decoded
-
-    def __getitems__(self, keys: Sequence[int | ClipKey]) -> list[Clip | Exception]:
-        """Read a batch for a loader; our own errors are returned: a worker would turn them into tracebacks."""
-        items: list[Clip | Exception] = []
-        for key in keys:
-            try:
-                items.append(self[key])
-            except (FlowCacheError, TwoStreamError) as error:
-                items.append(error)
-        return items
 
 
 @dataclass

@@ -25,9 +25,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from flow_cache import FlowCacheError, IndexEntry, Progress
-from twostream.data.dataset import Clip, ClipDataset, ClipKey, ClipLoader, ClipSampler, worker_deaths_named
-from twostream.errors import DataError, TwoStreamError
+from flow_cache import IndexEntry, Progress
+from twostream.data.dataset import (
+    Clip,
+    ClipDataset,
+    ClipKey,
+    ClipLoader,
+    ClipSampler,
+    NamedErrors,
+    worker_deaths_named,
+)
+from twostream.errors import DataError
 from twostream.files import replacing
 from twostream.models.stream import Stream
 from twostream.models.two_stream import TwoStream
@@ -88,7 +96,7 @@ def _identity(entry: IndexEntry) -> str:
     return f"{entry.bytes} bytes, {entry.stamp}"
 
 
-class FeatureDataset(Dataset[Clip]):
+class FeatureDataset(NamedErrors):
     """Clips of a `ClipDataset` in which some streams come as features: `rgb_local`, `rgb_semantic` and `rgb_valid`.
 
     Args:
@@ -141,16 +149,6 @@ class FeatureDataset(Dataset[Clip]):
                 clip[f"{name}_{part}"] = torch.from_numpy(np.ascontiguousarray(values))
         return clip
 
-    def __getitems__(self, keys: Sequence[int | ClipKey]) -> list[Clip | Exception]:
-        """Read a batch for a loader; our own errors are returned: a worker would turn them into tracebacks."""
-        items: list[Clip | Exception] = []
-        for key in keys:
-            try:
-                items.append(self[key])
-            except (FlowCacheError, TwoStreamError) as error:
-                items.append(error)
-        return items
-
 
 class _Passes(Dataset[Clip]):
     """All passes over a video at once, in place of the clips of an evaluation."""
@@ -169,7 +167,6 @@ class _Passes(Dataset[Clip]):
         if self._passes is None:
             return self._clips[index]
         drawn = [self._clips[ClipKey(number, index)] for number in range(self._passes)]
-        names = [name for name in drawn[0] if name not in ("label", "index")]
         names = [name for name in drawn[0] if name not in ("label", "index")]
         tensors = {name: torch.stack([torch.as_tensor(clip[name]) for clip in drawn]) for name in names}
         return {**tensors, "label": drawn[0]["label"], "index": index}

@@ -22,12 +22,12 @@ from flow_cache.pipeline.outcome import Failure
 from flow_cache.pipeline.plan import Plan, plan_run
 from flow_cache.pipeline.runners.ray_cluster import RayCluster
 from flow_cache.pipeline.settings import PrecomputeConfig
-from flow_cache.pipeline.worker import Job
+from flow_cache.pipeline.worker import Job, frames_of
 from flow_cache.quantization import quantize
 from flow_cache.runtime import available_cores
 from flow_cache.storage.paths import is_local
 from flow_cache.video.damage import Damage
-from flow_cache.video.frames import Frame, probe_frames, read_frames
+from flow_cache.video.frames import Frame, probe_frames
 from flow_cache.video.source import local_copy
 
 _MAX_OPENED = 500  # videos that are opened, evenly spread
@@ -190,18 +190,7 @@ def _sample_local(
 ) -> _Sample:
     """Sample a local copy of a video, of whose frames some are chosen."""
     started = time.perf_counter()
-    frames = chosen(
-        read_frames(
-            source,
-            short_side=meta.short_side,
-            size=meta.size,
-            rgb=meta.has_rgb,
-            rgb_short_side=meta.storage.own_rgb_side,
-            threads=1,
-            damage=damage,
-        ),
-        meta.step,
-    )
+    frames = chosen(frames_of(source, meta, damage), meta.step)
     first = list(islice(frames, fields + meta.step))
     if len(first) <= meta.step:
         raise VideoError(source, f"has {len(first)} frames, step {meta.step} needs {meta.step + 1}")

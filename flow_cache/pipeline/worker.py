@@ -115,6 +115,25 @@ def cache_video(
         return _cache_local_video(job, source, method, advance)
 
 
+def frames_of(source: Path, meta: CacheMeta, damage: Damage | None) -> Iterator[Frame]:
+    """Read the frames of a local video as its cache file asks for them, by one thread: others read other videos.
+
+    Args:
+        source: the video.
+        meta: sizes, and whether colours are kept.
+        damage: as for `read_frames`.
+    """
+    return read_frames(
+        source,
+        short_side=meta.short_side,
+        size=meta.size,
+        rgb=meta.has_rgb,
+        rgb_short_side=meta.storage.own_rgb_side,
+        threads=1,
+        damage=damage,
+    )
+
+
 def _cache_local_video(
     job: Job, source: Path, method: Estimator | FlowMethod, advance: Callable[[FieldsDone], object]
 ) -> CacheMeta:
@@ -128,15 +147,7 @@ def _cache_local_video(
         backend=method.backend,
     )
     damage = Damage() if job.damaged == "skip-frames" else None
-    frames = read_frames(
-        source,
-        short_side=meta.short_side,
-        size=meta.size,
-        rgb=meta.has_rgb,
-        rgb_short_side=meta.storage.own_rgb_side,
-        threads=1,
-        damage=damage,
-    )  # one decoder thread: the other cores work on other videos
+    frames = frames_of(source, meta, damage)
     writer: CacheWriter | None = None
     clipped = values = count = 0
     partial: str | None = None

@@ -114,5 +114,7 @@ def test_another_codec_of_the_flow_cache_is_the_same_flow(tmp_path: Path) -> Non
     weights = load_checkpoint(path).state
     loaded = {f"streams.flow.{key}": value for key, value in model.streams["flow"].state_dict().items()}
     assert all(torch.equal(value, weights[key]) for key, value in loaded.items())
-    with pytest.raises(CheckpointError, match="was trained on other flow than this cache holds: bound 15.0"):
+    with pytest.raises(
+        CheckpointError, match=r"was trained on other flow than this cache holds: bound 15\.0"
+    ):
         load_streams(model, replace(card, flow={**card.flow, "bound": 15.0}))

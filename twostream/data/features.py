@@ -180,8 +180,13 @@ def compute_features(
     store: FeatureStore,
     passes: int | None,
     workers: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> int:
     """Compute the features that a store lacks; safe to be killed at any time, what is there stays.
+
+    Processes that train together share the work: each computes every `world_size`-th video, and must wait for the
+    others before it reads.
 
     Args:
         model: the network, whose CNN of this stream is frozen.
@@ -191,11 +196,18 @@ def compute_features(
         store: where features are kept.
         passes: P in training; None for evaluation clips.
         workers: processes that read clips.
+        rank: number of this process among those that train together.
+        world_size: how many these are.
 
     Returns:
-        How many videos were computed.
+        How many videos this process computed.
     """
-    missing = [index for index, entry in enumerate(entries) if store.read(entry) is None]
+    # By place among all videos: another process may fill the store while this one looks.
+    missing = [
+        index
+        for index, entry in enumerate(entries)
+        if index % world_size == rank and store.read(entry) is None
+    ]
     if not missing:
         return 0
     stream = model.stream(name)
@@ -204,7 +216,12 @@ def compute_features(
         dataset, ClipSampler(len(dataset), shuffle=False), batch_size=1, workers=workers, keep=False
     )
     described = f"features of the frozen {name} CNN: "
-    print(f"{described}{len(missing)} of {len(entries)} videos to compute", flush=True)
+    of_all = (
+        f"{len(entries)} videos"
+        if world_size == 1
+        else f"{len(entries)} videos, shared by {world_size} processes,"
+    )
+    print(f"{described}{len(missing)} of {of_all} to compute", flush=True)
     was_training = stream.training
     stream.eval()
     try:

@@ -171,7 +171,11 @@ class ActionDataModule(L.LightningDataModule):
             if spans := {record.path: record.spans for record in records if record.spans}:
                 key["spans"] = spans
             stores[name] = FeatureStore(self._feature_root(), key)
-            compute_features(self._model, name, own, entries, stores[name], passes, self._workers)
+            compute_features(
+                self._model, name, own, entries, stores[name], passes, self._workers, *self._place
+            )
+        if self.trainer:
+            self.trainer.strategy.barrier()  # until all processes have kept their share
         return FeatureDataset(rest, records, entries, stores, passes, clips is None)
 
     def _feature_root(self) -> Path:
@@ -219,14 +223,19 @@ class ActionDataModule(L.LightningDataModule):
     def _workers(self) -> int:
         return self.config.workers if self.config.workers >= 0 else min(available_cores(), _MOST_WORKERS)
 
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process and number of processes that train together."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
     def _loader(self, dataset: ClipDataset | FeatureDataset, batch_size: int) -> ClipLoader:
-        trainer = self.trainer
+        rank, world_size = self._place
         sampler = ClipSampler(
             len(dataset),
             shuffle=dataset.training,
             seed=self.seed,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
+            rank=rank,
+            world_size=world_size,
             balance=[record.label for record in dataset.records] if self.config.balance else None,
         )
         return ClipLoader(

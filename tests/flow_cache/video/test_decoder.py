@@ -285,7 +285,9 @@ def test_frames_are_upright(tmp_path: Path, degrees: float, mirrored: bool, turn
 def test_no_frame_stays_in_memory_once_it_was_used(tmp_path: Path) -> None:
     def frames() -> list[av.VideoFrame]:
         # by type(): isinstance() would ask proxies of other packages, whose object may be gone
-        return [item for item in gc.get_objects() if issubclass(type(item), av.VideoFrame) and item.width == 96]
+        return [
+            item for item in gc.get_objects() if issubclass(type(item), av.VideoFrame) and item.width == 96
+        ]
 
     path = encode(tmp_path / "a.mp4", count=3)
     gc.collect()

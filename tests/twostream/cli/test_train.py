@@ -289,7 +289,10 @@ def test_two_processes_train_together(
     tiny_arguments: Arguments, tiny_run: Path, tmp_path: Path, read_rows: ReadRows
 ) -> None:
     run = tmp_path / "ddp"
-    arguments = tiny_arguments(run, trainer__devices=2, trainer__epochs=1)
+    arguments = tiny_arguments(
+        run, trainer__devices=2, trainer__epochs=1, model__rgb__freeze_backbone="true", data__feature_passes=1,
+        data__features=tmp_path / "features",
+    )  # fmt: skip
     result = subprocess.run(
         [sys.executable, "-m", "twostream.cli.train", *arguments],
         cwd=ROOT,
@@ -299,6 +302,7 @@ def test_two_processes_train_together(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr
+    assert result.stdout.count("shared by 2 processes, to compute") >= 2
     assert len(read_rows(run / "metrics.csv")) == 1
     assert (run / "evaluation" / "report.md").exists()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,6 +120,25 @@ def test_what_is_there_is_not_computed_again(
     assert {path: path.stat().st_mtime_ns for path in npz(config) if path not in (damaged, missing)} == {
         path: time for path, time in times.items() if path not in (damaged, missing)
     }
+
+
+def test_processes_that_train_together_share_the_work(
+    config: DataConfig, model: TwoStream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def process(rank: int, meet: Callable[[], object]) -> ActionDataModule:
+        data = kept(config, model)
+        strategy = SimpleNamespace(barrier=meet)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)  # type: ignore[assignment]
+        return data
+
+    met: list[int] = []
+    first = process(0, lambda: met.append(len(npz(config))))
+    # The second comes to where all wait, and waits itself, before the first goes on.
+    second = process(1, lambda: first.dataset("train"))
+    dataset = second.dataset("train")
+    assert met == [6]
+    assert "3 of 6 videos, shared by 2 processes, to compute" in capsys.readouterr().out
+    assert all("rgb_semantic" in dataset[index] for index in range(6))
 
 
 def test_a_network_in_training_stays_so(config: DataConfig, model: TwoStream) -> None:

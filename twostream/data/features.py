@@ -26,15 +26,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from flow_cache import IndexEntry, Progress
-from twostream.data.dataset import (
-    Clip,
-    ClipDataset,
-    ClipKey,
-    ClipLoader,
-    ClipSampler,
-    NamedErrors,
-    worker_deaths_named,
-)
+from twostream.data.batches import ClipLoader, ClipSampler, worker_deaths_named
+from twostream.data.dataset import Clip, ClipDataset, ClipKey, NamedErrors
 from twostream.errors import DataError
 from twostream.files import replacing
 from twostream.models.stream import Stream

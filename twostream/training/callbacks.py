@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks.checkpoint import Checkpoint
 
 from flow_cache import Progress, format_seconds, signals_blocked
 from twostream.checkpoints import BEST, LAST
-from twostream.data.dataset import Waiting
+from twostream.data.batches import Waiting
 from twostream.files import replacing, write_text
 
 

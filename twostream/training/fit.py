@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from twostream.checkpoints import BEST, LAST, ModelCard, load_checkpoint, load_streams
-from twostream.data.dataset import worker_deaths_named
+from twostream.data.batches import worker_deaths_named
 from twostream.data.module import ActionDataModule
 from twostream.errors import CheckpointError, ConfigError, one_line
 from twostream.models.two_stream import TwoStream

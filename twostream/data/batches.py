@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ class ClipSampler(Sampler[ClipKey]):
         if not 0 <= rank < world_size:
             raise ValueError(f"got rank {rank} of {world_size} processes")
         self.epoch = 0
+        self._begun = (0, 0)
         self._length = length
         self._shuffle = shuffle
         self._seed = seed
@@ -60,7 +61,18 @@ class ClipSampler(Sampler[ClipKey]):
         """Choose the epoch; Lightning calls this before each one, also after a resume."""
         self.epoch = epoch
 
+    def skip(self, epoch: int, clips: int) -> None:
+        """Leave out the first clips of one epoch, in which a training goes on after an interruption."""
+        self._begun = (epoch, clips)
+
+    @property
+    def skipped(self) -> int:
+        """Number of clips that this epoch leaves out."""
+        epoch, clips = self._begun
+        return clips if epoch == self.epoch else 0
+
     def __len__(self) -> int:
+        """Count the clips of a whole epoch."""
         extra = self._world_size - 1 if self._shuffle else self._world_size - 1 - self._rank
         return (self._length + extra) // self._world_size
 
@@ -72,7 +84,7 @@ class ClipSampler(Sampler[ClipKey]):
                 order = _balanced(self._balance, rng)
             order = order[rng.permutation(self._length)]
             order = np.resize(order, (-(-self._length // self._world_size) * self._world_size, 2))
-        for index, repeat in order[self._rank :: self._world_size].tolist():
+        for index, repeat in order[self._rank :: self._world_size][self.skipped :].tolist():
             yield ClipKey(self.epoch, index, repeat)
 
 
@@ -135,6 +147,8 @@ class ClipLoader(DataLoader[Clip]):
         waiting: Waiting | None = None,
     ) -> None:
         self.waiting = Waiting() if waiting is None else waiting
+        self._order = sampler
+        self._given = 0
         super().__init__(
             dataset,
             batch_size=batch_size,
@@ -146,16 +160,23 @@ class ClipLoader(DataLoader[Clip]):
             worker_init_fn=_start_worker,
         )
 
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of which epoch a loop has had; Lightning keeps this in its checkpoints."""
+        return {"epoch": self._order.epoch, "batches": self._given}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on in the epoch that a checkpoint was written in, with the batch after those that a loop has had."""
+        assert self.batch_size is not None
+        self._order.skip(state["epoch"], state["batches"] * self.batch_size)
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        assert self.batch_size is not None
+        self._given = self._order.skipped // self.batch_size
         asked = self.waiting.clock()
         batches = None
         try:
             with _one_opencv_thread(), signals_blocked(), torch.random.fork_rng(devices=[]):
                 batches = super().__iter__()  # starts the workers
-            # Workers that start take a seed from torch's generator, those that are kept take none. Always one number
-            # is taken, so that dropout in a resumed run, whose workers have just started, is that of an uninterrupted
-            # one.
-            torch.empty((), dtype=torch.int64).random_()
             while True:
                 batch = next(batches, None)
                 self.waiting.seconds += self.waiting.clock() - asked
@@ -163,6 +184,7 @@ class ClipLoader(DataLoader[Clip]):
                     return
                 if isinstance(batch, Exception):
                     raise batch
+                self._given += 1
                 yield batch
                 asked = self.waiting.clock()
         except (RuntimeError, OSError, EOFError) as error:

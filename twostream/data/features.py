@@ -23,7 +23,6 @@ from zlib import crc32
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from flow_cache import IndexEntry, Progress
 from twostream.data.batches import ClipLoader, ClipSampler, worker_deaths_named
@@ -143,7 +142,7 @@ class FeatureDataset(NamedErrors):
         return clip
 
 
-class _Passes(Dataset[Clip]):
+class _Passes(NamedErrors):
     """All passes over a video at once, in place of the clips of an evaluation."""
 
     def __init__(self, clips: ClipDataset, wanted: Sequence[int], passes: int | None) -> None:

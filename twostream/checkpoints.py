@@ -21,7 +21,9 @@ from twostream.settings import from_plain
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
+UNFINISHED = "unfinished.ckpt"
 CARD_KEY = "twostream"
+BATCHES_KEY = "batches"
 CARD_FORMAT = 1
 MODEL_PREFIX = "model."
 _FRAME_SETTINGS = ("step", "short_side", "size")
@@ -111,6 +113,7 @@ class Checkpoint:
         card: what it was trained for.
         epoch: epochs that were complete when it was written.
         state: weights of the `TwoStream`.
+        batches: training batches of the next epoch that were done, too.
 
     Example:
         >>> from twostream import load_checkpoint
@@ -124,6 +127,12 @@ class Checkpoint:
     card: ModelCard
     epoch: int
     state: dict[str, torch.Tensor]
+    batches: int = 0
+
+    @property
+    def progress(self) -> str:
+        """Say how far the training was when it was written."""
+        return f"batch {self.batches} of epoch {self.epoch + 1}" if self.batches else f"epoch {self.epoch}"
 
     def model(self) -> TwoStream:
         """Build the trained model, in evaluation mode.
@@ -268,7 +277,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         for key, value in content["state_dict"].items()
         if key.startswith(MODEL_PREFIX)
     }
-    return Checkpoint(path, ModelCard.from_plain(content[CARD_KEY]), int(content["epoch"]) + 1, state)
+    batches = int(content.get(BATCHES_KEY, 0))
+    epoch = int(content["epoch"]) + (0 if batches else 1)
+    return Checkpoint(path, ModelCard.from_plain(content[CARD_KEY]), epoch, state, batches)
 
 
 def load_streams(model: TwoStream, card: ModelCard) -> ModelCard:

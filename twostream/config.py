@@ -20,6 +20,7 @@ FREE_SETTINGS = (
     "data.workers",
     "flow.device",
     "flow.workers",
+    "trainer.checkpoint_minutes",
     "trainer.progress_bar",
     "trainer.tensorboard",
 )

@@ -69,7 +69,7 @@ class RunResult:
         evaluation: the predictions on the test side; None if the run was interrupted, and in all processes but the
             first where several train together.
         failures: how many videos failed; each is named, with its reason, in the cache's `failures.csv`.
-        interrupted: stopped by Ctrl-C or SIGTERM; the same call goes on from the last complete epoch.
+        interrupted: stopped by Ctrl-C or SIGTERM; the same call goes on from the last checkpoint.
 
     Example:
         >>> from pathlib import Path

@@ -40,7 +40,8 @@ from benchmarks.videos import pick_videos
 from flow_cache import read_index
 from flow_cache.runtime import opencv
 from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import Clip, ClipDataset, ClipKey, ClipLoader, ClipSampler, Waiting
+from twostream.data.batches import ClipLoader, ClipSampler, Waiting
+from twostream.data.dataset import Clip, ClipDataset, ClipKey
 from twostream.data.settings import AugmentConfig, DataConfig
 
 STEPS, STACK, SIZE = 16, 10, 112

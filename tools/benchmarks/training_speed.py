@@ -48,7 +48,8 @@ from benchmarks.videos import pick_videos
 from flow_cache import read_index
 from flow_cache.runtime import opencv
 from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import Clip, ClipDataset, ClipLoader, ClipSampler, Waiting
+from twostream.data.batches import ClipLoader, ClipSampler, Waiting
+from twostream.data.dataset import Clip, ClipDataset
 from twostream.data.settings import DataConfig
 
 LIBRARIES = ("numpy", "torch", "torchvision", "opencv-contrib-python")

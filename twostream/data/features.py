@@ -23,18 +23,10 @@ from zlib import crc32
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from flow_cache import IndexEntry, Progress
-from twostream.data.dataset import (
-    Clip,
-    ClipDataset,
-    ClipKey,
-    ClipLoader,
-    ClipSampler,
-    NamedErrors,
-    worker_deaths_named,
-)
+from twostream.data.batches import ClipLoader, ClipSampler, worker_deaths_named
+from twostream.data.dataset import Clip, ClipDataset, ClipKey, NamedErrors
 from twostream.errors import DataError
 from twostream.files import replacing
 from twostream.models.stream import Stream
@@ -150,7 +142,7 @@ class FeatureDataset(NamedErrors):
         return clip
 
 
-class _Passes(Dataset[Clip]):
+class _Passes(NamedErrors):
     """All passes over a video at once, in place of the clips of an evaluation."""
 
     def __init__(self, clips: ClipDataset, wanted: Sequence[int], passes: int | None) -> None:

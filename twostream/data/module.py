@@ -11,7 +11,8 @@ import lightning as L
 
 from flow_cache import available_cores
 from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import ClipDataset, ClipLoader, ClipSampler, Waiting
+from twostream.data.batches import ClipLoader, ClipSampler, Waiting
+from twostream.data.dataset import ClipDataset
 from twostream.data.features import (
     FeatureDataset,
     FeatureStore,

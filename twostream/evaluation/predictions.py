@@ -8,7 +8,7 @@ import numpy as np
 
 from flow_cache import Progress
 from twostream.checkpoints import Checkpoint
-from twostream.data.dataset import worker_deaths_named
+from twostream.data.batches import worker_deaths_named
 from twostream.data.module import ActionDataModule, data_of
 from twostream.data.settings import DataConfig
 from twostream.errors import ConfigError

@@ -1,4 +1,4 @@
-"""What happens at the end of an epoch: checkpoints, then a row in metrics.csv and a line on the screen."""
+"""Checkpoints, within an epoch and at its end, and then a row in metrics.csv and a line on the screen."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import io
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.checkpoint import Checkpoint
 
 from flow_cache import Progress, format_seconds, signals_blocked
-from twostream.checkpoints import BEST, LAST
-from twostream.data.dataset import Waiting
+from twostream.checkpoints import BATCHES_KEY, BEST, LAST, UNFINISHED
+from twostream.data.batches import Waiting
 from twostream.files import replacing, write_text
 
 
@@ -47,16 +49,18 @@ class EpochLog(Callback):
             self.columns += [f"{side}_{what}_{name}" for name in outputs for what in ("loss", "top1")]
         self.columns.append("wait_share")
         self._rows: list[dict[str, Any]] = []
+        self._before: dict[str, float] = {}
         self._line = ""
         self._seconds: list[float] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows, that of the epoch which is about to be announced included."""
-        return {"rows": self._rows}
+        """Return the rows, that of the epoch which is about to be announced included, and the time of this epoch."""
+        return {"rows": self._rows, "clock": self._epoch.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the rows of an interrupted run."""
+        """Take over the rows of an interrupted run, and the time that its last epoch has taken."""
         self._rows = state_dict["rows"]
+        self._before = state_dict.get("clock", {})
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the rows of an interrupted run, whose last epoch may not have been announced."""
@@ -64,7 +68,8 @@ class EpochLog(Callback):
             self._write()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read the rows of an interrupted run from the file, where its checkpoint holds none."""
+        """Start the clock, and read the rows of an interrupted run from the file, where its checkpoint holds none."""
+        self._epoch.start(**self._before)  # an epoch that begins starts it anew
         if self._rows or not self.path.exists():
             return
         with self.path.open(newline="") as file:
@@ -145,9 +150,13 @@ class _EpochClock:
         self._waiting = waiting
         self.start()
 
-    def start(self) -> None:
-        """Begin an epoch."""
-        self._began, self._waited = self._waiting.clock(), self._waiting.seconds
+    def start(self, seconds: float = 0.0, waited: float = 0.0) -> None:
+        """Begin an epoch, or go on with one that has taken some time already."""
+        self._began, self._waited = self._waiting.clock() - seconds, self._waiting.seconds - waited
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what `start` goes on from."""
+        return {"seconds": self.seconds, "waited": self._waiting.seconds - self._waited}
 
     @property
     def seconds(self) -> float:
@@ -177,6 +186,16 @@ class EpochProgress(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the line."""
+        self._show(trainer)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Show the line in an epoch that goes on, where no start of it is reported."""
+        if self._line is None:
+            self._show(trainer)
+            for _ in range(batch_idx):
+                self.on_train_batch_end()
+
+    def _show(self, trainer: L.Trainer) -> None:
         batches = int(trainer.num_training_batches + sum(trainer.num_val_batches))
         before = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: "
         self._epoch.start()
@@ -216,13 +235,16 @@ class EpochProgress(Callback):
 class BestAndLast(Checkpoint):
     """Keep `best.ckpt` and `last.ckpt`, each replaced in one step, so that a kill never leaves half a file.
 
-    Without a validation side the last epoch is the best one that can be named.
+    Without a validation side the last epoch is the best one that can be named. Within an epoch, every some minutes,
+    there is `unfinished.ckpt`, from which a killed run goes on; it is gone when the epoch has its checkpoint.
 
     Args:
         directory: where the checkpoints lie.
         monitor: name of the metric, or None without validation.
         larger_is_better: direction of the metric.
         then: called with the trainer when the checkpoints of an epoch are on the disk.
+        minutes: between two checkpoints within an epoch; 0 writes none there.
+        clock: current time in seconds.
     """
 
     def __init__(
@@ -231,14 +253,20 @@ class BestAndLast(Checkpoint):
         monitor: str | None,
         larger_is_better: bool,
         then: Callable[[L.Trainer], None],
+        minutes: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self.directory = directory
         self.monitor = monitor
         self.sign = 1.0 if larger_is_better else -1.0
         self.then = then
+        self.minutes = minutes
         self.best = -math.inf
         self.best_epoch = 0
+        self._clock = clock
+        self._written = clock()
+        self._batches = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -247,6 +275,29 @@ class BestAndLast(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved state."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say how many batches of an unfinished epoch are in a checkpoint."""
+        checkpoint[BATCHES_KEY] = self._batches
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a checkpoint within the epoch, if it is time: after a step of the optimiser, as gradients are not kept.
+
+        Not after the last batch, as the epoch is about to end.
+        """
+        done = batch_idx + 1
+        if not self.minutes or done >= trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+            return
+        due = self._clock() - self._written >= 60 * self.minutes
+        if trainer.strategy.broadcast(due):  # clocks of processes differ
+            self._batches = done
+            with signals_blocked():
+                self._save(trainer, UNFINISHED)
+            self._batches = 0
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the checkpoints; Ctrl-C and SIGTERM wait until they are there, so that the epoch is not lost."""
@@ -263,25 +314,35 @@ class BestAndLast(Checkpoint):
                 self.best, self.best_epoch = score, trainer.current_epoch + 1
         else:
             self.best_epoch = trainer.current_epoch + 1
-        # Best before last: a kill between the two repeats this epoch and finds the same best again.
+        # Best before last: a kill between the two repeats this epoch, or the rest of it, and finds the same best again.
         for name in ([BEST] if improved else []) + [LAST]:
-            path = self.directory / name
-            if trainer.is_global_zero:
-                with replacing(path) as partial:
-                    trainer.save_checkpoint(partial)
-            else:
-                trainer.save_checkpoint(path)  # takes part in gathering the state and writes nothing
+            self._save(trainer, name)
+        if trainer.is_global_zero:
+            (self.directory / UNFINISHED).unlink(missing_ok=True)
+
+    def _save(self, trainer: L.Trainer, name: str) -> None:
+        path = self.directory / name
+        if trainer.is_global_zero:
+            with replacing(path) as partial:
+                trainer.save_checkpoint(partial)
+        else:
+            trainer.save_checkpoint(path)  # takes part in gathering the state and writes nothing
+        self._written = self._clock()
 
 
-class SeedEachEpoch(Callback):
-    """Make dropout depend on seed, epoch and process alone, so that a resumed run repeats an uninterrupted one."""
+class SeedEachBatch(Callback):
+    """Make dropout and mixup depend on seed, epoch, batch and process alone.
+
+    A run that goes on within an epoch then draws what an uninterrupted one does.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Seed torch's generators for the epoch."""
-        torch.manual_seed((self.seed * 100_003 + trainer.current_epoch) * 1_009 + trainer.global_rank)
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Seed torch's generators for the batch."""
+        drawn = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
+        torch.manual_seed(int(drawn.generate_state(1, np.uint64)[0]))
 
 
 class KeepSigterm(Callback):

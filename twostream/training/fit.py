@@ -14,13 +14,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from twostream.checkpoints import BEST, LAST, ModelCard, load_checkpoint, load_streams
-from twostream.data.dataset import worker_deaths_named
+from twostream.checkpoints import BEST, LAST, UNFINISHED, ModelCard, load_checkpoint, load_streams
+from twostream.data.batches import worker_deaths_named
 from twostream.data.module import ActionDataModule
 from twostream.errors import CheckpointError, ConfigError, one_line
 from twostream.models.two_stream import TwoStream
 from twostream.training.averaging import AverageWeights
-from twostream.training.callbacks import BestAndLast, EpochLog, EpochProgress, KeepSigterm, SeedEachEpoch
+from twostream.training.callbacks import BestAndLast, EpochLog, EpochProgress, KeepSigterm, SeedEachBatch
 from twostream.training.module import TrainingModule
 from twostream.training.settings import OptimConfig, TrainerConfig
 
@@ -72,13 +72,14 @@ def fit(
     """
     checkpoints = run / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    last = checkpoints / LAST
+    begun = (checkpoints / UNFINISHED, checkpoints / LAST)
+    start = next((path for path in begun if path.exists()), None)
     L.seed_everything(card.seed, verbose=False)
-    if last.exists():
-        saved = load_checkpoint(last)
+    if start is not None:
+        saved = load_checkpoint(start)
         card = saved.resumed(card)
         model = saved.model()
-        print(f"resuming after epoch {saved.epoch} from {last}", flush=True)
+        print(f"resuming after {saved.progress} from {start}", flush=True)
     else:
         model = TwoStream(card.model, len(card.classes), card.stack, card.bound)
         card = load_streams(model, card)
@@ -95,9 +96,10 @@ def fit(
         monitor if data.has_validation and trainer_config.monitor != "last" else None,
         larger_is_better=by_accuracy,
         then=log.announce,
+        minutes=trainer_config.checkpoint_minutes,
     )
     callbacks: list[L.Callback] = [
-        SeedEachEpoch(card.seed),
+        SeedEachBatch(card.seed),
         KeepSigterm(),
         log,
         keeper,
@@ -113,7 +115,7 @@ def fit(
     trainer = _make_trainer(trainer_config, callbacks, logger)
     try:
         with worker_deaths_named():
-            trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
         # Lightning leaves through SystemExit when it is interrupted.
         if not trainer.interrupted:

@@ -30,6 +30,8 @@ class TrainerConfig:
             videos tell epochs apart badly.
         patience: epochs without improvement after which training stops; 0 never stops early.
         deterministic: refuse operations that are not reproducible.
+        checkpoint_minutes: a run that is killed goes on where it was at most this long before; 0 has it go on after the
+            last complete epoch.
         tensorboard: write TensorBoard logs.
         progress_bar: show a live line where standard error is a terminal.
 
@@ -51,6 +53,7 @@ class TrainerConfig:
     monitor: Literal["val_loss", "val_top1", "last"] = "val_loss"
     patience: int = 0
     deterministic: bool = False
+    checkpoint_minutes: float = 10.0
     tensorboard: bool = True
     progress_bar: bool = True
 
@@ -63,6 +66,11 @@ class TrainerConfig:
             )
         if self.clip_norm < 0:
             raise ConfigError(f"trainer.clip_norm must not be negative, got {self.clip_norm}")
+        if self.checkpoint_minutes < 0:
+            raise ConfigError(
+                f"trainer.checkpoint_minutes must not be negative, got {self.checkpoint_minutes:g}; 0 writes"
+                " checkpoints at the ends of epochs alone"
+            )
         if self.mixup < 0:
             raise ConfigError(f"trainer.mixup must not be negative, got {self.mixup}; 0 switches it off")
         if not 0 <= self.ema < 1:

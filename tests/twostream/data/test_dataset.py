@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from flow_cache import CacheFileError, CacheReader, read_index
 from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import ClipDataset, ClipKey, ClipLoader, ClipSampler, Waiting
+from twostream.data.batches import ClipLoader, ClipSampler, Waiting
+from twostream.data.dataset import ClipDataset, ClipKey
 from twostream.data.settings import AugmentConfig, DataConfig
 from twostream.errors import DataError, TwoStreamError
 
@@ -209,7 +210,8 @@ AFTER_OPENCV = """
 import sys, cv2, numpy as np
 from flow_cache import as_path, read_index
 from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import ClipDataset, ClipLoader, ClipSampler
+from twostream.data.batches import ClipLoader, ClipSampler
+from twostream.data.dataset import ClipDataset
 cv2.setNumThreads(2)
 cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (0, 0), 5)  # its pool of threads is there now
 entries = {entry.video: entry for entry in read_index(sys.argv[1])}

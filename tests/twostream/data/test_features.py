@@ -213,3 +213,20 @@ def test_a_cache_at_a_url_needs_a_folder_for_features(config: DataConfig, model:
     data.data = dataclasses.replace(data.data, cache="memory://cache")
     with pytest.raises(DataError, match=r"give a local folder with data\.features"):
         data.keep_features(model)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_cache_file_is_named_in_one_line(
+    config: DataConfig, model: TwoStream, workers: int
+) -> None:
+    """Also where a loader process finds it, while features are computed."""
+    data = kept(dataclasses.replace(config, workers=workers), model)
+    path = Path(str(config.cache)) / data.data.entries[data.split.train[0].path].cache_file
+    damaged = bytearray(path.read_bytes())
+    for offset in range(3000, len(damaged) - 2000, 50):
+        damaged[offset] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(CacheFileError) as caught:
+        data.dataset("train")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

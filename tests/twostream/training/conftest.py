@@ -9,11 +9,11 @@ import pytest
 from twostream import DataConfig, ModelConfig, OptimConfig, TrainConfig, TrainerConfig
 from twostream.checkpoints import ModelCard
 from twostream.data.loading import load_data
-from twostream.data.module import data_of
+from twostream.data.module import ActionDataModule, data_of
 from twostream.data.settings import AugmentConfig
 from twostream.training.fit import FitResult, fit
 
-Train = Callable[[TrainConfig, Path, int], FitResult]
+Train = Callable[..., FitResult]
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +36,11 @@ def tiny_config(tiny_cache: Path) -> TrainConfig:
 
 @pytest.fixture(scope="session")
 def train() -> Train:
-    """Train in a folder until so many epochs are done; goes on with what is there."""
+    """Train in a folder until so many epochs are done; goes on with what is there. Data come from `make_data`."""
 
-    def run(config: TrainConfig, folder: Path, epochs: int) -> FitResult:
+    def run(
+        config: TrainConfig, folder: Path, epochs: int, make_data: Callable[..., ActionDataModule] = data_of
+    ) -> FitResult:
         videos = load_data(config.data, config.model.streams)
         card = ModelCard(
             videos.classes,
@@ -49,7 +51,7 @@ def train() -> Train:
             config.data.stack,
             config.seed,
         )
-        data = data_of(config.data, config.model, config.seed, videos)
+        data = make_data(config.data, config.model, config.seed, videos)
         trainer = dataclasses.replace(config.trainer, epochs=epochs)
         return fit(card, data, folder, trainer, config.optim)
 

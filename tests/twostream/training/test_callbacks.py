@@ -12,7 +12,7 @@ import torch
 
 from flow_cache import interruptible
 from twostream.checkpoints import BEST, LAST
-from twostream.data.dataset import Waiting
+from twostream.data.batches import Waiting
 from twostream.training.callbacks import BestAndLast, EpochLog, EpochProgress
 
 

@@ -43,6 +43,7 @@ from twostream.errors import ConfigError
 from twostream.evaluation.fusion_fit import fit_fusion
 from twostream.evaluation.predictions import evaluate, find_examples
 from twostream.evaluation.results import Evaluation
+from twostream.evaluation.strips import find_strips
 from twostream.models.two_stream import TwoStream
 from twostream.reports.console import print_summary
 from twostream.reports.write import write_reports
@@ -152,7 +153,8 @@ def train(config: TrainConfig, command: str | None = None) -> RunResult:
     data = data_of(config.data, config.model, config.seed, videos)
     evaluation = evaluate(checkpoint, data, "test", _evaluation_device(config), command)
     examples = find_examples(checkpoint, data, evaluation, _evaluation_device(config))
-    write_reports(evaluation, run / "evaluation", run / "metrics.csv", examples)
+    strips = find_strips(videos, evaluation)
+    write_reports(evaluation, run / "evaluation", run / "metrics.csv", examples, strips)
     print_summary(evaluation, run / "evaluation")
     print(f"took {format_seconds(time.monotonic() - started)}; checkpoint {checkpoint.path}")
     if failures:

@@ -358,7 +358,9 @@ def check_report(folder: Path) -> None:
     tops = {name: figures(table, prefix)["top1"] for name, prefix in outputs.items()}
     found = {name: class_figures(table, prefix, classes) for name, prefix in own.items()}
     present = [name for name in classes if found["fused"].loc[name, "support"]]
-    _check_summary(part["Summary"], table, own, tops)
+    _check_nothing_else_is_said(text, part)
+    assert f" side of {len(table)} videos (" in text.splitlines()[0]
+    _check_summary(part["Summary"], table, own, tops, len(classes))
     _check_fusions(part["Fusions"], table, outputs, baselines, tops)
     check_cells(
         tables(part["Calibration"])[0],
@@ -384,12 +386,51 @@ def check_report(folder: Path) -> None:
             + [found[output].loc[name, "confusion"] for output in own]
         )
     check_cells(tables(part["Every class"])[0], rows)
+    never = [name for name in present if name not in set(table["prediction"])]
+    said = re.search(r"(\d+) class\w* with videos never predicted; [^:]*: (.*)\.", part["Every class"])
+    assert (int(said[1]) if said else 0) == len(never)
+    assert _strong(said[2] if said else "") == never
 
 
-def _check_summary(text, table, own, tops):
+# Sections whose tables are recomputed, and the starts of all lines of prose that hold numbers, other than notes. In
+# those of the second group the numbers are rules and settings: they do not depend on the videos.
+SECTIONS = {
+    "", "Summary", "Fusions", "Calibration", "Sources shared with training", "Which stream is right",
+    "What each stream cannot tell apart", "RGB alone", "Flow alone", "Fusion", "Pairs most often confused",
+    "Best and worst classes, fused", "Stream weights per class", "Confusion matrices", "What the network looked at",
+    "Training", "Every class", "How to reproduce", "Notes",
+}  # fmt: skip
+TABLES = {"Best and worst classes, fused": 2}
+RECOMPUTED = (
+    r"Protocol: ", r"\d+ videos? of \d+ source group", r"\*\*Fusion gain\.\*\*", r"\*\*The learned fusion\.\*\*",
+    r"weighted: RGB ",
+    r"\d+ of \d+ videos? (come|were)", r"At least one stream", r"(- )?(RGB|Flow|The fusion) (cannot|confuses)",
+    r"\d+ groups? with fewer errors", r"Over all videos", r"Fused output unless said otherwise",
+)  # fmt: skip
+RULES = (r"Two classes count as", r"ECE: expected", r"In percent\. ", r"# Evaluation of ", r"!\[")
+
+
+def _check_nothing_else_is_said(text, part):
+    """No table and no sentence with numbers stands in the report that nothing here looks at."""
+    assert set(part) <= SECTIONS
+    for name, content in part.items():
+        assert len(tables(content)) <= TABLES.get(name, 1), name
+    prose = re.sub(r"^```.*?^```", "", text.partition("## Notes")[0], flags=re.MULTILINE | re.DOTALL)
+    for line in prose.splitlines():
+        if re.search(r"\d", line) and not line.startswith("|"):
+            assert re.match("|".join(RECOMPUTED + RULES), line), line
+
+
+def _strong(text):
+    """Return the names that markdown marks as strong."""
+    return [name.replace("\\", "") for name in re.findall(r"\*\*(.+?)\*\*", text)]
+
+
+def _check_summary(text, table, own, tops, classes):
     counts = table["label"].value_counts()
     lead = text.strip().splitlines()[0].replace("top-1", "top")
-    expected = [len(table), table["group"].nunique(), len(counts), 100 * counts.max() / len(table)]
+    named = [classes] if len(counts) == classes else [classes, len(counts)]
+    expected = [len(table), table["group"].nunique(), *named, 100 * counts.max() / len(table)]
     check_numbers(lead, expected)
     check_cells(tables(text)[0], [overall_row(table, name, prefix) for name, prefix in own.items()])
     better = max(STREAMS, key=tops.get)
@@ -439,7 +480,7 @@ def _check_agreement(text, table):
 
 
 def _check_groups(part, table, classes):
-    """The groups of classes, and how many of their videos each output gets right."""
+    """The groups of classes, how many of their videos each output gets right, and which of them the fusion resolves."""
     starts = {"RGB alone": "rgb_", "Flow alone": "flow_", "Fusion": ""}
     for heading, prefix in starts.items():
         lines = [line for line in part[heading].splitlines() if line.startswith("- ")]
@@ -454,19 +495,37 @@ def _check_groups(part, table, classes):
                 numbers = [len(rows)]
                 for start in order:
                     numbers += [right[start], 100 * right[start] / len(rows)]
-                expected.append(
-                    (right[prefix] - len(rows), [classes.index(name) for name in names], names, numbers)
-                )
+                left = groups_of_classes(table, "", classes, names)
+                solved = right[""] > right[prefix] and names not in left
+                verdict = ("in part" if left else "resolved") if solved else "not resolved"
+                places = [classes.index(name) for name in names]
+                expected.append((right[prefix] - len(rows), places, names, numbers, verdict))
         assert len(lines) == min(len(expected), 10)
-        for line, (_, _, names, numbers) in zip(lines, sorted(expected), strict=False):
+        for line, (_, _, names, numbers, verdict) in zip(lines, sorted(expected), strict=False):
             said, _, counts = line.partition(": of their ")
-            shown = [name.replace("\\", "") for name in re.findall(r"\*\*(.+?)\*\*", said)]
-            assert shown == names
-            sentence = counts.partition(". ")[0] if ". " in counts else counts
+            assert _strong(said) == names
+            sentence, _, rest = counts.partition(". ")
             check_numbers(re.sub(r"\.$", "", sentence), numbers)
-        lead = next(line for line in part[heading].splitlines() if line.strip())
-        if expected:
-            assert f" of {len(expected)} group" in lead
+            verdicts = {
+                "resolved": "The fusion resolves them.",
+                "in part": "The fusion resolves them in part",
+                "not resolved": "The fusion does not resolve them.",
+            }
+            for key, words in verdicts.items() if prefix else ():
+                assert (words in rest) == (key == verdict), line
+        _check_group_counts(part[heading], table, prefix, [verdict for *_, verdict in expected], len(lines))
+
+
+def _check_group_counts(text, table, prefix, verdicts, listed):
+    lead = next(line for line in text.splitlines() if line.strip())
+    if verdicts:
+        order = ("resolved", "in part", "not resolved") if prefix else ()
+        check_numbers(lead, [len(verdicts), *(verdicts.count(key) for key in order if key in verdicts)])
+    else:
+        errors = int((table["label"] != table[f"{prefix}prediction"]).sum())
+        check_numbers(lead, [errors] if errors else [])
+    more = re.search(r"^(\d+) groups? with fewer errors", text, re.MULTILINE)
+    assert (int(more[1]) if more else 0) == len(verdicts) - listed
 
 
 def _check_pairs(text, table, own, classes):

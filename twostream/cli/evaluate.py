@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     # torch and Lightning, which take seconds, once the arguments are right
     from twostream.checkpoints import load_checkpoint
     from twostream.evaluation.predictions import evaluate, find_data, find_examples
+    from twostream.evaluation.strips import find_strips
     from twostream.reports.console import print_summary
     from twostream.reports.write import write_reports
 
@@ -61,7 +62,8 @@ def run(argv: Sequence[str]) -> int:
     name = "evaluation" if arguments.part == "test" else f"evaluation-{arguments.part}"
     directory = Path(arguments.out) if arguments.out else run_directory / name
     history = run_directory / "metrics.csv"
-    write_reports(evaluation, directory, history if history.exists() else None, examples)
+    strips = find_strips(data.data, evaluation)
+    write_reports(evaluation, directory, history if history.exists() else None, examples, strips)
     print_summary(evaluation, directory)
     return 0
 

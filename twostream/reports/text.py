@@ -31,7 +31,11 @@ from twostream.reports.outputs import NAMES
 from twostream.reports.tables import Figures
 
 _GROUPS = 10
-_WIDE = 24  # classes above which the confusion pictures are too large for a page
+WIDE = 24
+"""Classes above which confusion matrices are too large for a page, and their colours on a square root scale."""
+
+MATRIX_PICTURES = ("confusion_matrix.png", "confusion_matrix_streams.png")
+REPRODUCE = "How to reproduce"
 _WEIGHT_ROWS = 24
 _SEEN_NAMES = 20
 
@@ -252,12 +256,13 @@ def _weights(figures: Figures, pictures: Sequence[str]) -> list[Block]:
 
 def _matrices(figures: Figures, pictures: Sequence[str]) -> list[Block]:
     evaluation = figures.evaluation
-    wide = len(evaluation.classes) > _WIDE
+    wide = len(evaluation.classes) > WIDE
     shown = [
         Picture(file, caption, wide)
-        for file, caption in (
-            ("confusion_matrix.png", f"Confusion matrix, {NAMES[evaluation.decision].lower()}"),
-            ("confusion_matrix_streams.png", "Confusion matrices side by side"),
+        for file, caption in zip(
+            MATRIX_PICTURES,
+            (f"Confusion matrix, {NAMES[evaluation.decision].lower()}", "Confusion matrices side by side"),
+            strict=True,
         )
         if file in pictures
     ]
@@ -274,7 +279,7 @@ def _matrices(figures: Figures, pictures: Sequence[str]) -> list[Block]:
 def _reproduce(figures: Figures) -> list[Block]:
     protocol = figures.evaluation.protocol
     blocks: list[Block] = [
-        Heading(2, "How to reproduce"),
+        Heading(2, REPRODUCE),
         CodeBlock(protocol.command),
         Paragraph(
             (

@@ -14,9 +14,12 @@ from flow_cache import csv_bytes
 from twostream.evaluation.examples import Example
 from twostream.evaluation.files import EVALUATION_FILE, write_evaluation
 from twostream.evaluation.results import Evaluation
+from twostream.evaluation.strips import Strips
 from twostream.files import replacing, write_bytes, write_text
-from twostream.reports.document import to_html, to_markdown
+from twostream.reports.document import to_markdown
 from twostream.reports.example_plots import plot_examples
+from twostream.reports.page.live import live_blocks
+from twostream.reports.page.render import to_html
 from twostream.reports.plots import (
     has_curves,
     plot_confusion_matrices,
@@ -63,6 +66,7 @@ def write_reports(
     directory: str | Path,
     history: str | Path | None = None,
     examples: Sequence[Example] = (),
+    strips: Strips | None = None,
 ) -> list[Path]:
     """Write every file of an evaluation's report.
 
@@ -75,6 +79,7 @@ def write_reports(
         history: the training run's `metrics.csv`, for the curves; None to leave them out.
         examples: videos of which it is shown what the network looked at, from `find_examples`; they are in the pictures
             only, and not kept for a later report.
+        strips: small pictures of the videos for the HTML page, from `find_strips`; not kept for a later report either.
 
     Returns:
         The files written, in the order of `FILES`.
@@ -104,7 +109,9 @@ def write_reports(
     texts = {
         "per_class.md": to_markdown(per_class_blocks(figures)),
         "report.md": to_markdown(blocks),
-        "report.html": to_html(blocks, data, title=title),
+        "report.html": to_html(
+            live_blocks(figures, blocks, strips), data, title=title, classes=evaluation.classes
+        ),
     }
     for name, text in texts.items():
         write_text(directory / name, text)

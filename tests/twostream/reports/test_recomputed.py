@@ -28,8 +28,21 @@ def test_every_figure_of_the_report_follows_from_the_predictions(report):
     recompute.check_report(report)
 
 
-def test_every_figure_of_the_report_on_jhmdb_follows_from_its_predictions():
-    recompute.check_report(ROOT / "reports" / "jhmdb" / "split1")
+@pytest.mark.parametrize("run", ["jhmdb/split1", "jhmdb/split2", "jhmdb/split3", "jhmdb-kinetics/split3"])
+def test_every_figure_of_the_reports_on_jhmdb_follows_from_their_predictions(run):
+    recompute.check_report(ROOT / "reports" / run)
+
+
+def test_a_report_that_says_more_is_noticed(report, tmp_path):
+    for name in ("predictions.csv", "confusion_matrix.csv"):
+        shutil.copy(report / name, tmp_path)
+    text = (report / "report.md").read_text(encoding="utf-8")
+    for more in ("\nTop-3 is 50.0 %.\n", "\n| a |\n|---|\n| 1 |\n"):
+        (tmp_path / "report.md").write_text(
+            text.replace("\n## Fusions", f"{more}\n## Fusions"), encoding="utf-8"
+        )
+        with pytest.raises(AssertionError):
+            recompute.check_report(tmp_path)
 
 
 @pytest.mark.parametrize("start", ["| Fused    |", "| both streams |", "| RGB      | "])

@@ -1,7 +1,9 @@
 """Reports: every file, what it says, and that names survive every format."""
 
+import base64
 import csv
 import dataclasses
+import hashlib
 import html
 import json
 import re
@@ -16,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from markupsafe import escape
 from PIL import Image
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -24,9 +27,12 @@ from twostream.errors import DataError
 from twostream.evaluation.examples import Example
 from twostream.evaluation.files import read_evaluation
 from twostream.evaluation.results import Evaluation, Protocol
+from twostream.evaluation.strips import Strips
 from twostream.inference.looks import StreamLook
 from twostream.reports.console import print_summary
-from twostream.reports.document import Paragraph, Strong, Table, escape_markdown, plain, to_html, to_markdown
+from twostream.reports.document import Paragraph, Strong, Table, escape_markdown, plain, to_markdown
+from twostream.reports.page.live import live_blocks
+from twostream.reports.page.render import to_html
 from twostream.reports.tables import compute_figures, per_class_table, read_predictions, summary_table
 from twostream.reports.text import per_class_blocks, report_blocks
 from twostream.reports.write import FILES, write_reports
@@ -185,7 +191,7 @@ def test_protocol_line_comes_first(written):
     for name in ("report.md", "per_class.md"):
         assert (directory / name).read_text(encoding="utf-8").splitlines()[0] == line
     page = (directory / "report.html").read_text(encoding="utf-8")
-    assert page.split("<body>")[1].strip().startswith(f"<p>{html.escape(line)}</p>")
+    assert page.split("<body>")[1].strip().startswith(f"<p>{escape(line)}</p>")
 
 
 def test_summary_agrees_with_scikit_learn(written):
@@ -294,17 +300,29 @@ def test_missing_or_damaged_evaluation_is_refused(tmp_path):
 def test_html_is_self_contained_and_balanced(written):
     _, directory, _ = written
     page = (directory / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page
     sources = re.findall(r'src="([^"]{0,30})', page)
-    assert len(sources) == 6
+    assert len(sources) == 4  # the matrices are tables
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r'(href|url)\s*[=(]\s*"?http', page)
+    opened = tags_of(page)
+    assert opened.count("script") == 1
+    assert (
+        opened.count("section")
+        == len(re.findall(r"^## ", (directory / "report.md").read_text("utf-8"), re.M)) + 1
+    )
+
+
+def tags_of(page):
+    """The tags that a page opens; each but those without content is closed where it should be."""
 
     class Balance(HTMLParser):
-        stack: list[str] = []  # noqa: RUF012
+        def __init__(self):
+            super().__init__()
+            self.stack, self.opened = [], []
 
         def handle_starttag(self, tag, attributes):
-            if tag not in ("meta", "img"):
+            self.opened.append(tag)
+            if tag not in ("meta", "img", "input"):
                 self.stack.append(tag)
 
         def handle_endtag(self, tag):
@@ -312,7 +330,70 @@ def test_html_is_self_contained_and_balanced(written):
 
     parser = Balance()
     parser.feed(page)
+    parser.close()
     assert parser.stack == []
+    return parser.opened
+
+
+def test_the_page_permits_its_one_script_and_no_request(written):
+    _, directory, _ = written
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert html.unescape(policy).split("; ") == [
+        "default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'",
+    ]  # fmt: skip
+
+
+def test_every_video_stands_in_the_page_without_its_script(written):
+    """Every control that needs the script is hidden until it runs; the tables are there."""
+    evaluation, directory, _ = written
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    table = page.split('id="video-table"')[1].split("</table>")[0]
+    rows = re.findall(r'<tr data-label="(\d+)" data-answers="([\d ]+)"><td>(.*?)</td>', table)
+    assert [int(label) for label, _, _ in rows] == evaluation.labels.tolist()
+    answers = np.array([list(map(int, said.split())) for _, said, _ in rows])
+    for column, output in enumerate(evaluation.outputs):
+        assert np.array_equal(answers[:, column], evaluation.predictions(output))
+    names = [plain(video).encode("utf-8", "backslashreplace").decode() for video in evaluation.videos]
+    assert [html.unescape(name) for _, _, name in rows] == names
+    for tag in re.findall(r'<(?:form|fieldset|p)[^>]* class="tools"[^>]*>', page):
+        assert "hidden" in tag
+    assert "<button" not in page.split("<form")[0]
+
+
+def test_the_matrices_of_the_page_are_those_of_the_csv_files(written):
+    evaluation, directory, _ = written
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    tables = page.split('<table class="matrix"')[1:]
+    assert len(tables) == 3
+    for output, table in zip(evaluation.outputs, tables, strict=True):
+        body = table.split("<tbody>")[1].split("</tbody>")[0]
+        rows = [re.findall(r"<td[^>]*>(\d*)</td>", row) for row in body.split("</tr>")[:-1]]
+        counts = [[int(cell or 0) for cell in row] for row in rows]
+        expected = sk.confusion_matrix(evaluation.labels, evaluation.predictions(output), labels=range(9))
+        assert counts == expected.tolist()
+
+
+def test_the_page_says_which_videos_have_pictures_and_why():
+    figures = compute_figures(constructed())
+    blocks = report_blocks(figures, [])
+
+    def page_of(strips):
+        return to_html(live_blocks(figures, blocks, strips), {}, title="films", classes="ABCD")
+
+    without = page_of(None)
+    assert "without the flow cache" in without
+    assert "<details" not in without
+    some = page_of(Strips({0: b"one", 5: b"two"}, {7: "v007.flow.zip: <damaged>"}))
+    assert "2 of 32 videos can be opened" in some
+    assert "as many as fit into 2 MB, the errors first" in some
+    assert "1 video could not be read: v007.flow.zip: &lt;damaged&gt;." in some
+    assert re.findall(r"<summary>(.*?)</summary><img [^>]*base64,(\w+)", some) == [
+        ("v000.avi", "b25l"), ("v005.avi", "dHdv"),
+    ]  # fmt: skip
+    assert "as many as" not in page_of(Strips(dict.fromkeys(range(32), b"x")))
 
 
 def test_pictures_of_the_markdown_exist(written):
@@ -519,7 +600,7 @@ def test_fusions_stand_in_markdown_and_html(written):
     own = "Fused is the model's own decision. The others are baselines"
     for said in (own, weights + temperatures, "fitted on 98 validation videos."):
         assert said in text
-        assert html.escape(said) in page
+        assert escape(said) in page
     assert "<h2>Fusions</h2>" in page
     assert fitted.flow_weight > fitted.rgb_weight
 

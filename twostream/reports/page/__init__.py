@@ -1,0 +1,1 @@
+"""A report as one HTML page to work with: templates, and what fills them."""

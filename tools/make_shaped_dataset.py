@@ -137,12 +137,27 @@ def write_source(root: Path, source: Source, seed: int) -> int:
     return len(missing)
 
 
-def claim(root: Path, about: Mapping[str, object]) -> None:
-    """Make the folder, or check that it holds videos of the same kind.
+def write_dataset(root: Path, sources: Sequence[Source], seed: int = 0, workers: int | None = None) -> int:
+    """Write the videos that a folder lacks; returns how many were written.
+
+    Args:
+        root: the folder; absent, empty, or with videos of the same kind.
+        sources: what is wanted.
+        seed: of everything that is drawn.
+        workers: processes; None for one a core.
 
     Raises:
-        DataError: it holds something else.
+        DataError: the folder holds something else, or cannot be written.
     """
+    try:
+        _claim(root, {"format": _FORMAT, "seed": seed, "size": [WIDTH, HEIGHT], "fps": FPS})
+        return _write_all(root, sources, seed, workers or available_cores())
+    except OSError as error:
+        raise DataError(f"cannot write videos to {root}: {error}") from error
+
+
+def _claim(root: Path, about: Mapping[str, object]) -> None:
+    """Make the folder, or check that it holds videos of the same kind; DataError if it holds something else."""
     manifest = root / MANIFEST_NAME
     root.mkdir(parents=True, exist_ok=True)
     if manifest.exists():
@@ -157,7 +172,7 @@ def claim(root: Path, about: Mapping[str, object]) -> None:
         write_text(manifest, json.dumps(about) + "\n")
 
 
-def write_all(root: Path, sources: Sequence[Source], seed: int, workers: int) -> int:
+def _write_all(root: Path, sources: Sequence[Source], seed: int, workers: int) -> int:
     """Write what is missing, in several processes, with a live line on stderr; returns how many videos were written."""
     left = [source for source in sources if not all((root / name).exists() for name in source.names)]
     count = sum(len(source.names) for source in left)
@@ -207,11 +222,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--seed must be at least 0 and --workers 1, got {given.seed} and {given.workers}")
     sources = list_sources(given.lists, given.classes)
     started = time.monotonic()
-    try:
-        claim(given.out, {"format": _FORMAT, "seed": given.seed, "size": [WIDTH, HEIGHT], "fps": FPS})
-        written = write_all(given.out, sources, given.seed, given.workers)
-    except OSError as error:
-        raise DataError(f"cannot write videos to {given.out}: {error}") from error
+    written = write_dataset(given.out, sources, given.seed, given.workers)
     seconds = max(time.monotonic() - started, 1e-9)
     total = sum(len(source.names) for source in sources)
     print(

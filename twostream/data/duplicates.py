@@ -7,8 +7,9 @@ another size and small changes of brightness, but no crop and no mirror.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,10 @@ FRAMES = 5  # of each video, evenly spread
 _MOST_BITS = 8
 _LEAST_FRAMES = 2
 _FLAT = 4.0  # grey levels: a frame that varies less, such as a black one, looks like any other of its kind
-_BLOCK = 32  # videos that are compared at once with all others
+_PIECES = (
+    _MOST_BITS // 2 + 1
+)  # of a hash: two that differ in so few bits have a piece that differs in one at most
+_BLOCK = 1 << 20  # pairs of frames that are compared at once
 
 
 @dataclass(frozen=True)
@@ -90,25 +94,67 @@ def find_alike(hashes: Mapping[str, Iterable[int]], groups: Mapping[str, str]) -
     paths = sorted(path for path, values in hashes.items() if len({*values}) >= _LEAST_FRAMES)
     if not paths:
         return []
-    # A video of fewer frames repeats none: it is filled up with a row that is compared with nothing.
-    table = np.zeros((len(paths), FRAMES), np.uint64)
-    known = np.zeros((len(paths), FRAMES), bool)
-    for row, path in enumerate(paths):
-        values = list(hashes[path])[:FRAMES]
-        table[row, : len(values)], known[row, : len(values)] = values, True
-    _, numbers = np.unique([groups[path] for path in paths], return_inverse=True)
+    _, sources = np.unique([groups[path] for path in paths], return_inverse=True)
+    # One row a frame: its hash, its video, its place there.
+    rows = [
+        (value, number, place)
+        for number, path in enumerate(paths)
+        for place, value in enumerate(list(hashes[path])[:FRAMES])
+    ]
+    values = np.array([row[0] for row in rows], np.uint64)
+    video, place = np.array([row[1:] for row in rows], np.int64).T
+    near = [np.empty(0, np.int64)]
+    for one, other in _candidates(values):
+        close = np.bitwise_count(values[one] ^ values[other]) <= _MOST_BITS
+        close &= sources[video[one]] != sources[video[other]]
+        first, second = np.minimum(one[close], other[close]), np.maximum(one[close], other[close])
+        near.append(first * len(rows) + second)  # several pieces may find a pair
+    first, second = np.divmod(np.unique(np.concatenate(near)), len(rows))
+    both = video[first] * len(paths) + video[second]
+    alike = [_often(both * FRAMES + place[frames]) for frames in (first, second)]
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for first in range(0, len(paths), _BLOCK):
-        own, others = slice(first, first + _BLOCK), slice(first, None)
-        bits = np.bitwise_count(table[own, :, None, None] ^ table[None, None, others])
-        near = (bits <= _MOST_BITS) & known[own, :, None, None] & known[None, None, others]
-        both = (near.any(axis=3).sum(axis=1) >= _LEAST_FRAMES) & (
-            near.any(axis=1).sum(axis=2) >= _LEAST_FRAMES
+    for pair in np.intersect1d(*alike).tolist():
+        one, other = sorted(
+            (paths[number] for number in divmod(pair, len(paths))), key=lambda path: groups[path]
         )
-        both &= numbers[own, None] != numbers[None, others]
-        for a, b in zip(*np.nonzero(both), strict=True):
-            if a < b:
-                one, other = sorted((paths[first + a], paths[first + b]), key=lambda path: groups[path])
-                pairs[groups[one], groups[other]].append((one, other))
+        pairs[groups[one], groups[other]].append((one, other))
     found = [Alike(sources, min(videos), len(videos)) for sources, videos in pairs.items()]
     return sorted(found, key=lambda alike: (-alike.pairs, alike.sources))
+
+
+def _often(frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the pairs of videos that have enough frames among these, each given as pair * FRAMES + place."""
+    pairs, counts = np.unique(np.unique(frames) // FRAMES, return_counts=True)
+    return pairs[counts >= _LEAST_FRAMES]
+
+
+def _candidates(values: Hashes) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield pairs of places in `values`, among them all whose hashes differ in at most `_MOST_BITS` bits.
+
+    A hash is cut into pieces, by which the others are looked up that have the same piece, or one that differs in a
+    bit. That leaves a hundredth of all pairs to compare.
+    """
+    for piece in range(_PIECES):
+        begin, end = 64 * piece // _PIECES, 64 * (piece + 1) // _PIECES
+        keys = ((values >> np.uint64(begin)) & np.uint64((1 << (end - begin)) - 1)).astype(np.int64)
+        order = np.argsort(keys, kind="stable")
+        starts = np.searchsorted(keys[order], np.arange((1 << (end - begin)) + 1))
+        for flip in (0, *(1 << bit for bit in range(end - begin))):
+            # Each pair once: the later ones of the same key, or those of the partner if that is the larger one.
+            own = keys[order]
+            low = np.arange(1, len(own) + 1) if flip == 0 else starts[own ^ flip]
+            high = np.where((own & flip) == 0, starts[(own ^ flip) + 1], low)
+            yield from _spelled_out(order, low, high)
+
+
+def _spelled_out(
+    order: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield each `order[k]` with all of `order[low[k]:high[k]]`, about `_BLOCK` pairs at a time."""
+    counts = high - low
+    ends = np.cumsum(counts)
+    cuts = np.unique(np.searchsorted(ends, np.arange(0, ends[-1], _BLOCK), side="right"))
+    for first, last in itertools.pairwise([*cuts.tolist(), len(order)]):
+        part = counts[first:last]
+        within = np.arange(part.sum()) - np.repeat(np.cumsum(part) - part, part)
+        yield np.repeat(order[first:last], part), order[np.repeat(low[first:last], part) + within]

@@ -220,7 +220,7 @@ def _fill(folder: Path, settings: DemoSettings, progress: bool, write: VideoWrit
 def _render(clip: _Clip, group: SourceGroup, settings: DemoSettings) -> npt.NDArray[np.uint8]:
     rng = np.random.default_rng([settings.seed, clip.group, clip.class_, clip.clip])
     frames = int(rng.integers(settings.min_frames, settings.max_frames, endpoint=True))
-    return render_clip(rng, group, clip.appearance, clip.motion, frames)
+    return render_clip(rng, group, APPEARANCES[clip.appearance], MOTIONS[clip.motion], frames)
 
 
 def _is_complete(root: Path, settings: DemoSettings) -> bool:

@@ -14,8 +14,10 @@ How the classes are kept apart, so that each stream alone must fail on part of t
   clothes are drawn per clip, and every group holds clips of all classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -23,14 +25,37 @@ import numpy.typing as npt
 
 from twostream.demo.figure import Build, Colour, Outfit, Pose, draw_figure
 
-APPEARANCES = ("red_shirt", "green_shirt", "blue_shirt")
-MOTIONS = ("walks_left", "walks_right", "jumps")
+Chroma = tuple[float, float]  # Cr - 128, Cb - 128
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a person moves in the world: directions (x to the right, y down), zero where there is none of it.
+
+    Attributes:
+        walk: steady, at a person's pace.
+        bounce: to and fro about a place.
+    """
+
+    walk: tuple[float, float] = (0.0, 0.0)
+    bounce: tuple[float, float] = (0.0, 0.0)
+
+
+# The shirts: as colourful as 8-bit RGB allows at the shirts' common luma.
+APPEARANCES: Mapping[str, Chroma] = MappingProxyType(
+    {"red_shirt": (70.0, -20.0), "green_shirt": (-48.0, -26.0), "blue_shirt": (-30.0, 52.0)}
+)
+MOTIONS: Mapping[str, Motion] = MappingProxyType(
+    {
+        "walks_left": Motion(walk=(-1.0, 0.0)),
+        "walks_right": Motion(walk=(1.0, 0.0)),
+        "jumps": Motion(bounce=(0.0, 1.0)),
+    }
+)
 
 FloatArray = npt.NDArray[np.float32]
 Path2D = npt.NDArray[np.float64]  # (T, 2): x, y in pixels
 
-# Cr - 128 and Cb - 128 of the shirts: as colourful as 8-bit RGB allows at the shirts' common luma.
-_SHIRT_CHROMA = {"red_shirt": (70.0, -20.0), "green_shirt": (-48.0, -26.0), "blue_shirt": (-30.0, 52.0)}
 _REFERENCE_HEIGHT = 84  # the height that speeds and distances below are given for, in pixels
 _HARMONICS = 4
 
@@ -90,7 +115,7 @@ def make_group(rng: np.random.Generator, height: int, width: int) -> SourceGroup
     )
 
 
-def plan_clip(rng: np.random.Generator, motion: str, frames: int, height: int, width: int) -> ClipPlan:
+def plan_clip(rng: np.random.Generator, motion: Motion, frames: int, height: int, width: int) -> ClipPlan:
     """Draw the movements of one clip.
 
     The draws are the same for every motion: with equal generators, plans differ in `wallpaper` only.
@@ -109,13 +134,7 @@ def plan_clip(rng: np.random.Generator, motion: str, frames: int, height: int, w
     walked = np.concatenate([[0.0], np.cumsum(speed * hurry)[:-1]])
     jump_height = rng.uniform(10, 14) * scale
     bounce = jump_height / 2 * np.cos(2 * pi * (rng.uniform() + time / rng.uniform(9, 12)))
-    world = np.zeros((frames, 2))
-    if motion == "walks_left":
-        world[:, 0] = -walked
-    elif motion == "walks_right":
-        world[:, 0] = walked
-    else:
-        world[:, 1] = bounce
+    world = walked[:, None] * np.array(motion.walk) + bounce[:, None] * np.array(motion.bounce)
 
     camera = wander + shake
     wallpaper = camera - world
@@ -124,14 +143,15 @@ def plan_clip(rng: np.random.Generator, motion: str, frames: int, height: int, w
 
 
 def render_clip(
-    rng: np.random.Generator, group: SourceGroup, appearance: str, motion: str, frames: int
+    rng: np.random.Generator, group: SourceGroup, shirt: Chroma, motion: Motion, frames: int
 ) -> npt.NDArray[np.uint8]:
     """Render one clip.
 
     Args:
         rng: the clip's own generator.
         group: its source; gives the size of the picture.
-        appearance, motion: one of `APPEARANCES` and one of `MOTIONS`.
+        shirt: the appearance, such as one of `APPEARANCES`.
+        motion: such as one of `MOTIONS`.
         frames: number of frames T.
 
     Returns:
@@ -139,7 +159,7 @@ def render_clip(
     """
     height, width = group.light.shape[:2]
     plan = plan_clip(rng, motion, frames, height, width)
-    outfit = _dress(rng, group, appearance)
+    outfit = _dress(rng, group, shirt)
     leg_swing, arm_swing, arm_rest = rng.uniform(0.3, 0.45), rng.uniform(0.3, 0.5), rng.uniform(0.5, 0.7)
     gain = rng.uniform(0.88, 1.08) * (1 + 0.05 * np.sin(2 * pi * (rng.uniform() + np.arange(frames) / 40)))
     noise_level = rng.uniform(2, 4)
@@ -168,10 +188,10 @@ def render_clip(
     return clip
 
 
-def _dress(rng: np.random.Generator, group: SourceGroup, appearance: str) -> Outfit:
+def _dress(rng: np.random.Generator, group: SourceGroup, shirt: Chroma) -> Outfit:
     """Choose the colours of one clip's person; the luma draws do not depend on the appearance."""
     turn, strength = rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.0)
-    red, blue = _SHIRT_CHROMA[appearance]
+    red, blue = shirt
     cr = 128 + strength * (red * np.cos(turn) - blue * np.sin(turn))
     cb = 128 + strength * (red * np.sin(turn) + blue * np.cos(turn))
     luma = rng.uniform(105, 125)

@@ -1,3 +1,5 @@
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -80,3 +82,28 @@ def test_every_pair_is_compared_however_many_there_are():
     found = find_alike(videos, {name: f"s{name}" for name in videos})
     assert {alike.videos for alike in found} == {(f"{n:03d}", f"{n + 75:03d}") for n in range(75)}
     assert find_alike({}, {}) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_lookup_finds_what_comparing_every_pair_finds(seed):
+    """Frames from one to a dozen bits beside each other, many of them with equal hashes, up to four from a source."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(0, 2**63, 12)
+    videos = {}
+    for n in range(60):
+        flips = [sum(1 << int(bit) for bit in rng.choice(64, rng.integers(0, 8), False)) for _ in range(5)]
+        near = [int(rng.choice(centres)) ^ flip for flip in flips]
+        videos[f"{n:02d}"] = near[: rng.integers(0, 6)]
+    groups = {name: f"s{int(name) % 17}" for name in videos}
+    expected = {}
+    for one, other in itertools.combinations(videos, 2):
+        close = np.array([[bits(a, b) <= 8 for b in videos[other]] for a in videos[one]])
+        several = all(len({*videos[name]}) > 1 for name in (one, other))
+        if several and groups[one] != groups[other] and min(close.any(axis).sum() for axis in (0, 1)) > 1:
+            pair, names = zip(*sorted((groups[name], name) for name in (one, other)), strict=True)
+            expected.setdefault(pair, []).append(names)
+    found = find_alike(videos, groups)
+    assert found
+    assert {alike.sources: (alike.videos, alike.pairs) for alike in found} == {
+        pair: (min(names), len(names)) for pair, names in expected.items()
+    }

@@ -68,6 +68,7 @@ from .video.find import is_video as is_video
 from .video.frames import Frame as Frame
 from .video.frames import probe_fps as probe_fps
 from .video.frames import read_frames as read_frames
+from .video.source import hash_of_video as hash_of_video
 
 __all__ = [
     "ArgumentError",
@@ -117,6 +118,7 @@ __all__ = [
     "flow_colours",
     "format_seconds",
     "get_method",
+    "hash_of_video",
     "import_folders",
     "interruptible",
     "is_video",

@@ -97,7 +97,27 @@ def _images(folder: Path, flow: bool) -> list[Path]:
 
 
 def hash_of_video(video: AnyPath, *, flow: bool = False) -> str:
-    """Return what `hash_source` does of a video that may be remote; raises VideoError."""
+    """Return the SHA-256 of a video file, or of the names and bytes of a folder's images: what its cache file keeps.
+
+    Args:
+        video: file or folder, local or remote.
+        flow: take all images of a folder, those of flow too: what an import reads.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        VideoError: it cannot be read, or the images are not one series.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from flow_cache import hash_of_video
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     video = pathlib.Path(folder) / "run.mp4"
+        ...     size = video.write_bytes(b"not really one")
+        ...     hash_of_video(video)[:8]
+        'fbc55d52'
+    """
     with local_copy(video) as copy:
         return hash_source(copy, flow=flow)
 

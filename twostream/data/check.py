@@ -17,13 +17,14 @@ from flow_cache import (
     Progress,
     VideoError,
     as_path,
+    hash_of_video,
     read_failures,
     read_frames,
     read_index,
 )
 from twostream.data.annotations import Annotations, VideoRecord, list_videos, read_annotations
 from twostream.data.annotations.records import count
-from twostream.data.duplicates import Alike, find_alike, group_identical, hash_content, hash_frame, spread
+from twostream.data.duplicates import Alike, find_alike, group_identical, hash_frame, spread
 from twostream.data.groups import refusal
 from twostream.data.sampling import longest_run, runs_inside
 from twostream.data.settings import DataConfig
@@ -390,4 +391,4 @@ def _hash_files(root: Path, annotations: Annotations, seen: _Seen) -> None:
     for paths in sizes.values():
         for path in paths if len(paths) > 1 else ():
             if not seen.contents.get(path):
-                seen.contents[path] = hash_content(root / path)
+                seen.contents[path] = hash_of_video(root / path)

@@ -6,21 +6,14 @@ another size and small changes of brightness, but no crop and no mirror.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flow_cache import RemotePath
 
 Hashes = NDArray[np.uint64]
 
@@ -43,15 +36,6 @@ class Alike:
     sources: tuple[str, str]
     videos: tuple[str, str]
     pairs: int
-
-
-def hash_content(path: Path | RemotePath) -> str:
-    """Return the SHA-256 of a file's bytes, as a cache file keeps it of its video."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def group_identical(contents: Mapping[str, str]) -> list[tuple[str, ...]]:

@@ -22,7 +22,7 @@ from twostream.data.features import (
     seeds_of,
 )
 from twostream.data.loading import VideoData, load_data
-from twostream.data.settings import DataConfig
+from twostream.data.settings import ClipShape, DataConfig
 from twostream.data.splits import Split
 from twostream.errors import DataError
 from twostream.models.settings import ModelConfig
@@ -186,12 +186,19 @@ class ActionDataModule(L.LightningDataModule):
         self, name: StreamName, described: Mapping[str, Any], passes: int | None, clips: int
     ) -> dict[str, Any]:
         shape, size = self.config.clips_of(name)
+        # Settings that are newer than kept features are in the key where they are not the default alone.
+        usual = asdict(ClipShape(shape.steps, shape.stack))
+        clip = {
+            name: value
+            for name, value in asdict(shape).items()
+            if name in ("steps", "stack") or value != usual[name]
+        }
         augment = asdict(self.config.augment)
         evaluated = dict(zip(("view", "views"), self.config.views_of(name), strict=True))
         return {
             **described,
             "cache": dict(self.data.flow),
-            "clip": {**asdict(shape), "size": list(size)},
+            "clip": {**clip, "size": list(size)},
             "augment": augment if passes else evaluated,
             "passes": passes,
             "clips": None if passes else clips,

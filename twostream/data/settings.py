@@ -51,6 +51,7 @@ class SplitConfig:
     leakage: Leakage = "refuse"
 
 
+Sampling = Literal["segments", "uniform", "dense"]
 View = Literal["centre", "full"]
 Views = Literal[1, 2, 10]
 Size = int | tuple[int, int]
@@ -64,13 +65,18 @@ def width_and_height(size: Size) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ClipShape:
-    """Say what a clip is: `steps` (T) places in the video, `stack` (L) consecutive flow fields at each."""
+    """Say what a clip is: `steps` (T) places in the video, `stack` (L) consecutive flow fields at each.
+
+    Where they lie is said by `sampling`; in `dense` windows they are `stride` fields apart.
+    """
 
     steps: int = 8
     stack: int = 5
+    sampling: Sampling = "segments"
+    stride: int = 1
 
     def __post_init__(self) -> None:
-        require_at_least(self, {"steps": 1, "stack": 1}, "clip ", DataError)
+        require_at_least(self, {"steps": 1, "stack": 1, "stride": 1}, "clip ", DataError)
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,10 @@ class DataConfig:
         split: how training, validation and test are made.
         steps: places in the video that a clip looks at (T).
         stack: consecutive flow fields at each place (L).
+        sampling: where these places lie. `segments`: one in each of T equal parts of the video, in training anywhere in
+            it (TSN). `uniform`: at equal distances over the whole video, in training all shifted alike. `dense`: in a
+            window, `stride` fields apart (C3D, I3D), in training anywhere; K windows are spread over a test video.
+        stride: fields from one place to the next in dense windows; 1 takes consecutive frames.
         size: network input in pixels: side of a square, or [width, height].
         rgb: what is different in the RGB stream's clips.
         flow: what is different in the flow stream's clips.
@@ -192,7 +202,7 @@ class DataConfig:
         >>> from twostream import DataConfig, SplitConfig
         >>> config = DataConfig(root="videos", cache="cache/videos", split=SplitConfig(test_fraction=0.3))
         >>> config.shape
-        ClipShape(steps=8, stack=5)
+        ClipShape(steps=8, stack=5, sampling='segments', stride=1)
     """
 
     root: str | None = None
@@ -205,6 +215,8 @@ class DataConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
     steps: int = 8
     stack: int = 5
+    sampling: Sampling = "segments"
+    stride: int = 1
     size: int | tuple[int, int] = 112
     rgb: StreamClips = field(default_factory=StreamClips)
     flow: StreamClips = field(default_factory=StreamClips)
@@ -220,7 +232,15 @@ class DataConfig:
     missing_videos: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "stack": 1, "batch_size": 1, "workers": -1, "eval_clips": 1, "feature_passes": 0}
+        least = {
+            "steps": 1,
+            "stack": 1,
+            "stride": 1,
+            "batch_size": 1,
+            "workers": -1,
+            "eval_clips": 1,
+            "feature_passes": 0,
+        }
         require_at_least(self, least, "data.", DataError)
         if not 0 <= self.max_missing <= 1:
             raise DataError(f"data.max_missing is a share: got {self.max_missing:g}, expected 0 to 1")
@@ -238,7 +258,8 @@ class DataConfig:
     def clips_of(self, stream: StreamName) -> tuple[ClipShape, tuple[int, int]]:
         """Return the steps and stack of a stream's clips, and the (width, height) of their frames."""
         own: StreamClips = getattr(self, stream)
-        return ClipShape(own.steps or self.steps, self.stack), width_and_height(own.size or self.size)
+        shape = ClipShape(own.steps or self.steps, self.stack, self.sampling, self.stride)
+        return shape, width_and_height(own.size or self.size)
 
     def eval_clips_of(self, stream: StreamName) -> int:
         """Return how many evaluation clips (K) of a video a stream sees."""
@@ -255,8 +276,8 @@ class DataConfig:
 
     @property
     def shape(self) -> ClipShape:
-        """Return steps and stack as one value."""
-        return ClipShape(self.steps, self.stack)
+        """Return what a clip is as one value."""
+        return ClipShape(self.steps, self.stack, self.sampling, self.stride)
 
 
 def parse_protocol(text: str) -> tuple[int, Views]:

@@ -55,6 +55,22 @@ def test_the_centre_clip_holds_the_right_fields_and_frames(make_cache):
     assert [round(value) for value in frames.tolist()] == [2, 6, 10]
 
 
+def test_a_dense_window_is_read_and_what_does_not_fit_is_padding(make_cache):
+    cache = make_cache({"a/x.avi": 12, "a/y.avi": 4})
+    dataset = make_dataset(cache, sampling="dense", stride=2, clips=3)
+    clips, short = dataset[0], dataset[1]
+    fields = clips["flow"][:, :, 0, 8, 8] - 100
+    assert fields.tolist() == [[0, 2, 4], [3, 5, 7], [6, 8, 10]]  # N = 12, L = 2: 11 starts, 7 windows
+    assert clips["flow_valid"].all()
+    assert (short["flow"][:, :, 0, 8, 8] - 100).tolist() == [[0, 2, 2]] * 3
+    assert short["rgb_valid"].tolist() == [[True, True, False]] * 3
+    drawn = make_dataset(cache, sampling="dense", stride=2, training=True, augment=AugmentConfig(flip=0))[
+        ClipKey(3, 0)
+    ]
+    first = int(drawn["flow"][0, 0, 8, 8])
+    assert drawn["flow"][:, 0, 8, 8].tolist() == [first, first + 2, first + 4]
+
+
 def test_clips_of_a_video_get_a_leading_dimension(make_cache):
     cache = make_cache({"a/x.avi": 12})
     three = make_dataset(cache, clips=3)[0]

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from twostream.data.duplicates import Alike, find_alike, group_identical, hash_content, hash_frame, spread
+from flow_cache import hash_of_video
+from twostream.data.duplicates import Alike, find_alike, group_identical, hash_frame, spread
 
 
 def scene(seed, height=120, width=160):
@@ -20,7 +21,7 @@ def bits(first, second):
 def test_the_same_file_under_several_names_is_found(tmp_path):
     for name, content in (("a", b"x" * 3_000_000), ("b", b"y"), ("c", b"x" * 3_000_000), ("d", b"z")):
         (tmp_path / name).write_bytes(content)
-    contents = {name: hash_content(tmp_path / name) for name in "dcba"}
+    contents = {name: hash_of_video(tmp_path / name) for name in "dcba"}
     assert group_identical({**contents, "e": "", "f": ""}) == [("a", "c")]
 
 

@@ -16,10 +16,19 @@ from twostream.data.settings import ClipShape
 from twostream.errors import DataError
 
 shapes = st.builds(ClipShape, st.integers(1, 16), st.integers(1, 10))
-videos = st.tuples(shapes, st.integers(0, 80)).map(lambda drawn: (drawn[0], drawn[0].stack + drawn[1]))
+dense = st.builds(ClipShape, st.integers(1, 16), st.integers(1, 10), st.just("dense"), st.integers(1, 6))
+uniform = st.builds(ClipShape, st.integers(1, 16), st.integers(1, 10), st.just("uniform"))
 
 
-@given(videos, st.integers(0, 2**32), st.integers(1, 10), st.integers(1, 4))
+def videos_of(shapes):
+    """Clips, and numbers of fields that are enough for a stack."""
+    return st.tuples(shapes, st.integers(0, 80)).map(lambda drawn: (drawn[0], drawn[0].stack + drawn[1]))
+
+
+videos = videos_of(shapes)
+
+
+@given(videos_of(shapes | dense | uniform), st.integers(0, 2**32), st.integers(1, 10), st.integers(1, 4))
 def test_every_index_exists_and_steps_follow_in_time(video, seed, clips, step):
     shape, fields = video
     for starts in (
@@ -51,7 +60,7 @@ def test_each_step_stays_in_its_segment(video, seed):
             assert len(set(starts.tolist())) == shape.steps
 
 
-@given(videos, st.integers(1, 12))
+@given(videos_of(shapes | uniform), st.integers(1, 12))
 def test_evaluation_clips_are_ordered_and_symmetric_in_time(video, clips):
     shape, fields = video
     starts = even_starts(fields, shape, clips)
@@ -62,13 +71,18 @@ def test_evaluation_clips_are_ordered_and_symmetric_in_time(video, clips):
     assert np.all(np.abs(starts - backwards) <= 1)
 
 
-@given(videos)
+@given(videos_of(shapes | dense | uniform))
 def test_an_odd_number_of_clips_contains_the_centre_clip(video):
     shape, fields = video
     np.testing.assert_array_equal(even_starts(fields, shape, 3)[1], even_starts(fields, shape)[0])
 
 
-@given(shapes, st.lists(st.integers(0, 14), min_size=1, max_size=6), st.integers(0, 2**32), st.integers(1, 4))
+@given(
+    shapes | dense | uniform,
+    st.lists(st.integers(0, 14), min_size=1, max_size=6),
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+)
 def test_no_stack_reaches_across_a_gap(shape, lengths, seed, clips):
     """Runs of fields with one number left out between them, as step 1 leaves it; runs may be empty."""
     ends = np.cumsum([length + 1 for length in lengths]).tolist()
@@ -84,10 +98,11 @@ def test_no_stack_reaches_across_a_gap(shape, lengths, seed, clips):
     ):
         assert set(starts.tolist()) <= allowed
         assert np.all(np.diff(starts) >= 0)
-    assert even_starts(runs, shape, len(allowed))[:, 0].min() == min(allowed)
+    if shape.sampling != "dense":
+        assert even_starts(runs, shape, len(allowed))[:, 0].min() == min(allowed)
 
 
-@given(videos, st.integers(0, 2**32))
+@given(videos_of(shapes | dense | uniform), st.integers(0, 2**32))
 def test_a_video_of_one_run_is_sampled_as_by_its_number_of_fields(video, seed):
     shape, fields = video
     by_runs, by_number = (
@@ -96,6 +111,76 @@ def test_a_video_of_one_run_is_sampled_as_by_its_number_of_fields(video, seed):
     )
     for one, other in zip(by_runs, by_number, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@given(videos_of(dense), st.integers(0, 2**32), st.integers(1, 10))
+def test_a_dense_window_has_its_stride_and_as_many_steps_as_fit(video, seed, clips):
+    shape, fields = video
+    places = fields - shape.stack + 1
+    starts = np.vstack(
+        [random_starts(fields, shape, np.random.default_rng(seed)), even_starts(fields, shape, clips)]
+    )
+    packed, valid = without_repeats(starts)
+    expected = min(shape.steps, 1 + (places - 1) // shape.stride)
+    for row, counts in zip(packed, valid, strict=True):
+        assert counts.sum() == expected
+        assert np.all(np.diff(row[counts]) == shape.stride)
+
+
+@given(videos_of(dense), st.integers(2, 10))
+def test_dense_windows_reach_from_the_first_place_to_the_last(video, clips):
+    shape, fields = video
+    starts = even_starts(fields, shape, clips)
+    assert starts[0, 0] == 0
+    assert starts[-1, -1] == fields - shape.stack if len(set(starts[:, 0])) > 1 else starts[-1, 0] == 0
+    assert np.ptp(np.diff(starts[:, 0])) <= 1
+    middle = even_starts(fields, shape)[0]
+    before, after = middle[0], fields - shape.stack - middle[-1]
+    assert 0 <= after - before <= 1 or before == 0
+
+
+@given(dense, st.lists(st.integers(0, 30), min_size=1, max_size=5), st.integers(0, 2**32), st.integers(1, 5))
+def test_a_dense_window_lies_inside_one_run(shape, lengths, seed, clips):
+    ends = np.cumsum([length + 1 for length in lengths]).tolist()
+    runs = [range(end - 1 - length, end - 1) for end, length in zip(ends, lengths, strict=True)]
+    if max(lengths) < shape.stack:
+        return
+    most = min(shape.steps, 1 + (max(lengths) - shape.stack) // shape.stride)
+    for starts in (random_starts(runs, shape, np.random.default_rng(seed)), *even_starts(runs, shape, clips)):
+        assert any(starts[0] in run and starts[-1] + shape.stack - 1 in run for run in runs)
+        assert len(set(starts.tolist())) == most
+
+
+def test_many_draws_reach_every_dense_window():
+    shape, rng = ClipShape(3, 2, "dense", 2), np.random.default_rng(0)
+    drawn = {tuple(random_starts(12, shape, rng).tolist()) for _ in range(200)}
+    assert drawn == {(start, start + 2, start + 4) for start in range(7)}
+
+
+@given(videos_of(uniform), st.integers(0, 2**32))
+def test_uniform_steps_are_equally_far_apart_and_cover_the_video(video, seed):
+    shape, fields = video
+    places = fields - shape.stack + 1
+    starts = random_starts(fields, shape, np.random.default_rng(seed))
+    if shape.steps > 1:
+        assert np.ptp(np.diff(starts)) <= 1
+    assert starts[0] * shape.steps <= places
+    assert (places - starts[-1]) * shape.steps <= places + shape.steps
+    others = even_starts(fields, ClipShape(shape.steps, shape.stack), 3)
+    np.testing.assert_array_equal(even_starts(fields, shape, 3), others)
+
+
+def test_the_windows_of_the_module():
+    shape = ClipShape(steps=3, stack=3, sampling="dense")
+    assert even_starts(11, shape, 3).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert even_starts(11, shape).tolist() == [[3, 4, 5]]
+
+
+def test_a_short_video_has_the_steps_of_a_dense_window_that_fit():
+    shape = ClipShape(steps=5, stack=3, sampling="dense", stride=2)
+    packed, valid = without_repeats(even_starts(8, shape, 2))
+    assert packed.tolist() == [[0, 2, 4, 4, 4], [1, 3, 5, 5, 5]]
+    assert valid.tolist() == [[True, True, True, False, False]] * 2
 
 
 def test_many_draws_reach_every_start():
@@ -156,7 +241,7 @@ def test_windows_stay_inside_a_run_of_frames():
     assert window_frames(np.array([3]), 4, (range(9),)).tolist() == [[2, 3, 4, 5]]
 
 
-@given(videos, st.integers(0, 2**32))
+@given(videos_of(shapes | dense | uniform), st.integers(0, 2**32))
 def test_each_place_is_left_once_and_the_rest_pads(video, seed):
     shape, fields = video
     drawn = random_starts(fields, shape, np.random.default_rng(seed))[None]

@@ -4,9 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flow_cache import dequantize, quantize
+from flow_cache import dequantize, get_method, quantize
 from twostream.data.settings import AugmentConfig
-from twostream.data.transforms import View, apply_view, evaluation_view, flip_flow, random_view
+from twostream.data.transforms import (
+    View,
+    apply_view,
+    evaluation_view,
+    evaluation_views,
+    flip_flow,
+    random_view,
+)
 from twostream.errors import DataError
 
 PLAIN = AugmentConfig(flip=0, brightness=0, contrast=0, saturation=0)
@@ -48,6 +55,26 @@ def test_corner_crops_are_square_up_to_one_scale_step(seed):
     assert abs(sides.index(view.height) - sides.index(view.width)) <= 1
     assert view.top in (0, 100 - view.height, (100 - view.height) // 2)
     assert view.left in (0, 160 - view.width, (160 - view.width) // 2)
+
+
+@given(sizes, st.sampled_from(["centre", "full"]))
+def test_ten_views_are_the_centre_and_the_corners_and_their_mirror_images(size, part):
+    """As TSN's: a crop stands in each corner of the frame, whatever its shape."""
+    height, width = size
+    views = evaluation_views(height, width, part, 10)
+    plain, mirrored = views[:5], views[5:]
+    assert [view.flip for view in views] == [False] * 5 + [True] * 5
+    assert [(view.top, view.left) for view in mirrored] == [(view.top, view.left) for view in plain]
+    assert len({(view.height, view.width) for view in views}) == 1
+    centre, *corners = plain
+    down, right = height - centre.height, width - centre.width
+    assert {(view.top, view.left) for view in corners} == {(0, 0), (0, right), (down, 0), (down, right)}
+    assert abs(2 * centre.top - down) <= 1
+    assert abs(2 * centre.left - right) <= 1
+    whole = evaluation_view(height, width, part)
+    assert (centre.height, centre.width) == (whole.height * 7 // 8, whole.width * 7 // 8)
+    assert evaluation_views(height, width, part, 1) == [whole]
+    assert [view.flip for view in evaluation_views(height, width, part, 2)] == [False, True]
 
 
 def test_evaluation_views():
@@ -249,3 +276,67 @@ def test_the_cut_share_is_right_to_half_a_pixel(field_size, rgb_size, seed):
 def test_unusable_augmentation_is_refused(settings):
     with pytest.raises(DataError, match=next(iter(settings))):
         AugmentConfig(**settings)
+
+
+# --- flow of a view of the video, and a view of its flow -----------------------------------------------------------
+
+
+def moving(seed, shape=(120, 160)):
+    """Two grey frames of a smooth texture that turns, grows and shifts a little, by at most about two pixels."""
+    rng = np.random.default_rng(seed)
+    height, width = shape
+    texture = cv2.GaussianBlur(rng.integers(0, 256, shape).astype(np.float32), (0, 0), 2.5)
+    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-0.6, 0.6), rng.uniform(0.99, 1.01))
+    turn[:, 2] += rng.uniform(-1, 1, 2)
+    second = cv2.warpAffine(texture, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
+    return np.stack([texture, second]).round().astype(np.uint8)
+
+
+def fields_of(method, frames):
+    """The quantised flow of grey frames, as a cache file holds it."""
+    return quantize(get_method(method)(np.ascontiguousarray(frames)))
+
+
+# Two ways to the same motion differ in their last bits, as sums run in another order, and where these decide on the
+# rounding by one level, 40 / 255 = 0.157 px. A crop, moreover, ends what smoothing and the levels of the pyramid see:
+# 16 pixels inside its border little of that is left; one pixel in a hundred may still be further apart.
+ONE_LEVEL = 1
+INSIDE = np.s_[:, :, 16:-16, 16:-16]
+
+
+def difference(one, other):
+    """Levels that all but one pixel in a hundred keep to."""
+    return np.percentile(np.abs(one.astype(int) - other.astype(int))[INSIDE], 99)
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 2**16), st.sampled_from(["farneback", "tvl1"]))
+def test_the_flow_of_a_mirrored_video_is_the_mirrored_flow(seed, method):
+    frames = moving(seed)
+    mirror = View(0, 0, 120, 160, flip=True)
+    rgb = frames[..., None].repeat(3, axis=-1)
+    seen, moved = apply_view(mirror, (160, 120), rgb, fields_of(method, frames))
+    assert difference(fields_of(method, seen[:, 0]), moved) <= ONE_LEVEL
+
+
+def test_a_mirror_without_a_change_of_sign_would_be_far_off():
+    flow = fields_of("farneback", moving(0))
+    assert difference(flip_flow(flow), flow[..., ::-1]) > 4 * ONE_LEVEL
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    st.integers(0, 2**16),
+    st.sampled_from(["farneback", "tvl1"]),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_the_flow_of_a_crop_of_the_video_is_the_crop_of_the_flow(seed, method, down, right, flip):
+    """Cut on the pixel grid: the crop begins at whole pixels, and is not resized."""
+    frames = moving(seed)
+    view = View(8 * down, 16 * right, 96, 112, flip=flip)
+    rgb = frames[..., None].repeat(3, axis=-1)
+    seen, moved = apply_view(view, (112, 96), rgb, fields_of(method, frames))
+    assert difference(fields_of(method, seen[:, 0]), moved) <= ONE_LEVEL

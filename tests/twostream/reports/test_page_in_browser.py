@@ -124,6 +124,26 @@ def test_no_part_of_the_page_is_wider_than_the_window(count, width, browser, tmp
     assert requests(browser) == [path.as_uri()]
 
 
+@pytest.mark.parametrize("count", [21, 101])
+def test_nothing_is_cut_off_on_paper(count, browser, tmp_path):
+    """On 17 cm, and what only works on a screen is not printed."""
+    classes = tuple(f"Playing_Violin_{number:03d}" for number in range(count))
+    browser.get(write_page(tmp_path, made_up_evaluation(rows=2 * count, classes=classes)).as_uri())
+    set_size(browser, 660)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    page, window, shown = browser.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth,"
+        " [...document.querySelectorAll('.tools, nav')].filter((tool) => tool.checkVisibility()).length]"
+    )
+    height = browser.execute_script(
+        "return document.querySelector('#video-table').parentElement.clientHeight"
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert page <= window
+    assert shown == 0
+    assert height > 900  # all rows, not a frame that scrolls
+
+
 def test_a_click_on_a_head_sorts(page):
     table = page.find_element(By.CSS_SELECTOR, "#every-class table")
     names = [head.text.strip() for head in table.find_elements(By.CSS_SELECTOR, "th")]

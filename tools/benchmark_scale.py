@@ -210,7 +210,10 @@ def measure_apart(what: str, arguments: Sequence[str]) -> dict[str, float]:
     """Measure one thing in a fresh process; the last line that it prints is the result."""
     command = [sys.executable, __file__, "--measure", what, *arguments]
     environment = {**checkout_environment(), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    # A session of its own: a system that shares its cores out by sessions counts it as one.
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, start_new_session=True
+    )
     if done.returncode:
         raise ConfigError(f"measuring {what} failed: {done.stdout}{done.stderr}")
     return dict(json.loads(done.stdout.splitlines()[-1]))

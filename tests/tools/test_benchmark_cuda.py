@@ -218,6 +218,7 @@ def test_tunings_change_what_is_compiled_and_counted(resident):
 
 def test_every_kernel_of_flow_has_a_cost():
     known = {*cuda_costs.FRAME_COSTS, *cuda_costs.PAIR_COSTS, "iterate", "median", "quantize", "extremes"}
+    known |= {"gather_bytes", "gather_floats"}
     for path in KERNELS.glob("*.cu"):
         for kernel in cuda_costs.kernels_of(path.name):
             assert kernel in known

@@ -20,6 +20,7 @@ SEGMENT = 64  # rows that a warp computes, approximately
 CONTROL = 8  # numbers in the control record of a pair
 BLOCK = (32, 8, 1)  # threads of a block where a thread computes one pixel
 MEDIAN_TILE = (64, 16)  # pixels that a block filters at a time
+MEDIAN_RESIDENT = 4  # blocks of the median filter that fit on a multiprocessor, by their registers
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,7 @@ class TVL1Workspace(Workspace):
 
     def _filter(self, plan: LevelPlan, outer: int) -> None:
         """Launch the median filter before the outer iteration `outer`."""
-        blocks = min(2 * plan.median_tiles * self.pairs, 8 * self.backend.processors)
+        blocks = min(2 * plan.median_tiles * self.pairs, MEDIAN_RESIDENT * self.backend.processors)
         self._median.launch(
             "median",
             (blocks, 1, 1),

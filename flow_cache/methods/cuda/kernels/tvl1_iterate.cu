@@ -17,6 +17,8 @@
 // its iterations; the pair's last warp to arrive adds them, in a fixed order, and says what is next. If the pair should
 // have stopped before the last iteration of the pass, the next launch does that many again, from the state before.
 //
+// What is fused is written out: else a compiler that fuses otherwise for other COLUMNS would give other flow.
+//
 // Arrays are float and C-contiguous where nothing else is said; tvl1_layout.cuh names their parts.
 //   unknowns   (pairs, 2, 6, height, stride)   two states of u1 u2 p11 p12 p21 p22; a pass reads one, writes the other
 //   data       (pairs, 3, height, stride)      gx gy rho_c
@@ -100,9 +102,9 @@ static __device__ __forceinline__ void dual(const Few& u, float right, const Few
                                             const Few& py, const Few& taut_x, float taut_y, Few& qx, Few& qy) {
 #pragma unroll
     for (int i = 0; i < COLUMNS; i++) {
-        float x = ((i < COLUMNS - 1 ? u.v[i + 1] : right) - u.v[i]) * taut_x.v[i];
-        float y = (below.v[i] - u.v[i]) * taut_y;
-        float scale = 1.0f / (1.0f + sqrtf(x * x + y * y));
+        float x = __fmul_rn((i < COLUMNS - 1 ? u.v[i + 1] : right) - u.v[i], taut_x.v[i]);
+        float y = __fmul_rn(below.v[i] - u.v[i], taut_y);
+        float scale = 1.0f / (1.0f + sqrtf(__fmaf_rn(x, x, __fmul_rn(y, y))));
         qx.v[i] = (px.v[i] + x) * scale;
         qy.v[i] = (py.v[i] + y) * scale;
     }
@@ -123,15 +125,15 @@ static __device__ __forceinline__ float iteration(Row& here, Row& carried, const
 #pragma unroll
     for (int i = 0; i < COLUMNS; i++) {
         float a = here.u1.v[i], b = here.u2.v[i];
-        float d = (rho.v[i] + gx.v[i] * a + gy.v[i] * b) * inverse.v[i];
+        float d = __fmaf_rn(gy.v[i], b, __fmaf_rn(gx.v[i], a, rho.v[i])) * inverse.v[i];
         d = fminf(fmaxf(d, -weights.limit), weights.limit);
         float div1 = (here.p11.v[i] - (i ? here.p11.v[i - 1] : left1)) + (here.p12.v[i] - carried.p12.v[i]);
         float div2 = (here.p21.v[i] - (i ? here.p21.v[i - 1] : left2)) + (here.p22.v[i] - carried.p22.v[i]);
-        new1.v[i] = a - d * gx.v[i] + weights.theta * div1;
-        new2.v[i] = b - d * gy.v[i] + weights.theta * div2;
+        new1.v[i] = __fmaf_rn(weights.theta, div1, __fmaf_rn(-d, gx.v[i], a));
+        new2.v[i] = __fmaf_rn(weights.theta, div2, __fmaf_rn(-d, gy.v[i], b));
         float change1 = new1.v[i] - a, change2 = new2.v[i] - b;
-        changed += change1 * change1;
-        changed += change2 * change2;
+        changed = __fmaf_rn(change1, change1, changed);
+        changed = __fmaf_rn(change2, change2, changed);
     }
     Row above;
     dual(carried.u1, right1, new1, carried.p11, carried.p12, taut_x, taut_y, above.p11, above.p12);
@@ -195,7 +197,7 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
         Few inverse;
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++)
-            inverse.v[i] = 1.0f / fmaxf(gx.v[i] * gx.v[i] + gy.v[i] * gy.v[i], TINY_GRADIENT);
+            inverse.v[i] = 1.0f / fmaxf(__fmaf_rn(gx.v[i], gx.v[i], __fmul_rn(gy.v[i], gy.v[i])), TINY_GRADIENT);
         VECTOR* now = ring + slot * RING * LANES;
         now[GX * LANES] = pack(gx);
         now[GY * LANES] = pack(gy);
@@ -367,6 +369,7 @@ iterate(const int* __restrict__ control, const double* __restrict__ memory, int*
         }
         if (__shfl_sync(ALL, arrivals, 0) == items) {
             __threadfence();
+            __syncwarp();  // a shuffle orders no memory: now all lanes see what lane 0 has seen
             if (lane == 0) arrived[work.pair] = 0;
             decide(record, next + CONTROL * work.pair, memory + MEMORY * work.pair, next_memory + MEMORY * work.pair,
                    sums, items, lane, outers, inner, passes, (height * width + 63) / 64, threshold, cuda_conventions);

@@ -240,6 +240,15 @@ def test_launches_do_not_depend_on_batch_or_frames(emulated, stack):
     assert launches[0] == launches[1]
 
 
+def test_no_block_waits_for_a_place(emulated, stack):
+    """A launch has no more blocks than the registers of its kernel leave room for."""
+    device = emulated()
+    estimate(device, stack(9, 40, 130, 0.5, 0), preset="opencv", nscales=1, warps=1, outer_iterations=1)
+    for name, resident in (("median", tvl1.MEDIAN_RESIDENT), ("iterate", tvl1.TUNINGS[0].resident)):
+        blocks = {launch[1][0] for launch in device.launches if launch[0] == name}
+        assert 8 <= max(blocks) <= resident * device.processors, name
+
+
 def test_the_work_neither_allocates_nor_copies_nor_waits(emulated, stack, monkeypatch):
     device = emulated()
     method = TVL1(TVL1Parameters.build("fast"), device)

@@ -25,7 +25,9 @@ from flow_cache.methods.base import (
 from flow_cache.methods.cuda.backend import Backend, DeviceArray, DeviceMemoryError, blocks_for
 from flow_cache.quantization import check_bound, nan_error, quantize_scale
 
-BATCH_PIXELS = 24_000_000  # pixels of a batch; they keep the largest GPU busy, more would only take memory
+BATCH_PIXELS = (
+    90_000_000  # pixels of a batch: 1024 pairs of 340x256, so that many are left when most have converged
+)
 MOST_PAIRS = 1024  # pairs of a batch that the kernels can handle
 KEPT_WORKSPACES = 4  # for different frame sizes
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -173,6 +174,8 @@ class Work:
     """TV-L1's iterations of each pair, over all levels and warps, with those done again; empty for other methods."""
     active: list[int] = field(default_factory=list)
     """Pairs that had work, in each launch of TV-L1's iterations."""
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """By kernel, of all launches, where each was waited for."""
 
     def _chosen(self, batch: int) -> NDArray[np.int64]:
         return np.arange(batch) % self.pairs
@@ -208,7 +211,16 @@ class _CountingModule:
         work = backend.work
         work.launches[name] += 1
         records = backend.download(values["control"]) if name in ("median", "iterate") else None
-        self._module.launch(name, grid, block, arguments, shared)
+        if backend.settle is None:
+            self._module.launch(name, grid, block, arguments, shared)
+        else:
+            backend.settle()
+            start = backend.clock()
+            self._module.launch(name, grid, block, arguments, shared)
+            backend.settle()
+            work.seconds[name] += backend.clock() - start
+        if name not in FRAME_COSTS and name not in PAIR_COSTS and records is None:
+            return  # of no pair: the flow's quantisation, for example
         if name in FRAME_COSTS:
             work.by_frame[name] = work.by_frame.get(name, np.zeros(2)) + np.array(FRAME_COSTS[name](values))
             return
@@ -239,8 +251,16 @@ class _CountingModule:
 class CountingBackend:
     """A device that counts what is launched on it; launches are never recorded in a graph, which would hide them."""
 
-    def __init__(self, backend: Backend, pairs: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        pairs: int,
+        wait: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Take the device, the pairs of a batch, and what waits for all that is queued, to time launches (or None)."""
         self._backend = backend
+        self.settle, self.clock = wait, clock
         self.work = Work(pairs, iterations=np.zeros(0, np.int64))
 
     def __getattr__(self, name: str) -> Any:

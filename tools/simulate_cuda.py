@@ -4,7 +4,7 @@
 
 The CPU's estimator solves all consecutive pairs of the videos; from its changes after every iteration follow the passes
 and launches (benchmarks/cuda_schedule.py). Nothing here is measured on a GPU: counts are exact, time is modelled by
-rows walked. Writes cuda_schedule.md, and cuda_iterations.csv with a row for each pair. Exit status: 0; 2 for unusable
+rows walked. Writes cuda_schedule.md, and cuda_iterations.csv the iterations of each pair. Exit status: 0; 2 for unusable
 arguments.
 """
 
@@ -90,12 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"simulate_cuda: {error}", file=sys.stderr)
         return 2
     pairs: list[Pair] = []
-    named: list[tuple[str, int]] = []
+    named: list[str] = []
     videos = pick_videos(given.videos, given.clips)
     for video in videos:
         solved = list(record_changes(parameters, read_middle(video, LONGEST, width, height)))
         pairs += solved
-        named += [(video.relative_to(given.videos).as_posix(), t) for t in range(len(solved))]
+        named += [video.relative_to(given.videos).as_posix()] * len(solved)
     done = np.array([sum(len(c) for level in pair for warp in level for c in warp) for pair in pairs])
     rows, first = [], 0.0
     for strategy in strategies():
@@ -115,8 +115,11 @@ def main(arguments: list[str] | None = None) -> int:
     write_csv(
         given.out / "cuda_iterations.csv",
         [
-            {"video": name, "pair": t, "iterations": int(count)}
-            for (name, t), count in zip(named, done, strict=True)
+            {
+                "video": name,
+                "iterations": " ".join(str(n) for of, n in zip(named, done, strict=True) if of == name),
+            }
+            for name in dict.fromkeys(named)
         ],
     )
     about = {

@@ -8,7 +8,9 @@ second, by size, preset and batch, with frames that are on the device already an
 flow comes back as bytes; beside our CPU path with all cores, and other projects' code on CUDA where it is installed.
 Bytes and operations are counted (benchmarks/cuda_costs.py) and compared with a large copy and a large loop of fused
 multiplications and additions, measured in the same run. Frames are generated (benchmarks/synthetic_frames.py) unless a
-folder of videos is named. Writes cuda.md, cuda.csv, cuda_agreement.csv and cuda_kernels.csv.
+folder of videos is named; then TV-L1 is also measured on 1,024 consecutive pairs or more of at least 30 whole videos,
+with iterations of a pair (mean, 99 %, most), pairs active in a launch, and time by stage.
+Writes cuda.md, cuda.csv, cuda_agreement.csv, cuda_kernels.csv and, of real video, cuda_real.csv.
 Exit status: 0; 1 where the GPU disagrees with the CPU; 2 where there is no GPU, or for unusable arguments.
 """
 
@@ -31,7 +33,8 @@ import numpy as np
 from benchmarks.cuda_agreement import Estimator, agreement
 from benchmarks.cuda_ceilings import COPIED, ROUNDS, Ceilings, measure_ceilings, waiter
 from benchmarks.cuda_costs import Work, count_work
-from benchmarks.cuda_report import Row, device_facts, short_table, write_report
+from benchmarks.cuda_real import measure_real, real_stacks
+from benchmarks.cuda_report import Row, device_facts, real_line, short_table, write_report
 from benchmarks.cuda_third_party import installed
 from benchmarks.report import add_flow_arguments
 from benchmarks.synthetic_frames import scenes, to_and_fro
@@ -227,13 +230,17 @@ def run_small_case(backend: Backend) -> None:
         importlib.import_module("cupy").cuda.set_allocator(None)
     stack = scenes(None, 1, 4, 72, 66)[0]  # two levels of Farneback's pyramid
     quick = {"warps": 1, "nscales": 2, "inner_iterations": 14}
+    every = [(f"tvl1:opencv:{n}", {**quick, "outer_iterations": 1}) for n in range(1, len(TUNINGS))]
     for name, changed in [
+        *every,
         ("tvl1:opencv", {**quick, "outer_iterations": 2}),
         ("tvl1:opencv", {**quick, "outer_iterations": 1, "median_filtering": 3}),
         ("tvl1:opencv-cuda", quick),
         ("farneback:default", {"iterations": 2}),
     ]:
-        method = Estimator.named(name).on_gpu(backend, **changed)
+        method_name, preset, *number = name.split(":")
+        tuning = int(number[0]) if number else 0
+        method = replace(Estimator.named(f"{method_name}:{preset}"), tuning=tuning).on_gpu(backend, **changed)
         method.batch = 2
         first = method.quantized(stack, BOUND)[0]
         if (
@@ -241,7 +248,7 @@ def run_small_case(backend: Backend) -> None:
             or not np.isfinite(method(stack.astype(np.float32))).all()
         ):
             raise SystemExit(f"{name}: a second run gave other flow")
-    print("small case: both methods ran twice with equal results")
+    print("small case: both methods and every tuning ran twice with equal results")
 
 
 def measure(backend: Backend, given: argparse.Namespace, get_method: Callable[..., Any]) -> int:
@@ -260,6 +267,17 @@ def measure(backend: Backend, given: argparse.Namespace, get_method: Callable[..
         print(result.line(), flush=True)
     options = Options(tuple(given.batches), given.repeats, given.timed, clock, ceilings)
     rows: list[Row] = []
+
+    real = []
+    if given.videos:
+        real_frames = real_stacks(given.videos, width, height)
+        for name in estimators:
+            if name.method == "tvl1" and name.preset == "opencv":
+                for row in measure_real(
+                    backend, name, real_frames, given.real_batches, given.repeats, given.timed, clock.left
+                ):
+                    real.append(row)
+                    print(real_line(row), flush=True)
 
     def record(measured: Iterable[Row]) -> None:
         for row in measured:
@@ -281,8 +299,8 @@ def measure(backend: Backend, given: argparse.Namespace, get_method: Callable[..
             for tuning in range(1, len(TUNINGS)):
                 tuned = Estimator("tvl1", "opencv", tuning, get_method)
                 record(GpuSpeed(backend, tuned, size, frames, largest).rows())
-    write_report(given.out, facts, ceilings, given, agreed, rows, work, installed()[1])
-    print(short_table(agreed, rows))
+    write_report(given.out, facts, ceilings, given, agreed, rows, work, installed()[1], real)
+    print(short_table(agreed, rows, real))
     print(f"report: {given.out / 'cuda.md'}")
     return 0 if all(result.holds() for result in agreed) else 1
 
@@ -299,6 +317,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--sizes", nargs="+", default=SIZES, help="WIDTHxHEIGHT, several, in the order of their importance")
     add("--batches", nargs="+", type=int, default=BATCHES, help="pairs in a batch, several, rising")
     add("--presets", nargs="+", default=PRESETS, help="METHOD:PRESET, several")
+    add(
+        "--real-batches",
+        nargs="+",
+        type=int,
+        default=(64, 256, 1024),
+        help="pairs in a batch of real video, several (default: 64 256 1024)",
+    )
     add("--case-seconds", type=float, default=8, help="most seconds for a case (default: %(default)s)")
     add(
         "--seconds",
@@ -319,7 +344,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parse_size(size)
     for name in given.presets:
         Estimator.named(name)
-    if min(given.batches) < 1 or given.repeats < 2 or given.agreement < 1:
+    if min(*given.batches, *given.real_batches) < 1 or given.repeats < 2 or given.agreement < 1:
         raise ArgumentError("batches and agreement must be at least 1, repeats at least 2")
     return given
 

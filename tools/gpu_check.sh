@@ -7,8 +7,11 @@ usage() {
 usage: tools/gpu_check.sh [--help] [benchmark arguments ...]
 
 From a checkout, on a machine with a CUDA device and this project's GPU dependencies (nothing is installed or
-downloaded): runs the tests marked `gpu`, compute-sanitizer's memcheck and racecheck on a small case where it is
-installed, and tools/benchmark_cuda.py, each with a time limit. A step that fails is shown and the others still run.
+downloaded): runs the tests marked `gpu`, compute-sanitizer's memcheck, racecheck, synccheck and initcheck on a small
+case with every tuning, where it is installed, and tools/benchmark_cuda.py, each with a time limit. A step that fails is
+shown and the others still run. At the end: one page with all results, and what was not done for want of a package.
+Needed: numpy, lazy-loader, cupy-cuda13x (or -cuda12x); pytest for the tests, numba for the CPU's side of comparisons;
+torch and OpenCV for tests that use them, av and OpenCV to read --videos.
 
 Writes gpu_check.md, gpu_check.csv and gpu_check.log beside the benchmark's reports into $OUT, or reports/benchmarks.
 $PYTHON: the interpreter (default: python3). Arguments go to the benchmark, e.g. --videos FOLDER.
@@ -43,6 +46,13 @@ except FlowCacheError as error:
   exit 2
 fi
 
+# What is not there, of what some step uses; the steps themselves say what they leave out.
+lacking=$("$python" -c '
+from importlib.util import find_spec
+uses = {"pytest": "tests", "numba": "comparisons with the CPU", "cv2": "tests, videos", "av": "videos", "torch": "tests of DLPack"}
+print("; ".join(f"{name} ({use})" for name, use in uses.items() if find_spec(name) is None))
+' 2>/dev/null)
+
 mkdir -p "$out" || exit 2
 log="$out/gpu_check.log"
 : >"$log"
@@ -66,11 +76,11 @@ step() {
 }
 
 # The folders whose tests drive the device; others may need packages that a GPU machine lacks.
-step tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/flow_cache/methods
+step tests 140 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/flow_cache/methods
 
-for tool in memcheck racecheck; do
+for tool in memcheck racecheck synccheck initcheck; do
   if command -v compute-sanitizer >/dev/null; then
-    step "$tool" 45 compute-sanitizer --tool "$tool" --error-exitcode 3 --report-api-errors no \
+    step "$tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 3 --report-api-errors no \
       "$python" tools/benchmark_cuda.py --small-case
   else
     results+=("$tool,skipped: compute-sanitizer is not installed,0")
@@ -86,7 +96,13 @@ printf '%s\n' "${results[@]}" >"$out/gpu_check.csv"
   printf '# Check on a GPU\n\n'
   printf '| step | result | seconds |\n|---|---|---|\n'
   for row in "${results[@]:1}"; do printf '| %s |\n' "${row//,/ | }"; done
+  printf '\nPackages that are not installed: %s.\n' "${lacking:-none}"
 } >"$out/gpu_check.md"
+
+# The page: what the benchmark has found, then each step and what is lacking.
+printf '\n=== Result\n'
+sed -n '/^tvl1\|^farneback/p;/^real video/p;/^size  /,/^report:/p' "$log" | awk '!seen[$0]++' | grep -v '^report:'
+printf 'not installed: %s\n' "${lacking:-nothing that is used}"
 
 printf '\n%s\n' "reports: $out/gpu_check.md, $out/cuda.md"
 for row in "${results[@]}"; do

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import benchmark_cuda
-from benchmarks import cuda_ceilings, cuda_costs, synthetic_frames
+from benchmarks import cuda_ceilings, cuda_costs, cuda_real, synthetic_frames
 from benchmarks.cuda_agreement import Estimator
 from benchmarks.timing import TooSlowError, seconds_per_call
 from flow_cache.methods.cuda import tvl1
@@ -218,6 +218,7 @@ def test_tunings_change_what_is_compiled_and_counted(resident):
 
 def test_every_kernel_of_flow_has_a_cost():
     known = {*cuda_costs.FRAME_COSTS, *cuda_costs.PAIR_COSTS, "iterate", "median", "quantize", "extremes"}
+    known |= {"gather_bytes", "gather_floats"}
     for path in KERNELS.glob("*.cu"):
         for kernel in cuda_costs.kernels_of(path.name):
             assert kernel in known
@@ -345,3 +346,49 @@ def test_unusable_arguments_are_one_line_and_status_2(arguments, message):
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not done.stdout
+
+
+def test_real_video_is_counted_pair_by_pair(resident):
+    """Pairs between two videos are left out; the stages take the time of their launches."""
+    stacks = [synthetic_frames.scene(n, 3, 36, 40) for n in range(3)]
+    estimator = Estimator("tvl1", "opencv", get_method=quick_method)
+    ticks = iter(range(10**6))
+    counted = cuda_real.count(resident(), estimator, stacks, 5, lambda: float(next(ticks)))
+    assert counted.iterations.tolist() == [
+        cuda_real.count(resident(), estimator, [stack[t : t + 2]]).iterations[0]
+        for stack in stacks
+        for t in (0, 1)
+    ]
+    assert max(counted.active) <= 4
+    assert counted.seconds["iterations"] == counted.launches
+    assert set(counted.seconds) == set(cuda_real.STAGES)
+    assert all(value > 0 for value in counted.seconds.values())
+
+
+def test_real_videos_are_in_the_report(resident, tmp_path, make_videos):
+    small = [
+        *SMALL,
+        "--presets",
+        "tvl1:opencv",
+        "--sizes",
+        "40x36",
+        "--batches",
+        "1",
+        "--real-batches",
+        "2",
+        "8",
+    ]
+    assert benchmark(resident(), *small, "--videos", make_videos([3, 4], 40, 36), f"--out={tmp_path}") == 0
+    rows = read_csv(tmp_path / "cuda_real.csv")
+    assert [row["batch"] for row in rows] == ["2", "8"]
+    for row in rows:
+        assert (row["videos"], row["pairs"], row["note"]) == ("2", "5", "")
+        assert 0 < float(row["iterations"]) <= float(row["iterations_99"]) <= float(row["iterations_most"])
+        assert float(row["rate"]) > 0
+    assert "## Real video" in (tmp_path / "cuda.md").read_text()
+
+
+def test_groups_of_videos_fit_in_a_batch():
+    stacks = [np.zeros((n, 8, 8), np.uint8) for n in (3, 3, 2, 9)]
+    groups = [[len(stack) for stack in group] for group in cuda_real.together(stacks, 6)]
+    assert groups == [[3, 3], [2], [7]]

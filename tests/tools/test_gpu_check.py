@@ -14,6 +14,8 @@ import pytest
 from .conftest import TOOLS, read_csv, run
 
 SCRIPT = TOOLS / "gpu_check.sh"
+SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+STEPS = ("tests", *SANITIZERS, "benchmark")
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
@@ -24,7 +26,10 @@ case "$*" in
   *open_device*) exit 0 ;;
   *"-m pytest"*) echo "said by the tests"; [[ $FAIL != *tests* ]] ;;
   *--small-case*) [[ $FAIL != *small* ]] ;;
-  *benchmark_cuda.py*) echo "said by the benchmark"; [[ $FAIL != *benchmark* ]] ;;
+  *benchmark_cuda.py*)
+    printf 'said by the benchmark\\nreal video, tvl1 opencv, 1 pairs\\n'
+    [[ $FAIL != *benchmark* ]]
+    ;;
 esac
 """
 # Runs what follows its options, as compute-sanitizer does.
@@ -98,18 +103,21 @@ def test_without_cupy_it_says_so(tmp_path):
 def test_all_steps_run_and_are_tabled(checked, tmp_path):
     done, rows, calls = checked("--videos", "films")
     assert done.returncode == 0, done.stderr
-    assert [(row["step"], row["result"]) for row in rows] == [
-        ("tests", "passed"), ("memcheck", "passed"), ("racecheck", "passed"), ("benchmark", "passed")
-    ]  # fmt: skip
+    assert [(row["step"], row["result"]) for row in rows] == [(step, "passed") for step in STEPS]
     assert all(call.startswith("1|") for call in calls)  # a test that finds no GPU fails
-    assert "-m pytest -q -m gpu" in calls[1]
-    assert sum("--small-case" in call for call in calls) == 2
+    assert "-m pytest -q -m gpu" in calls[2]
+    assert sum("--small-case" in call for call in calls) == 4
     assert f"--out {tmp_path / 'out'} --seconds " in calls[-1]
     assert calls[-1].endswith("--videos films")
     assert "said by the tests" in (tmp_path / "out" / "gpu_check.log").read_text()
-    assert "| racecheck | passed | 0 |" in (tmp_path / "out" / "gpu_check.md").read_text()
-    table = done.stdout.strip().splitlines()[-5:]
-    assert [line.split()[0] for line in table] == ["step", "tests", "memcheck", "racecheck", "benchmark"]
+    assert "| racecheck | passed | " in (tmp_path / "out" / "gpu_check.md").read_text()
+    table = done.stdout.strip().splitlines()[-7:]
+    assert [line.split()[0] for line in table] == ["step", *STEPS]
+    page = done.stdout[done.stdout.index("=== Result") :]
+    assert "real video, tvl1 opencv, 1 pairs" in page
+    assert "said by" not in page
+    assert "not installed: " in page
+    assert "Packages that are not installed: " in (tmp_path / "out" / "gpu_check.md").read_text()
 
 
 @pytest.mark.parametrize("failing", ["tests", "small", "benchmark"])
@@ -117,26 +125,26 @@ def test_a_failing_step_is_told_and_the_others_still_run(checked, failing):
     done, rows, calls = checked(fail=failing)
     assert done.returncode == 1
     results = {row["step"]: row["result"] for row in rows}
-    expected = {"small": {"memcheck", "racecheck"}}.get(failing, {failing})
+    expected = {"small": set(SANITIZERS)}.get(failing, {failing})
     assert {step for step, result in results.items() if result == "failed with status 1"} == expected
     assert {step for step, result in results.items() if result == "passed"} == set(results) - expected
-    assert len(calls) == 5
+    assert len(calls) == 2 + len(STEPS)
 
 
 @pytest.mark.skipif(shutil.which("compute-sanitizer") is not None, reason="compute-sanitizer is installed")
 def test_without_a_sanitizer_its_steps_are_skipped_and_said(checked):
     done, rows, calls = checked(sanitizer=False)
     assert done.returncode == 0
-    assert [row["result"].split(":")[0] for row in rows] == ["passed", "skipped", "skipped", "passed"]
-    assert len(calls) == 3
+    assert [row["result"].split(":")[0] for row in rows] == ["passed", *["skipped"] * 4, "passed"]
+    assert len(calls) == 4
 
 
 def test_limits_add_up_to_less_than_eight_minutes():
     text = SCRIPT.read_text()
     assert "left=$((470 - SECONDS))" in text
-    assert "step tests 150 " in text
-    assert text.count(" 45 compute-sanitizer") == 1
-    assert 150 + 2 * 45 + 60 < 470 < 480
+    assert "step tests 140 " in text
+    assert text.count(" 40 compute-sanitizer") == 1
+    assert 140 + 4 * 40 + 60 < 470 < 480
 
 
 @pytest.mark.parametrize(("required", "status", "outcome"), [("", 0, "1 skipped"), ("1", 1, "1 error")])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from flow_cache.methods.cuda.backend import Backend, kernel_source
 from flow_cache.methods.cuda.engine import CudaMethod
-from flow_cache.methods.cuda.tvl1 import LANES
+from flow_cache.methods.cuda.tvl1 import LANES, WARPS, LevelPlan, Tuning
 
 Values = Mapping[str, Any]
 Cost = tuple[float, float]  # bytes, operations
@@ -92,9 +93,9 @@ def _median(v: Values) -> Cost:
     return 2 * 2 * FLOAT * _plane(v), 2 * (97 if v["size"] == 5 else 24) * _plane(v)
 
 
-def _iterate(v: Values, count: int) -> Cost:
+def _iterate(v: Values, count: int, size: int) -> Cost:
     # u, p and the data term read, u and p written; 55 operations an iteration, 5 for what its row is loaded with
-    rows = v["height"] + 2 * count * v["segments"]
+    rows = v["height"] + 2 * count * -(-v["chunks"] // size)
     return FLOAT * (6 + 3 + 6) * _plane(v), v["COLUMNS"] * LANES * v["strips"] * rows * (55 * count + 5)
 
 
@@ -171,6 +172,10 @@ class Work:
     launches: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     iterations: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """TV-L1's iterations of each pair, over all levels and warps, with those done again; empty for other methods."""
+    active: list[int] = field(default_factory=list)
+    """Pairs that had work, in each launch of TV-L1's iterations."""
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """By kernel, of all launches, where each was waited for."""
 
     def _chosen(self, batch: int) -> NDArray[np.int64]:
         return np.arange(batch) % self.pairs
@@ -206,7 +211,16 @@ class _CountingModule:
         work = backend.work
         work.launches[name] += 1
         records = backend.download(values["control"]) if name in ("median", "iterate") else None
-        self._module.launch(name, grid, block, arguments, shared)
+        if backend.settle is None:
+            self._module.launch(name, grid, block, arguments, shared)
+        else:
+            backend.settle()
+            start = backend.clock()
+            self._module.launch(name, grid, block, arguments, shared)
+            backend.settle()
+            work.seconds[name] += backend.clock() - start
+        if name not in FRAME_COSTS and name not in PAIR_COSTS and records is None:
+            return  # of no pair: the flow's quantisation, for example
         if name in FRAME_COSTS:
             work.by_frame[name] = work.by_frame.get(name, np.zeros(2)) + np.array(FRAME_COSTS[name](values))
             return
@@ -224,16 +238,29 @@ class _CountingModule:
                 for field in (self._fields["ITERATED"], self._fields["PASSES"])
             )
             done = iterated // np.maximum(passes, 1)
-            for pair in np.flatnonzero(passes):
-                costs[pair] += _iterate(values, int(done[pair]))
+            tuning = Tuning(values["ITERATIONS"], values["COLUMNS"], values["RESIDENT"])
+            plan = LevelPlan(values["height"], values["width"], tuning)
+            active = np.flatnonzero(passes)
+            work.active.append(len(active))
+            size = plan.chunks_of_item(len(active), WARPS * grid[0])
+            for pair in active:
+                costs[pair] += _iterate(values, int(done[pair]), size)
             work.iterations = work.iterations + done
 
 
 class CountingBackend:
     """A device that counts what is launched on it; launches are never recorded in a graph, which would hide them."""
 
-    def __init__(self, backend: Backend, pairs: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        pairs: int,
+        wait: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Take the device, the pairs of a batch, and what waits for all that is queued, to time launches (or None)."""
         self._backend = backend
+        self.settle, self.clock = wait, clock
         self.work = Work(pairs, iterations=np.zeros(0, np.int64))
 
     def __getattr__(self, name: str) -> Any:

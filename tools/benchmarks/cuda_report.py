@@ -36,6 +36,13 @@ flow and workspace. Iterations: of a pair, over all levels and warps. Shares: co
 operations against fused multiplications and additions; the larger one says what the kernels wait for, and where neither
 is large, that they wait for launches or for one another.
 """
+ABOUT_REAL = """\
+Consecutive pairs of whole videos, frames from the host, flow back as bytes. Iterations of a pair over all levels and
+warps; launches of iterations of all batches; active: pairs with work, in a launch that has any. Milliseconds a pair by
+stage: every launch waited for, so their sum is more than a pair takes otherwise.
+"""
+REAL_HEAD = ("preset", "videos", "pairs", "batch", "pairs/s", "iterations: mean", "99 %", "most", "launches", "active",
+             "pyramids", "levels", "warps", "median", "iterations")  # fmt: skip
 ABOUT_KERNELS = """\
 Counted for a pair of {} frames in a batch of {}, as `tools/benchmarks/cuda_costs.py` says; share of each in the
 pair's bytes and operations.
@@ -168,8 +175,10 @@ def device_facts(backend: Backend) -> dict[str, str]:
     return facts
 
 
-def short_table(agreed: Sequence[Agreement], rows: Sequence[Row]) -> str:
-    """Return the fastest batch of each size and preset, and the agreement, as lines of plain text."""
+def short_table(
+    agreed: Sequence[Agreement], rows: Sequence[Row], real: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Return the agreement, real video, and the fastest batch of each size and preset, as lines of plain text."""
     lines = [
         f"{'size':<10} {'preset':<18} {'pairs/s':>9} {'batch':>6} {'from host':>10} {'x CPU':>7} {'limit':>16}"
     ]
@@ -187,12 +196,35 @@ def short_table(agreed: Sequence[Agreement], rows: Sequence[Row]) -> str:
         lines.append(
             f"{size:<10} {name:<18} {best.rate:>9.1f} {best.batch:>6} {from_host:>10} {times:>7} {limit:>16}"
         )
-    return "\n".join([*(result.line() for result in agreed), *lines])
+    return "\n".join([*(result.line() for result in agreed), *map(real_line, real), *lines])
 
 
 def _fastest(rows: Sequence[Row], implementation: str, frames: str) -> Row | None:
     chosen = [row for row in rows if (row.implementation, row.frames) == (implementation, frames)]
     return max(chosen, key=lambda row: row.rate, default=None)
+
+
+def real_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a row on real video."""
+    head = [str(row[key]) for key in ("estimator", "videos", "pairs", "batch")]
+    if row["note"]:
+        return [*head, row["note"], *[""] * 10]
+    counts = [
+        f"{row[key]:.0f}" for key in ("iterations", "iterations_99", "iterations_most", "launches", "active")
+    ]
+    stages = [f"{value:.4f}" for key, value in row.items() if key.endswith("_ms_a_pair")]
+    return [*head, format_range(row["rate"], row["slowest"], row["fastest"], 1), *counts, *stages]
+
+
+def real_line(row: Mapping[str, Any]) -> str:
+    """Return a row on real video as a line of plain text."""
+    head = f"real video, {row['estimator']}, {row['pairs']} pairs of {row['videos']} videos, batch {row['batch']}: "
+    if row["note"]:
+        return head + str(row["note"])
+    return (
+        f"{head}{row['rate']:.1f} pairs/s, {row['iterations']:.0f} iterations (99 %: {row['iterations_99']:.0f}, most "
+        f"{row['iterations_most']}), {row['active']:.1f} pairs active a launch"
+    )
 
 
 def kernel_rows(work: Mapping[tuple[str, str], Work]) -> list[dict[str, Any]]:
@@ -218,6 +250,7 @@ def write_report(
     rows: Sequence[Row],
     work: Mapping[tuple[str, str], Work],
     missing: Sequence[str],
+    real: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the tables into a folder, as CSV and together as markdown."""
     agreement_rows = [row for result in agreed for row in result.rows()]
@@ -225,6 +258,8 @@ def write_report(
     write_csv(folder / "cuda.csv", [asdict(row) for row in rows])
     write_csv(folder / "cuda_agreement.csv", agreement_rows)
     write_csv(folder / "cuda_kernels.csv", kernels)
+    if real:
+        write_csv(folder / "cuda_real.csv", real)
     about = {
         **provenance(*LIBRARIES),
         **facts,
@@ -252,6 +287,7 @@ def write_report(
         "Optical flow on CUDA",
         [*bullet_list(about), ""],
         section("Agreement", ABOUT_AGREEMENT.format(*MAX_ERROR.values()), AGREEMENT_HEAD, agreement_table),
+        *([section("Real video", ABOUT_REAL, REAL_HEAD, [real_cells(row) for row in real])] if real else []),
         section("Speed and memory", ABOUT_SPEED, SPEED_HEAD, [row.cells() for row in rows]),
         section(
             "Bytes and operations", ABOUT_KERNELS.format(size, KERNELS_BATCH), KERNELS_HEAD, kernel_table

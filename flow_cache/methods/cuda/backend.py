@@ -94,7 +94,7 @@ class Backend(ABC):
             array: any array; one on this device has __cuda_array_interface__ or __dlpack__.
 
         Returns:
-            The device array; None if `array` is on the host.
+            The device array; None if `array` is on the host. What is no stack of frames may be returned as it is.
         """
 
     @abstractmethod
@@ -108,6 +108,10 @@ class Backend(ABC):
     @abstractmethod
     def wait(self, mark: Any) -> None:
         """Let all work queued from now on, on the current stream, wait for a mark (None = do not wait)."""
+
+    @abstractmethod
+    def reached(self, mark: Any) -> bool:
+        """Return whether a mark has been reached, without waiting for it."""
 
     @abstractmethod
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -18,6 +18,7 @@ from flow_cache.methods.cuda.backend import (
     DeviceMemoryError,
     Module,
     Size,
+    blocks_for,
     kernel_argument,
     kernel_source,
     macro_options,
@@ -25,6 +26,7 @@ from flow_cache.methods.cuda.backend import (
 
 _DLPACK_CUDA = (2, 13)  # DLPack's codes for device memory and managed memory
 DEFAULT_SHARED = 48 * 1024  # bytes of dynamic shared memory that a kernel may use without a special request
+MOST_BLOCKS = 65535  # of a grid along z
 
 
 class CupyModule:
@@ -98,8 +100,8 @@ class CupyBackend(Backend):
     def upload(self, source: NDArray[Any] | DeviceArray, target: DeviceArray) -> None:
         if isinstance(source, np.ndarray):
             target.set(np.ascontiguousarray(source), stream=self._cupy.cuda.get_current_stream())
-        else:
-            target[...] = source
+        else:  # a plain copy, for which CuPy need not compile anything
+            target.data.copy_from_device_async(source.data, source.nbytes)
 
     def download(self, array: DeviceArray) -> NDArray[Any]:
         return self._cupy.asnumpy(array)  # type: ignore[no-any-return]
@@ -119,7 +121,30 @@ class CupyBackend(Backend):
             raise ArgumentError(
                 f"frames are on cuda:{index} but the method runs on cuda:{self.index}; move one to the other"
             )
-        return self._cupy.ascontiguousarray(adopted)
+        return self._contiguous(adopted)
+
+    def _contiguous(self, array: DeviceArray) -> DeviceArray:
+        """Return a stack (n, height, width) in C order, by a kernel of ours: CuPy would need CUDA's headers for it.
+
+        Arrays of other shapes or types are returned as they are: they are no frames.
+        """
+        kernels = {1: "gather_bytes", 4: "gather_floats"}
+        if array.flags.c_contiguous or array.ndim != 3 or array.itemsize not in kernels or not array.size:
+            return array
+        target = self._cupy.empty(array.shape, array.dtype)
+        count, height, width = array.shape
+        strides = tuple(np.int64(stride) for stride in array.strides)
+        block = (32, 8, 1)
+        for start in range(0, count, MOST_BLOCKS):
+            part, into = array[start : start + MOST_BLOCKS], target[start : start + MOST_BLOCKS]
+            grid = (blocks_for(width, block[0]), blocks_for(height, block[1]), len(part))
+            self.module("gather.cu").launch(
+                kernels[array.itemsize],
+                grid,
+                block,
+                (np.uint64(part.data.ptr), *strides, into, height, width),
+            )
+        return target
 
     def free_memory(self) -> int:
         free, _ = self._device.mem_info
@@ -133,6 +158,9 @@ class CupyBackend(Backend):
     def wait(self, mark: Any) -> None:
         if mark is not None:
             self._cupy.cuda.get_current_stream().wait_event(mark)
+
+    def reached(self, mark: Any) -> bool:
+        return bool(mark.done)
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
         return _Recorded(self._cupy, work)

@@ -25,7 +25,9 @@ from flow_cache.methods.base import (
 from flow_cache.methods.cuda.backend import Backend, DeviceArray, DeviceMemoryError, blocks_for
 from flow_cache.quantization import check_bound, nan_error, quantize_scale
 
-BATCH_PIXELS = 24_000_000  # pixels of a batch; they keep the largest GPU busy, more would only take memory
+BATCH_PIXELS = (
+    90_000_000  # pixels of a batch: 1024 pairs of 340x256, so that many are left when most have converged
+)
 MOST_PAIRS = 1024  # pairs of a batch that the kernels can handle
 KEPT_WORKSPACES = 4  # for different frame sizes
 
@@ -112,6 +114,8 @@ class CudaMethod(FlowMethod):
         self._workspaces: dict[tuple[int, int, int, int], Workspace] = {}
         self._most = BATCH_PIXELS  # largest batch, in pairs; halved when a batch does not fit
         self._last_use: Any = None
+        # callers' arrays on the device, and the marks after the last work that reads them
+        self._held: list[tuple[Any, Any]] = []
 
     @abstractmethod
     def _make_workspace(self, height: int, width: int, frames: int, pairs: int) -> Workspace:
@@ -143,7 +147,10 @@ class CudaMethod(FlowMethod):
             stack, on_device = self._checked(frames)
             check_count(len(stack), step)
             return self._solve(
-                stack.shape, len(stack) - step, on_device, lambda: self._stack_batches(stack, step)
+                stack.shape,
+                len(stack) - step,
+                frames if on_device else None,
+                lambda: self._stack_batches(stack, step),
             )
 
     def pairs(self, first: Any, second: Any) -> Any:
@@ -161,6 +168,7 @@ class CudaMethod(FlowMethod):
             DeviceError: the device has too little memory for one pair.
         """
         with self.device.active():
+            given = (first, second)
             first, on_device = self._checked(first)
             second, second_on_device = self._checked(second)
             check_pairs(first, second)
@@ -168,7 +176,12 @@ class CudaMethod(FlowMethod):
                 raise ArgumentError(
                     "pairs must be in one place, got one stack on the device and one on the host"
                 )
-            return self._solve(first.shape, len(first), on_device, lambda: self._pair_batches(first, second))
+            return self._solve(
+                first.shape,
+                len(first),
+                given if on_device else None,
+                lambda: self._pair_batches(first, second),
+            )
 
     def quantized(self, frames: Any, bound: float, step: int = 1) -> tuple[Any, int]:
         """Estimate the flow of a stack and quantise it on the device.
@@ -214,7 +227,7 @@ class CudaMethod(FlowMethod):
             levels = self._solve(
                 stack.shape,
                 len(stack) - step,
-                on_device,
+                stacks if on_device else None,
                 lambda: self._stack_batches(stack, step, seams),
                 quantizer,
             )
@@ -279,23 +292,33 @@ class CudaMethod(FlowMethod):
         self,
         shape: tuple[int, ...],
         count: int,
-        on_device: bool,
+        given: Any,
         batches: Callable[[], Iterator[tuple[Workspace, int, int]]],
         quantizer: _Quantizer | None = None,
     ) -> Any:
-        """Collect the results of the batches, on the device or the host; retry with smaller ones if memory runs out."""
+        """Collect the results of the batches, on the device or the host; retry with smaller ones if memory runs out.
+
+        Args:
+            shape: of the frames.
+            count: pairs.
+            given: the caller's arrays if they, and so the results, are on the device; else None.
+            batches: solves the batches, one after the other.
+            quantizer: makes levels of flow, if levels are wanted.
+        """
         whole = (count, 2, *shape[1:])
         dtype = np.uint8 if quantizer else np.float32
         self._most = max(1, count)
+        self._held = [held for held in self._held if not self.device.reached(held[0])]
         self.device.wait(self._last_use)  # another stream may still be working in the workspaces
-        result = self.device.empty(whole, dtype) if on_device else np.empty(whole, dtype)
+        there = given is not None
+        result = self.device.empty(whole, dtype) if there else np.empty(whole, dtype)
         while True:
             try:
                 for workspace, start, n in batches():
                     part = workspace.flow[:n]
                     if quantizer:
                         part = quantizer(part, start)
-                    if on_device:
+                    if there:
                         self.device.upload(part, result[start : start + n])
                     else:
                         result[start : start + n] = self.device.download(part)
@@ -309,6 +332,8 @@ class CudaMethod(FlowMethod):
                 if quantizer:
                     quantizer.reset()
         self._last_use = self.device.mark()
+        if there:  # their owner may give their memory to another stream as soon as the caller lets go of them
+            self._held.append((self._last_use, given))
         return result
 
     def _workspace(self, stack: Any, count: int, step: int | None) -> Workspace | None:
@@ -327,10 +352,12 @@ class CudaMethod(FlowMethod):
         if step is not None and step > pairs:
             return None
         size = (height, width, 2 * pairs if step is None else pairs + step, pairs)
-        if size not in self._workspaces:
+        workspace = self._workspaces.pop(size, None)
+        if workspace is None:
             self._drop(KEPT_WORKSPACES - 1)
-            self._workspaces[size] = self._make_workspace(*size)
-        return self._workspaces[size]
+            workspace = self._make_workspace(*size)
+        self._workspaces[size] = workspace  # the last one is the one used last
+        return workspace
 
     def _batch(self, height: int, width: int, count: int, step: int | None) -> int:
         """Choose how many pairs to work on at the same time: a power of two, or as many as the memory allows."""
@@ -347,7 +374,7 @@ class CudaMethod(FlowMethod):
         return max(1, min(pairs, fits))
 
     def _drop(self, most: int) -> None:
-        """Drop the oldest workspaces until `most` are left."""
+        """Drop the workspaces not used for longest until `most` are left."""
         while len(self._workspaces) > most:
             self._workspaces.pop(next(iter(self._workspaces))).release()
 

@@ -16,10 +16,13 @@ from flow_cache.methods.tvl1.parameters import BORDER, CPU_CUBIC, CUDA_CUBIC, TV
 
 LANES = 32  # threads of a warp
 WARPS = 2  # of a block
-SEGMENT = 64  # rows that a warp computes, approximately
+CHUNK = 16  # rows of a chunk, approximately; a warp computes one or several
+LARGEST_ITEM = 16  # chunks that a warp computes at most
+MOST_ITERATIONS = 8  # of a pass, in any tuning
 CONTROL = 8  # numbers in the control record of a pair
 BLOCK = (32, 8, 1)  # threads of a block where a thread computes one pixel
 MEDIAN_TILE = (64, 16)  # pixels that a block filters at a time
+MEDIAN_RESIDENT = 4  # blocks of the median filter that fit on a multiprocessor, by their registers
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Tuning:
     iterations: int
     columns: int
     resident: int
-    spare_passes: int = 1
+    spare_passes: int = 3
 
     @property
     def strip(self) -> int:
@@ -65,7 +68,8 @@ TUNINGS = (Tuning(6, 2, 6), Tuning(5, 4, 4), Tuning(8, 2, 4), Tuning(4, 4, 4))
 class LevelPlan:
     """Size of a level, and how it is cut into items of work for the kernels.
 
-    The cut depends only on the size, so that sums over the items are always rounded in the same way.
+    Chunks depend only on the size, so that sums over them are always rounded in the same way. How many make an item
+    also depends on how many pairs have work; results do not.
 
     Attributes:
         height: rows.
@@ -89,19 +93,44 @@ class LevelPlan:
         return 1 + max(0, blocks_for(self.stride - strip, strip - 2 * self.tuning.halo))
 
     @property
-    def segments(self) -> int:
-        """Segments of rows."""
-        return max(1, round(self.height / SEGMENT))
-
-    @property
     def rows(self) -> int:
-        """Rows of a segment; the last one may have fewer."""
-        return blocks_for(self.height, self.segments)
+        """Rows of a chunk; the last one may have fewer, but at least as many as a pass has iterations."""
+        rows = blocks_for(self.height, max(1, round(self.height / CHUNK)))
+        while (self.height - 1) % rows + 1 < MOST_ITERATIONS:
+            rows += 1
+        return rows
 
     @property
-    def items(self) -> int:
-        """Items of work of the iterations: a strip and a segment each."""
-        return self.strips * self.segments
+    def chunks(self) -> int:
+        """Chunks of rows."""
+        return blocks_for(self.height, self.rows)
+
+    @property
+    def parts(self) -> int:
+        """Sums of squared change in each iteration: of a strip and a chunk each."""
+        return self.strips * self.chunks
+
+    def chunks_of_item(self, active: int, workers: int) -> int:
+        """Choose how many chunks a warp computes, as the kernel does: those with which the last warp is done first.
+
+        Args:
+            active: pairs that have work.
+            workers: warps that share it.
+        """
+        sizes = [1 << k for k in range(LARGEST_ITEM.bit_length())]
+        return min(reversed(sizes), key=lambda size: self.rounds(active, workers, size) * self.walked(size))
+
+    def rounds(self, active: int, workers: int, size: int) -> int:
+        """Return how many items of `size` chunks the busiest warp gets."""
+        return blocks_for(active * self.strips * blocks_for(self.chunks, size), workers)
+
+    def walked(self, size: int) -> int:
+        """Return the rows that a warp walks down for an item of `size` chunks."""
+        return size * self.rows + 2 * self.tuning.iterations
+
+    def workers(self, pairs: int, processors: int) -> int:
+        """Return how many warps share the work of a batch on a device with so many multiprocessors."""
+        return WARPS * min(blocks_for(self.parts * pairs, WARPS), self.tuning.resident * processors)
 
     @property
     def median_tiles(self) -> int:
@@ -144,7 +173,7 @@ class TVL1(CudaMethod):
         finest = plans[0]
         frame = sum(12 * plan.bordered[0] * plan.bordered[1] for plan in plans) + 4 * height * width
         pair = 4 * (12 + 3 + 2) * finest.height * finest.stride + 8 * height * width
-        partials = max(plan.items for plan in plans) * self.tuning.iterations * 4
+        partials = max(plan.parts for plan in plans) * self.tuning.iterations * 4
         return frame + 4, pair + partials + 8 * CONTROL + 48
 
 
@@ -186,7 +215,7 @@ class TVL1Workspace(Workspace):
         self._filtered = empty(pairs * 2 * plane, np.float32)
         self._data = empty(pairs * 3 * plane, np.float32)
         self._partials = empty(
-            pairs * tuning.iterations * max(plan.items for plan in self._plans), np.float32
+            pairs * tuning.iterations * max(plan.parts for plan in self._plans), np.float32
         )
         self._control = empty((2, pairs, CONTROL), np.int32)
         self._memory = empty((2, pairs, 2), np.float64)
@@ -334,7 +363,7 @@ class TVL1Workspace(Workspace):
 
     def _filter(self, plan: LevelPlan, outer: int) -> None:
         """Launch the median filter before the outer iteration `outer`."""
-        blocks = min(2 * plan.median_tiles * self.pairs, 8 * self.backend.processors)
+        blocks = min(2 * plan.median_tiles * self.pairs, MEDIAN_RESIDENT * self.backend.processors)
         self._median.launch(
             "median",
             (blocks, 1, 1),
@@ -349,9 +378,7 @@ class TVL1Workspace(Workspace):
         """Launch a pass of iterations; `left` more passes follow in this outer iteration."""
         p = self._parameters
         now, after = self._take_turn()
-        blocks = min(
-            blocks_for(plan.items * self.pairs, WARPS), self._tuning.resident * self.backend.processors
-        )
+        blocks = plan.workers(self.pairs, self.backend.processors) // WARPS
         self._iterate.launch(
             "iterate",
             (blocks, 1, 1),
@@ -360,7 +387,7 @@ class TVL1Workspace(Workspace):
                 self._control[now], self._memory[now], self._control[after], self._memory[after],
                 self._arrived, self._partials, self.pairs, outer, left, self._unknowns, self._data,
                 self._filtered if p.median_filtering > 1 else None, plan.height, plan.width, plan.stride,
-                plan.strips, plan.segments, plan.rows, p.theta, p.lambda_ * p.theta, p.tau / p.theta,
+                plan.strips, plan.chunks, plan.rows, p.theta, p.lambda_ * p.theta, p.tau / p.theta,
                 np.float64(p.epsilon * p.epsilon * plan.height * plan.width), p.inner_iterations,
                 p.outer_iterations, p.cuda_conventions,
             ),

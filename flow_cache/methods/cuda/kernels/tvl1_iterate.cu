@@ -5,29 +5,33 @@
 //
 // with forward differences for grad and backward ones for div, p = 0 before the first pixel.
 //
-// A warp works for itself on an item: a strip of 32 COLUMNS columns (COLUMNS a lane: 64 or 128) and a segment of about
-// 64 rows, which it walks down. At row y it loads the row, does iteration 1 of row y, 2 of y - 1, 3 of y - 2 and so on:
+// A warp works for itself on an item: a strip of 32 COLUMNS columns (COLUMNS a lane: 64 or 128) and some chunks of about
+// 16 rows, which it walks down: few where few pairs are left, so that all warps have work, else many, since neighbouring
+// items repeat one another's rows. At row y it loads the row, does iteration 1 of row y, 2 of y - 1, 3 of y - 2 and so on:
 // since the primal step needs p of the row above, and the dual step u of the row below, iteration t + 1 can follow one
 // row behind iteration t. So the rows between live in registers (u and p; `carried`) and shared memory (the data term,
 // a ring of rows), neighbouring columns come by shuffles, there is no barrier, and memory is read and written once for
 // all iterations. Each iteration spoils one more column at the sides of the strip, and one row at its ends: neighbours
 // overlap by as many.
 //
-// Convergence is decided after every iteration, as OpenCV does: each item leaves the sums of squared change of each of
-// its iterations; the pair's last warp to arrive adds them, in a fixed order, and says what is next. If the pair should
+// Convergence is decided after every iteration, as OpenCV does: each strip of each chunk leaves the sums of squared change
+// of each of its iterations, so that they do not depend on the items; the pair's last warp to arrive adds them, in a fixed
+// order, and says what is next. If the pair should
 // have stopped before the last iteration of the pass, the next launch does that many again, from the state before.
+//
+// What is fused is written out: else a compiler that fuses otherwise for other COLUMNS would give other flow.
 //
 // Arrays are float and C-contiguous where nothing else is said; tvl1_layout.cuh names their parts.
 //   unknowns   (pairs, 2, 6, height, stride)   two states of u1 u2 p11 p12 p21 p22; a pass reads one, writes the other
 //   data       (pairs, 3, height, stride)      gx gy rho_c
 //   filtered   (pairs, 2, height, stride)      replaces u in the first pass after a median; null = there is none
-//   partials   (pairs, ITERATIONS, items)      sums of squared change, of each item
+//   partials   (pairs, ITERATIONS, chunks, strips)   sums of squared change
 //   control    (pairs, 8) int, memory (pairs, 2) double: two copies each, one read and one written
 //   arrived    (pairs) int                     items that are done in this pass; 0 between launches
 // The first three are 0 beyond the width, and stay so. stride: the width, rounded up to a multiple of 4.
 //
 // iterate: block (64), which is 2 warps; grid (any), at most RESIDENT blocks a multiprocessor find a place at a time;
-// shared 1024 ITERATIONS COLUMNS bytes: in each warp, ITERATIONS rows of 4 numbers a column (12 KiB for 6 and 2).
+// shared 1024 ITERATIONS COLUMNS bytes: in each warp, ITERATIONS rows of 4 numbers a column (12 KiB for 6 and 2); and 1 KiB.
 // begin_warp: block (128), grid (pairs / 128, rounded up), no shared memory.
 #include "tvl1_work.cuh"
 #ifndef ITERATIONS
@@ -50,6 +54,13 @@
 #define INVERSE 3  // the last of them; the others are GX, GY, RHO_C
 #define HALO ((ITERATIONS + COLUMNS - 1) / COLUMNS * COLUMNS)  // columns shared with the next strip, on each side
 #define STRIP (COLUMNS * LANES)
+#define KEPT 4  // numbers of a thread that live in shared memory
+#define SIZE 0
+#define MINE 1
+#define NEXT 2
+#define BASE 3
+#define LARGEST_ITEM 16  // chunks
+#define SLOWEST_DECAY 1.25f  // the change falls at least as iteration ** -1.25; slower decay is seen, but does not last
 #define TINY_GRADIENT 1.1920929e-7f  // |grad|^2 below it counts as it
 #define ALL 0xffffffffu
 
@@ -100,9 +111,9 @@ static __device__ __forceinline__ void dual(const Few& u, float right, const Few
                                             const Few& py, const Few& taut_x, float taut_y, Few& qx, Few& qy) {
 #pragma unroll
     for (int i = 0; i < COLUMNS; i++) {
-        float x = ((i < COLUMNS - 1 ? u.v[i + 1] : right) - u.v[i]) * taut_x.v[i];
-        float y = (below.v[i] - u.v[i]) * taut_y;
-        float scale = 1.0f / (1.0f + sqrtf(x * x + y * y));
+        float x = __fmul_rn((i < COLUMNS - 1 ? u.v[i + 1] : right) - u.v[i], taut_x.v[i]);
+        float y = __fmul_rn(below.v[i] - u.v[i], taut_y);
+        float scale = 1.0f / (1.0f + sqrtf(__fmaf_rn(x, x, __fmul_rn(y, y))));
         qx.v[i] = (px.v[i] + x) * scale;
         qy.v[i] = (py.v[i] + y) * scale;
     }
@@ -123,15 +134,15 @@ static __device__ __forceinline__ float iteration(Row& here, Row& carried, const
 #pragma unroll
     for (int i = 0; i < COLUMNS; i++) {
         float a = here.u1.v[i], b = here.u2.v[i];
-        float d = (rho.v[i] + gx.v[i] * a + gy.v[i] * b) * inverse.v[i];
+        float d = __fmaf_rn(gy.v[i], b, __fmaf_rn(gx.v[i], a, rho.v[i])) * inverse.v[i];
         d = fminf(fmaxf(d, -weights.limit), weights.limit);
         float div1 = (here.p11.v[i] - (i ? here.p11.v[i - 1] : left1)) + (here.p12.v[i] - carried.p12.v[i]);
         float div2 = (here.p21.v[i] - (i ? here.p21.v[i - 1] : left2)) + (here.p22.v[i] - carried.p22.v[i]);
-        new1.v[i] = a - d * gx.v[i] + weights.theta * div1;
-        new2.v[i] = b - d * gy.v[i] + weights.theta * div2;
+        new1.v[i] = __fmaf_rn(weights.theta, div1, __fmaf_rn(-d, gx.v[i], a));
+        new2.v[i] = __fmaf_rn(weights.theta, div2, __fmaf_rn(-d, gy.v[i], b));
         float change1 = new1.v[i] - a, change2 = new2.v[i] - b;
-        changed += change1 * change1;
-        changed += change2 * change2;
+        changed = __fmaf_rn(change1, change1, changed);
+        changed = __fmaf_rn(change2, change2, changed);
     }
     Row above;
     dual(carried.u1, right1, new1, carried.p11, carried.p12, taut_x, taut_y, above.p11, above.p12);
@@ -165,13 +176,21 @@ static __device__ __forceinline__ float* state_to_write(const Place& place) {
     return place.duals + ((place.second ? -UNKNOWNS : UNKNOWNS) - P11) * place.plane;
 }
 
+// Where the sums of squared change go: all but pair and item are the launch's, and take no register.
+struct Sums {
+    float* partials;
+    int pair, item, strips, chunks, rows;  // rows: of a chunk
+};
+
 // Walk down an item and do `count` iterations; WHOLE: count is ITERATIONS, and the compiler knows.
 //
 // The walk begins `count` rows above the item and ends as many below it; rows outside the image are 0.
 template <bool WHOLE>
 static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, int lane, int count,
-                                            const Weights& weights, const Few& taut_x, float taut, float* changes) {
+                                            const Weights& weights, const Few& taut_x, float taut,
+                                            const Sums& sums) {
     Row carried[ITERATIONS];
+    float changes[ITERATIONS];
 #pragma unroll
     for (int t = 0; t < ITERATIONS; t++) {
         carried[t] = Row{zeros(), zeros(), zeros(), zeros(), zeros(), zeros()};
@@ -180,6 +199,7 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
         for (int i = 0; i < RING; i++) ring[(RING * t + i) * LANES] = pack(zeros());
     }
     int slot = 0;
+    int last = place.begin - 1;  // the last row of the chunk that iteration 1 is in; what precedes the item counts as one
     for (int y = place.begin - count; y < place.end + count; y++) {
         const bool loads = place.inside && y >= 0 && y < place.height;
         const long long offset = (long long)y * place.stride;
@@ -195,7 +215,7 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
         Few inverse;
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++)
-            inverse.v[i] = 1.0f / fmaxf(gx.v[i] * gx.v[i] + gy.v[i] * gy.v[i], TINY_GRADIENT);
+            inverse.v[i] = 1.0f / fmaxf(__fmaf_rn(gx.v[i], gx.v[i], __fmul_rn(gy.v[i], gy.v[i])), TINY_GRADIENT);
         VECTOR* now = ring + slot * RING * LANES;
         now[GX * LANES] = pack(gx);
         now[GY * LANES] = pack(gy);
@@ -208,8 +228,24 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
             const int of_row = slot >= t ? slot - t : slot - t + ITERATIONS;
             const float taut_y = row > 0 && row < place.height ? taut : 0.0f;
             const VECTOR* data = ring + of_row * RING * LANES;
-            const float changed = iteration(here, carried[t], data, lane == 0, weights, taut_x, taut_y);
-            if (row >= place.begin && row < place.end) changes[t] += changed;
+            changes[t] += iteration(here, carried[t], data, lane == 0, weights, taut_x, taut_y);
+        }
+        const int beyond = y - last;
+        if (beyond >= 0 && beyond < ITERATIONS) {  // one of the iterations has done the last row of the chunk
+            float sum = 0.0f;
+#pragma unroll
+            for (int t = 0; t < ITERATIONS; t++)
+                if (t == beyond) {
+                    sum = changes[t];
+                    changes[t] = 0.0f;
+                }
+            if (!place.makes) sum = 0.0f;
+            for (int bit = LANES / 2; bit > 0; bit /= 2) sum += __shfl_xor_sync(ALL, sum, bit);
+            if (lane == 0 && last >= place.begin) {
+                const int part = last / sums.rows * sums.strips + sums.item % sums.strips;
+                sums.partials[(size_t)(sums.pair * ITERATIONS + beyond) * sums.strips * sums.chunks + part] = sum;
+            }
+            if (beyond == ITERATIONS - 1) last = min(last + sums.rows, place.end - 1);
         }
         const int made = y - count;  // the row that `here` is now
         if (made >= place.begin && place.makes) {
@@ -226,36 +262,56 @@ static __device__ __forceinline__ void walk(const Place& place, VECTOR* ring, in
 }
 
 // Say how many iterations to do in the next pass: as many as seem to be left, since a pass that ends too early costs
-// another one, and so does one that goes too far. The change falls more and more slowly, so half as many again are
-// added. `passes`: launches left in this outer iteration.
-static __device__ int plan(double change, double before, double threshold, int left, int passes) {
+// another one, and so does one that goes too far. At first the change falls as a power of the iteration's number, at the
+// end faster (as `predict_left` of the CPU has it). change: after `done` iterations; before: after `lag` fewer;
+// passes: launches left in this outer iteration.
+static __device__ int plan(double change, double before, int lag, int done, double threshold, int left, int passes) {
     int least = max(1, left - (passes - 1) * ITERATIONS), most = min(ITERATIONS, left);
     int wanted = most;
-    if (threshold > 0.0 && change < before && change > threshold) {
-        float needed = 1.5f * logf((float)(threshold / change)) / logf((float)(change / before));
+    if (threshold > 0.0 && lag > 0 && change > threshold) {
+        float power = logf((float)(before / change)) / logf((float)done / (float)(done - lag));
+        float needed = (float)done * (powf((float)(change / threshold), 1.0f / fmaxf(power, SLOWEST_DECAY)) - 1.0f);
         if (needed < (float)most) wanted = (int)ceilf(needed);
     }
     return min(max(wanted, least), most);
 }
 
+// How many chunks make an item, where `active` pairs have work: those with which the last warp is done first. Rows that
+// neighbouring items repeat count as work.
+static __device__ __forceinline__ int chunks_of_item(int active, int strips, int chunks, int rows, int workers) {
+    int best = 1, least = 0x7fffffff;
+    for (int size = 1; size <= LARGEST_ITEM; size *= 2) {
+        int rounds = (active * strips * ((chunks + size - 1) / size) + workers - 1) / workers;
+        int cost = rounds * (size * rows + 2 * ITERATIONS);
+        if (cost <= least) {
+            least = cost;
+            best = size;
+        }
+    }
+    return best;
+}
+
 // Decide, from the sums of squared change of a pair's pass, what it does next. Called by one whole warp. cells: the
 // level's pixels in units of 64, for statistics.
 static __device__ void decide(const int* record, int* next, const double* memory, double* next_memory,
-                              const float* partials, int items, int lane, int outers, int inner, int passes,
+                              const float* partials, int parts, int lane, int outers, int inner, int passes,
                               int cells, double threshold, int cuda_conventions) {
     int source = record[SOURCE], phase = record[PHASE], outer = record[OUTER], done = record[DONE];
     int count = record[COUNT];
     int stop = -1;
-    double counter = memory[COUNTER], last = memory[LAST], before = 0.0;
+    double counter = memory[COUNTER], last = memory[LAST], before = last;
+    // how many iterations ago the change was `before`; 0 = it is not known
+    const int lag = done ? min(3, count) : min(3, count - 1);
     if (phase == REDO) {
         stop = count - 1;
     } else {
         double changes[ITERATIONS];
 #pragma unroll
         for (int t = 0; t < ITERATIONS; t++) changes[t] = 0.0;
-        for (int i = lane; i < items; i += LANES)
+        for (int i = lane; i < parts; i += LANES)
 #pragma unroll
-            for (int t = 0; t < ITERATIONS; t++) changes[t] += (double)__ldcg(partials + t * items + i);
+            for (int t = 0; t < ITERATIONS; t++)
+                if (t < count) changes[t] += (double)__ldcg(partials + t * parts + i);
 #pragma unroll
         for (int t = 0; t < ITERATIONS; t++) {
             double change = changes[t];
@@ -266,7 +322,7 @@ static __device__ void decide(const int* record, int* next, const double* memory
             if (!look) counter -= threshold;
             if (look && change <= threshold) stop = t;
             if (look) counter = change;
-            before = last;
+            if (t == count - 1 - lag) before = change;
             last = change;
         }
     }
@@ -284,7 +340,7 @@ static __device__ void decide(const int* record, int* next, const double* memory
     next[PHASE] = finished ? FINISHED : ITERATE;
     next[OUTER] = ended ? outer + 1 : outer;
     next[DONE] = ended ? 0 : done;
-    next[COUNT] = ended ? min(inner, ITERATIONS) : plan(last, before, threshold, inner - done, passes);
+    next[COUNT] = ended ? min(inner, ITERATIONS) : plan(last, before, lag, done, threshold, inner - done, passes);
     next_memory[COUNTER] = ended ? 0.0 : counter;
     next_memory[LAST] = last;
 }
@@ -314,11 +370,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * LANES, RESIDENT)
 iterate(const int* __restrict__ control, const double* __restrict__ memory, int* next, double* next_memory,
         int* arrived, float* partials, int pairs, int outer, int passes, float* unknowns,
         const float* __restrict__ data, const float* __restrict__ filtered, int height, int width, int stride,
-        int strips, int segments, int rows, float theta, float limit, float taut, double threshold, int inner,
+        int strips, int chunks, int rows, float theta, float limit, float taut, double threshold, int inner,
         int outers, int cuda_conventions) {
     __shared__ VECTOR rings[WARPS * ITERATIONS * RING * LANES];
     const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
-    const int items = strips * segments;
     const size_t plane = (size_t)height * stride;
     const Weights weights = {theta, limit};
     VECTOR* ring = rings + warp * ITERATIONS * RING * LANES + lane;
@@ -329,12 +384,22 @@ iterate(const int* __restrict__ control, const double* __restrict__ memory, int*
             for (int i = 0; i < MEMORY; i++) next_memory[MEMORY * pair + i] = memory[MEMORY * pair + i];
         }
     Search search = begin_search(control, pairs, outer, true, worker);
+    // what is needed only between items has no place in registers; each thread has its own
+    __shared__ volatile int kept[KEPT * WARPS * LANES];
+    volatile int* own = kept + threadIdx.x;
+    own[SIZE * WARPS * LANES] = chunks_of_item(pairs_with_work(search), strips, chunks, rows, gridDim.x * WARPS);
+    own[MINE * WARPS * LANES] = (int)search.mine;
     Work work;
-    while (find_work(search, pairs, items, gridDim.x * WARPS, work)) {
+    for (;;) {
+        const int size = own[SIZE * WARPS * LANES];
+        search.mine = (unsigned)own[MINE * WARPS * LANES];
+        if (!find_work(search, pairs, strips * ((chunks + size - 1) / size), gridDim.x * WARPS, work)) break;
+        own[NEXT * WARPS * LANES] = search.next;
+        own[BASE * WARPS * LANES] = search.base;
         const int* record = control + CONTROL * work.pair;
         const int source = record[SOURCE], count = record[COUNT];
-        const int strip = work.item % strips, segment = work.item / strips;
-        const int begin = segment * rows, end = min(begin + rows, height);  // rows to be made
+        const int strip = work.item % strips, begin = work.item / strips * size * rows;
+        const int end = min(begin + size * rows, height);             // rows to be made
         const int x = strip * (STRIP - 2 * HALO) + COLUMNS * lane;          // the lane's first column
         const bool inside = x < stride;
         const bool makes = inside && (strip == 0 || lane >= HALO / COLUMNS) && (strip == strips - 1 || lane < LANES - HALO / COLUMNS);
@@ -348,28 +413,26 @@ iterate(const int* __restrict__ control, const double* __restrict__ memory, int*
         Few taut_x;
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++) taut_x.v[i] = x + i < width - 1 ? taut : 0.0f;
-        float changes[ITERATIONS];
+        const Sums sums = {partials, work.pair, work.item, strips, chunks, rows};
         if (count == ITERATIONS)
-            walk<true>(place, ring, lane, ITERATIONS, weights, taut_x, taut, changes);
+            walk<true>(place, ring, lane, ITERATIONS, weights, taut_x, taut, sums);
         else
-            walk<false>(place, ring, lane, count, weights, taut_x, taut, changes);
-        float* sums = partials + (size_t)work.pair * ITERATIONS * items;
-#pragma unroll
-        for (int t = 0; t < ITERATIONS; t++) {
-            float sum = makes ? changes[t] : 0.0f;
-            for (int bit = LANES / 2; bit > 0; bit /= 2) sum += __shfl_xor_sync(ALL, sum, bit);
-            if (lane == 0) sums[t * items + work.item] = sum;
-        }
+            walk<false>(place, ring, lane, count, weights, taut_x, taut, sums);
         int arrivals = 0;
         if (lane == 0) {
             __threadfence();
             arrivals = atomicAdd(arrived + work.pair, 1) + 1;
         }
-        if (__shfl_sync(ALL, arrivals, 0) == items) {
+        search.next = own[NEXT * WARPS * LANES];
+        search.base = own[BASE * WARPS * LANES];
+        const int each = own[SIZE * WARPS * LANES];
+        if (__shfl_sync(ALL, arrivals, 0) == strips * ((chunks + each - 1) / each)) {
             __threadfence();
+            __syncwarp();  // a shuffle orders no memory: now all lanes see what lane 0 has seen
             if (lane == 0) arrived[work.pair] = 0;
+            const int parts = strips * chunks;
             decide(record, next + CONTROL * work.pair, memory + MEMORY * work.pair, next_memory + MEMORY * work.pair,
-                   sums, items, lane, outers, inner, passes, (height * width + 63) / 64, threshold, cuda_conventions);
+                   partials + (size_t)work.pair * ITERATIONS * parts, parts, lane, outers, inner, passes, (height * width + 63) / 64, threshold, cuda_conventions);
         }
     }
 }

@@ -6,8 +6,10 @@
 //
 // unknowns (pairs, 2, 6, height, stride), of which u of the present state -> filtered (pairs, 2, height, stride), 0
 // beyond the width; both float. Items of a pair: tiles of 64 x 16 values, of both components of u.
-// Block (32, 8), grid (any), shared 5440 bytes: a tile with a margin of 2.
+// Block (32, 8), grid (any; RESIDENT blocks a multiprocessor all find a place at once), shared 5440 bytes: a tile with a
+// margin of 2.
 #include "tvl1_work.cuh"
+#define RESIDENT 4  // blocks of a multiprocessor at a time; its registers allow 64. With 48, for 5, they would spill
 #define TILE_WIDTH 64
 #define TILE_HEIGHT 16
 #define SHARED_WIDTH (TILE_WIDTH + 4)
@@ -150,7 +152,7 @@ static __device__ __forceinline__ void four_medians3(const float* corner, float*
 }
 
 // Filter the flow of the pairs that begin their outer iteration `outer`. size: 3 or 5. control: see tvl1_work.cuh.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, RESIDENT)
 median(const int* __restrict__ control, int pairs, int outer, const float* __restrict__ unknowns,
        float* __restrict__ filtered, int height, int width, int stride, int size) {
     __shared__ float tile[SHARED_HEIGHT * SHARED_WIDTH];

@@ -43,6 +43,7 @@ class FakeCupy:
         self.emulated = emulated
         self.captured = None
         self.graphs = self.compiled = 0
+        self.done = True  # whether events have been reached
         self.current = [
             SimpleNamespace(waited=[], wait_event=lambda event: self.current[-1].waited.append(event))
         ]
@@ -54,7 +55,23 @@ class FakeCupy:
 
             @property
             def data(self):
-                return SimpleNamespace(memset_async=lambda value, size: fake.do(lambda: self.fill(value)))
+                return SimpleNamespace(
+                    array=self,
+                    ptr=self.ctypes.data,
+                    memset_async=lambda value, size: fake.do(lambda: self.fill(value)),
+                    copy_from_device_async=self.copy,
+                )
+
+            def copy(self, source, size):
+                assert size == self.nbytes == source.array.nbytes
+                assert self.flags.c_contiguous
+                assert source.array.flags.c_contiguous
+                fake.do(lambda: np.copyto(self, source.array))
+
+            def __setitem__(self, key, value):
+                # CuPy compiles a kernel for it, unless both are NumPy's here
+                assert not isinstance(value, Array), "needs CUDA's headers"
+                super().__setitem__(key, value)
 
             def set(self, source, stream):
                 assert stream is fake.current[-1]
@@ -105,7 +122,7 @@ class FakeCupy:
         self.cuda = SimpleNamespace(
             Device=Device,
             Stream=Stream,
-            Event=lambda disable_timing: SimpleNamespace(record=lambda: None),
+            Event=lambda disable_timing: SimpleNamespace(record=lambda: None, done=self.done),
             get_current_stream=lambda: self.current[-1],
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             compiler=SimpleNamespace(CompileException=CompileError),
@@ -130,10 +147,6 @@ class FakeCupy:
         own.device = SimpleNamespace(id=given.index)
         return own
 
-    def ascontiguousarray(self, array):
-        assert isinstance(array, self.array)
-        return np.ascontiguousarray(array).view(self.array)
-
     def get_default_memory_pool(self):
         return SimpleNamespace(free_bytes=lambda: 0)
 
@@ -147,7 +160,7 @@ class FakeCupy:
 
         def get_function(name):
             def launch(grid, block, values, shared_mem):
-                given = [None if isinstance(value, np.uintp) else value for value in values]
+                given = [None if isinstance(value, np.uintp) and not value else value for value in values]
                 self.do(lambda: module.launch(name, grid, block, given, shared_mem))
 
             return launch
@@ -155,7 +168,7 @@ class FakeCupy:
         return SimpleNamespace(get_function=get_function)
 
 
-SOURCES = ["tvl1_pyramid.cu", "tvl1_warp.cu", "tvl1_median.cu", "tvl1_iterate.cu", "quantize.cu"]
+SOURCES = ["gather.cu", "tvl1_pyramid.cu", "tvl1_warp.cu", "tvl1_median.cu", "tvl1_iterate.cu", "quantize.cu"]
 
 
 @pytest.fixture
@@ -186,6 +199,26 @@ def test_arrays_of_the_device_are_taken_as_they_are(cupy, stack):
     assert np.array_equal(np.asarray(flow), method(frames))
     levels, _ = method.quantized(Given(frames), 1.0)
     assert isinstance(levels, cupy.array)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    "view",
+    [lambda a: a[::2, ::-1, ::3], lambda a: a.transpose(0, 2, 1), lambda a: a[:, 1:, 2:]],
+    ids=range(3),
+)
+def test_arrays_with_strides_are_copied_without_the_headers_of_cuda(cupy, monkeypatch, dtype, view):
+    monkeypatch.setattr("flow_cache.methods.cuda.cupy_backend.MOST_BLOCKS", 2)
+    whole = np.random.default_rng(0).integers(0, 256, (5, 41, 70)).astype(dtype)
+    taken = CupyBackend(cupy, 0).adopt(Given(view(whole)))
+    assert taken.flags.c_contiguous
+    assert np.array_equal(np.asarray(taken), view(whole))
+
+
+def test_what_are_no_frames_is_left_for_the_check(cupy):
+    backend = CupyBackend(cupy, 0)
+    for array in (np.zeros((4, 6)).T, np.zeros((3, 4, 5), np.float64)[:, ::2], np.zeros((3, 0, 5), np.uint8)):
+        assert backend.adopt(Given(array)).shape == array.shape
 
 
 def test_another_stream_waits_for_the_workspaces(cupy, stack):

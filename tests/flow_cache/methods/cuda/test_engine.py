@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -254,6 +257,45 @@ def test_a_pair_too_large_for_the_device_is_one_clear_error(emulated):
     assert "a pair of 64x64 frames needs 0.5 MiB of device memory, 0.2 MiB are free" in message
     assert "device='cpu'" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("way", ["stack", "pairs", "quantized"])
+def test_arrays_of_the_device_are_held_until_the_work_on_them_is_done(emulated, stack, way):
+    """Their owner may give their memory away as soon as the caller drops them."""
+
+    class Queued(emulated):
+        done = False
+
+        def mark(self):
+            return object()
+
+        def reached(self, mark):
+            return self.done
+
+    device = Queued()
+    method = TVL1(QUICK, device)
+    frames = stack(3, 20, 24, 0.5, 0)
+    given = OnDevice(frames)
+    seen = weakref.ref(given)
+    if way == "stack":
+        method(given)
+    elif way == "pairs":
+        method.pairs(given, given)
+    else:
+        method.quantized(given, 1.0)
+    del given
+    for done in (False, True):
+        device.done = done
+        method(frames)
+        gc.collect()
+        assert (seen() is None) == done
+
+
+def test_the_workspaces_used_last_are_kept(emulated, stack):
+    method = TVL1(QUICK, emulated())
+    for width in (20, 21, 22, 23, 20, 24):
+        method(stack(2, 20, width, 0.5, 0))
+    assert [size[1] for size in method._workspaces] == [22, 23, 20, 24]
 
 
 def test_few_workspaces_are_kept(emulated, stack):

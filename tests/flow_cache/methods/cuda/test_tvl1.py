@@ -173,6 +173,45 @@ def test_lengths_of_passes_change_nothing(device, stack, conventions, spare):
     assert np.array_equal(estimate(device, frames, tuning=tuning, **options), expected)
 
 
+def test_rows_of_items_change_nothing(emulated, stack):
+    """However the rows of a pair are shared out among warps, decisions and flow are the same, bit for bit."""
+    frames = stack(4, 70, 72, 0.9, 0.3)
+    options = {"nscales": 2, "warps": 1, "outer_iterations": 2, "epsilon": 0.02}
+    plan = tvl1.level_plans(TVL1Parameters.build(**options), 70, 72, tvl1.TUNINGS[0])[0]
+    flows, sizes = [], set()
+    for processors in (1, 2, 20):
+        device = emulated()
+        device.processors = processors
+        sizes.add(plan.chunks_of_item(3, plan.workers(3, processors)))
+        flows.append(estimate(device, frames, batch=3, **options))
+    assert len(sizes) > 1
+    for flow in flows[1:]:
+        assert np.array_equal(flow, flows[0])
+
+
+@pytest.mark.parametrize("tuning", tvl1.TUNINGS, ids=str)
+def test_chunks_are_whole_and_no_shorter_than_a_pass(tuning):
+    assert tuning.iterations <= tvl1.MOST_ITERATIONS
+    for height in range(8, 1200):
+        plan = tvl1.LevelPlan(height, 64, tuning)
+        assert (plan.chunks - 1) * plan.rows < height <= plan.chunks * plan.rows
+        assert height - (plan.chunks - 1) * plan.rows >= tuning.iterations
+
+
+def test_many_pairs_get_long_items_and_few_short_ones():
+    """A GPU of 132 multiprocessors and the finest level of 340x256."""
+    plan = tvl1.LevelPlan(256, 340)
+    workers = plan.workers(1024, 132)
+    assert workers == 132 * 12
+    sizes = [plan.chunks_of_item(active, workers) for active in range(1, 1025)]
+    assert sizes[0] == 1
+    assert sizes[-1] == 16
+    for active, size in enumerate(sizes, start=1):
+        assert plan.rounds(active, workers, size) * plan.walked(size) == min(
+            plan.rounds(active, workers, other) * plan.walked(other) for other in (1, 2, 4, 8, 16)
+        )
+
+
 def test_stops_where_the_cpu_stops(device, stack):
     """One level and warp: the iterations done, of each pair, are those of the CPU's estimator."""
     frames = stack(2, 40, 48, 0.8, -0.5)
@@ -238,6 +277,15 @@ def test_launches_do_not_depend_on_batch_or_frames(emulated, stack):
         estimate(device, frames, preset="fast", batch=8)
         launches.append([launch[0] for launch in device.launches])
     assert launches[0] == launches[1]
+
+
+def test_no_block_waits_for_a_place(emulated, stack):
+    """A launch has no more blocks than the registers of its kernel leave room for."""
+    device = emulated()
+    estimate(device, stack(9, 40, 130, 0.5, 0), preset="opencv", nscales=1, warps=1, outer_iterations=1)
+    for name, resident in (("median", tvl1.MEDIAN_RESIDENT), ("iterate", tvl1.TUNINGS[0].resident)):
+        blocks = {launch[1][0] for launch in device.launches if launch[0] == name}
+        assert 8 <= max(blocks) <= resident * device.processors, name
 
 
 def test_the_work_neither_allocates_nor_copies_nor_waits(emulated, stack, monkeypatch):

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from twostream.models.onnx_forms import lower_median
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -64,7 +66,7 @@ class NormalizeFlow(nn.Module):
         if self.offset == "mean":
             values = values - values.mean(dim=(-2, -1), keepdim=True)
         elif self.offset == "median":
-            values = values - values.flatten(-2).median(dim=-1).values[..., None, None]
+            values = values - lower_median(values.flatten(-2))[..., None, None]
         return values
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from twostream.inference.onnx_models import (
     VideoModel,
     in_float32,
 )
+from twostream.models.two_stream import TwoStream
 
 TOLERANCE = 1e-4
 EXAMPLE = "predict_onnx.py"
@@ -66,7 +67,10 @@ def require_libraries() -> None:
 
 
 def export_onnx(
-    checkpoint: Checkpoint, folder: Path, clips: Iterable[tuple[str, Batch]]
+    checkpoint: Checkpoint,
+    folder: Path,
+    clips: Iterable[tuple[str, Batch]],
+    build: Callable[[Checkpoint], TwoStream] = Checkpoint.model,
 ) -> tuple[list[Path], Agreement]:
     """Write `model.onnx`, a file a stream, `fusion.onnx` where there is one, and an example that runs the first.
 
@@ -74,6 +78,7 @@ def export_onnx(
         checkpoint: the trained model.
         folder: where the files appear, once all of them agree with the model.
         clips: what they are compared on.
+        build: builds the network that they are compared with.
 
     Raises:
         ConfigError: onnx or onnxruntime is missing.
@@ -114,7 +119,7 @@ def export_onnx(
             else:
                 given, axes = values, ("clips", "steps")
             _write(module, given, axes, outputs, {**about, "outputs": list(outputs)}, paths[name])
-        agreement = _compare(checkpoint, video, paths, clips)
+        agreement = _compare(checkpoint, video, paths, clips, build)
         written = []
         for path in paths.values():
             target = folder / path.name
@@ -176,11 +181,15 @@ def _write(
 
 
 def _compare(
-    checkpoint: Checkpoint, video: VideoModel, paths: Mapping[str, Path], clips: Iterable[tuple[str, Batch]]
+    checkpoint: Checkpoint,
+    video: VideoModel,
+    paths: Mapping[str, Path],
+    clips: Iterable[tuple[str, Batch]],
+    build: Callable[[Checkpoint], TwoStream],
 ) -> Agreement:
     """Compare the files with the model; raises ExportError where they differ by more than the tolerance."""
     original = in_float32(checkpoint)
-    model = original.model()
+    model = build(original)
     as_is = checkpoint.model() if original.card != checkpoint.card else None
     sessions = {name: _session(path) for name, path in paths.items()}
     count, worst, low, changed = 0, 0.0, 0.0, 0
@@ -220,7 +229,10 @@ def _session(path: Path) -> Any:
 
 def _run(session: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
     names = [node.name for node in session.get_outputs()]
-    values = session.run(names, {node.name: arrays[node.name] for node in session.get_inputs()})
+    try:
+        values = session.run(names, {node.name: arrays[node.name] for node in session.get_inputs()})
+    except Exception as error:  # onnxruntime has no base of its own
+        raise ExportError(f"onnxruntime cannot run the export: {one_line(error)[:300]}") from error
     return dict(zip(names, values, strict=True))
 
 

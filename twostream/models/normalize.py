@@ -80,7 +80,9 @@ def flow_magnitude(flow: Tensor, bound: float) -> Tensor:
     Returns:
         (…, H, W) float32, pixels per step.
     """
-    vectors = NormalizeFlow(bound, 1.0, "median")(flow).unflatten(-3, (-1, 2))  # (…, L, 2, H, W)
+    planes = NormalizeFlow(bound, 1.0, "median")(flow)
+    # `unflatten` would write the number of clips into an exported graph.
+    vectors = planes.view(*planes.shape[:-3], -1, 2, *planes.shape[-2:])  # (…, L, 2, H, W)
     magnitude: Tensor = vectors.square().sum(dim=-3).sqrt().mean(dim=-3)
     return magnitude
 

@@ -4,17 +4,22 @@ import importlib.util
 import json
 import pickle
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from twostream.checkpoints import Checkpoint, load_checkpoint, seal_of
+from twostream.checkpoints import Checkpoint, ModelCard, load_checkpoint, seal_of
 from twostream.cli.evaluate import main as evaluate_main
 from twostream.cli.export import main
 from twostream.errors import CheckpointError
+from twostream.inference.check_clips import generated_clips
+from twostream.inference.onnx_export import ExportError, export_onnx
 from twostream.inference.predictor import Predictor
+from twostream.models.settings import ModelConfig
+from twostream.models.two_stream import TwoStream
 
 onnx_here = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")),
@@ -204,6 +209,59 @@ def test_the_example_decides_as_the_predictor(
         assert outputs["fused_probabilities"].argmax() == expected.decision.argmax()
         # Resizing by matrices rounds some pixels to the other side than OpenCV.
         np.testing.assert_allclose(outputs["fused_probabilities"][0], expected.decision, atol=5e-3)
+
+
+@onnx_here
+def test_every_part_of_a_network_is_exported(tmp_path: Path) -> None:
+    """Attention over space, layered LSTMs in both directions, the joint module, attention between streams."""
+    config = ModelConfig(
+        backbone="mobilenet_v3_small",
+        weights="none",
+        hidden=4,
+        spatial="attention",
+        layers=2,
+        bidirectional=True,
+        joint="cross_attention",
+        temporal="multihead",
+        fusion="cross_attention",
+        fusion_hidden=8,
+        subtract_median_flow=True,
+        rgb={"backbone": "mc3_18", "spatial": "motion"},
+        rgb_window=2,
+    )
+    flow = {"method": "farneback", "parameters": {}, "bound": 20.0, "step": 1, "codec": {}}
+    card = ModelCard(("a", "b"), config, {"steps": 3, "stack": 2, "size": 40}, flow, 20.0, 2, seed=0)
+    torch.manual_seed(0)
+    model = card.build_model()
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.data = 0.1 * torch.randn_like(parameter)
+    checkpoint = Checkpoint(Path("a.ckpt"), card, 1, model.state_dict())
+    files, agreement = export_onnx(checkpoint, tmp_path, generated_clips(checkpoint, 4))
+    assert {path.name for path in files} == {
+        *("model.onnx", "rgb.onnx", "flow.onnx", "fusion.onnx", "predict_onnx.py"),
+    }
+    assert agreement.clips == 4
+    assert agreement.difference < 1e-4
+
+
+@onnx_here
+def test_an_export_that_disagrees_does_not_appear(tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(tiny_run)
+
+    def clips() -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+        _, batch = next(iter(generated_clips(checkpoint, 1)))
+        model.streams["rgb"].classifier.bias.data += torch.arange(9.0)
+        yield "a clip", batch
+
+    model = checkpoint.model()
+
+    def compared(_: Checkpoint) -> TwoStream:
+        return model
+
+    with pytest.raises(ExportError, match="nothing was written"):
+        export_onnx(checkpoint, tmp_path, clips(), build=compared)
+    assert list(tmp_path.iterdir()) == []
 
 
 @onnx_here

@@ -45,6 +45,7 @@ from .pipeline.outcome import read_failures as read_failures
 from .pipeline.run import precompute as precompute
 from .pipeline.settings import FlowSettings as FlowSettings
 from .pipeline.settings import PrecomputeConfig as PrecomputeConfig
+from .pipeline.video_flow import video_flow as video_flow
 from .pipeline.worker import Job as Job
 from .pipeline.worker import cache_video as cache_video
 from .progress import Progress as Progress
@@ -141,5 +142,6 @@ __all__ = [
     "signals_blocked",
     "try_lock",
     "verify_cache",
+    "video_flow",
     "view",
 ]

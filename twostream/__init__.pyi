@@ -10,6 +10,7 @@ from .errors import CheckpointError, ConfigError, DataError, TwoStreamError
 from .evaluation.files import read_evaluation
 from .evaluation.predictions import evaluate
 from .evaluation.results import Evaluation, Protocol
+from .inference.predict import predict
 from .inference.predictor import Prediction, Predictor
 from .models.settings import ModelConfig
 from .models.two_stream import TwoStream
@@ -46,6 +47,7 @@ __all__ = [
     "generate_demo",
     "load_checkpoint",
     "load_data",
+    "predict",
     "read_evaluation",
     "read_predictions",
     "train",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
+import hashlib
+import importlib.metadata
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,11 @@ import torch
 from twostream.data.record import SplitRecord, describe_seen
 from twostream.data.settings import DataConfig
 from twostream.errors import CheckpointError, DataError, first_names, one_line
-from twostream.files import replacing
+from twostream.files import replacing, write_text
 from twostream.models.settings import ModelConfig
 from twostream.models.two_stream import TwoStream
-from twostream.settings import from_plain
+from twostream.models.weights import SAFETENSORS, read_safetensors, write_safetensors
+from twostream.settings import STREAMS, from_plain
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
@@ -26,6 +29,9 @@ CARD_KEY = "twostream"
 BATCHES_KEY = "batches"
 CARD_FORMAT = 1
 MODEL_PREFIX = "model."
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = f"model{SAFETENSORS}"
+SEAL = "sha256"
 _FRAME_SETTINGS = ("step", "short_side", "size")
 _FLOW_SETTINGS = ("method", "parameters", "bound", *_FRAME_SETTINGS)
 
@@ -62,18 +68,22 @@ class ModelCard:
     split: SplitRecord | None = None
 
     def to_plain(self) -> dict[str, Any]:
-        """Return plain values, which a checkpoint can hold and be loaded without running code."""
+        """Return plain values, which a checkpoint can hold and be loaded without running code; they are sealed."""
         plain = dataclasses.asdict(dataclasses.replace(self, split=None))
         split = self.split.to_plain() if self.split else None
-        return {"format": CARD_FORMAT, **plain, "classes": list(self.classes), "split": split}
+        return sealed({"format": CARD_FORMAT, **plain, "classes": list(self.classes), "split": split})
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> ModelCard:
         """Rebuild a card from plain values.
 
         Raises:
-            CheckpointError: written by a newer version, or incomplete.
+            CheckpointError: written by a newer version, incomplete, or changed since it was written.
         """
+        if not isinstance(plain, Mapping):
+            raise CheckpointError(
+                f"the checkpoint's description is a {type(plain).__name__}, expected a mapping"
+            )
         if plain.get("format") != CARD_FORMAT:
             raise CheckpointError(
                 f"the checkpoint has format {plain.get('format')!r}, this version reads {CARD_FORMAT}; use the"
@@ -86,9 +96,16 @@ class ModelCard:
             values["model"] = ModelConfig(**values["model"])
             if (split := plain.get("split")) is not None:
                 values["split"] = SplitRecord.from_plain(split)
+            card = cls(**{**values, "classes": tuple(values["classes"])})
         except (KeyError, TypeError, DataError) as error:
             raise CheckpointError(f"the checkpoint's description is incomplete ({error})") from error
-        return cls(**{**values, "classes": tuple(values["classes"])})
+        if plain.get(SEAL, (seal := seal_of(plain))) != seal:  # an earlier version wrote none
+            raise CheckpointError(
+                f"the checkpoint's description was changed after it was written (its SHA-256 is {seal[:12]}…, expected"
+                f" {str(plain[SEAL])[:12]}…): classes, flow settings or others are not those of the training; use the"
+                " file as it was written"
+            )
+        return card
 
     def data_config(self) -> DataConfig:
         """Return the data settings of the training; keys that are newer than the checkpoint take their defaults.
@@ -100,7 +117,12 @@ class ModelCard:
 
     def build_model(self) -> TwoStream:
         """Build the network with random weights, for a checkpoint's to be loaded into."""
-        config = dataclasses.replace(self.model, weights="none")
+        # The file of weights that a training started from need not be there.
+        own: dict[str, Any] = {
+            name: {key: value for key, value in getattr(self.model, name).items() if key != "weights"}
+            for name in STREAMS
+        }
+        config = dataclasses.replace(self.model, weights="none", **own)
         return TwoStream(config, len(self.classes), self.stack, self.bound)
 
 
@@ -250,36 +272,139 @@ def _comparable(value: Any) -> Any:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint that `twostream-train` wrote; no code stored in the file is run.
+    """Read a trained model; no code stored in the file is run.
+
+    Args:
+        path: a checkpoint that `twostream-train` wrote, the folder of a run (for its best one), or the weights that
+            `twostream-export` wrote, or their folder.
 
     Raises:
-        CheckpointError: missing, unreadable, or written by something else.
+        CheckpointError: missing, unreadable, written by something else, or changed since.
 
     Example:
         >>> from twostream import load_checkpoint
         >>> checkpoint = load_checkpoint("runs/videos/checkpoints/last.ckpt")
         >>> checkpoint.epoch, len(checkpoint.card.classes)
         (2, 9)
+        >>> load_checkpoint("runs/videos").path.as_posix()
+        'runs/videos/checkpoints/best.ckpt'
     """
     path = Path(path)
+    if path.is_dir():
+        candidates = (path / "checkpoints" / BEST, path / WEIGHTS_FILE)
+        found = next((candidate for candidate in candidates if candidate.exists()), None)
+        if found is None:
+            raise CheckpointError(
+                f"{path} is neither a run (it has no checkpoints/{BEST}) nor an export (it has no {WEIGHTS_FILE})"
+            )
+        path = found
+    if path.suffix == SAFETENSORS:
+        return _load_export(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist") from None
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # whatever a damaged or forged file makes the reader stumble over
         raise CheckpointError(
             f"{path} is not a readable checkpoint; expected a .ckpt file written by twostream-train"
         ) from error
     if not isinstance(content, dict) or CARD_KEY not in content or "state_dict" not in content:
         raise CheckpointError(f"{path} was not written by twostream-train (it has no {CARD_KEY!r} entry)")
-    state = {
-        key.removeprefix(MODEL_PREFIX): value
-        for key, value in content["state_dict"].items()
-        if key.startswith(MODEL_PREFIX)
+    try:
+        state = {
+            key.removeprefix(MODEL_PREFIX): value
+            for key, value in content["state_dict"].items()
+            if key.startswith(MODEL_PREFIX)
+        }
+        batches = int(content.get(BATCHES_KEY, 0))
+        epoch = int(content["epoch"]) + (0 if batches else 1)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}); use another checkpoint of the run") from error
+    return Checkpoint(path, _read_card(path, content[CARD_KEY]), epoch, state, batches)
+
+
+def _load_export(path: Path) -> Checkpoint:
+    """Read weights that `save_weights` wrote, and the settings beside them."""
+    config = path.with_name(CONFIG_FILE)
+    try:
+        plain = json.loads(config.read_text(encoding="utf-8"))
+        card, epoch, expected = plain[CARD_KEY], int(plain["epoch"]), plain["weights"][SEAL]
+    except FileNotFoundError:
+        raise CheckpointError(f"{config} is missing: it says what the weights {path} are of") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{config} is not the settings of an exported model ({one_line(repr(error))}); export it again"
+        ) from error
+    state, texts = read_safetensors(path)
+    found = file_hash(path)
+    if found != expected:
+        raise CheckpointError(
+            f"{path} is not the file that {CONFIG_FILE} was written with (its SHA-256 is {found[:12]}…, expected"
+            f" {str(expected)[:12]}…); export the model again"
+        )
+    described = _read_card(config, card)
+    if texts.get(CARD_KEY) != seal_of(card):
+        raise CheckpointError(
+            f"{path} belongs to another {CONFIG_FILE} than the one beside it; export the model again"
+        )
+    return Checkpoint(path, described, epoch, state)
+
+
+def _read_card(path: Path, plain: Any) -> ModelCard:
+    """Read a file's card; an error names the file."""
+    try:
+        return ModelCard.from_plain(plain)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def sealed(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values with their own SHA-256 among them, so that a later change of one is noticed."""
+    return {**plain, SEAL: seal_of(plain)}
+
+
+def seal_of(plain: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of plain values as JSON; a seal among them is left out."""
+    unsealed = {key: value for key, value in plain.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(unsealed, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def version() -> str:
+    """Return the version of this package."""
+    try:
+        return importlib.metadata.version("twostream")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a checkout, without being installed
+
+
+def save_weights(folder: Path, checkpoint: Checkpoint) -> list[Path]:
+    """Write a model as `model.safetensors` and `config.json`; `load_checkpoint` reads them.
+
+    The settings hold the whole card, sealed, and the hash of the weights; the weights hold the card's. So neither can
+    be changed, or be put beside another, without notice.
+
+    Args:
+        folder: where they appear, each whole or not at all.
+        checkpoint: the trained model.
+    """
+    weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+    card = checkpoint.card.to_plain()
+    with replacing(weights) as partial:
+        write_safetensors(partial, checkpoint.state, {"format": "pt", CARD_KEY: card[SEAL]})
+    plain = {
+        CARD_KEY: card,
+        "epoch": checkpoint.epoch,
+        "weights": {"file": WEIGHTS_FILE, SEAL: file_hash(weights)},
+        "written_by": f"twostream {version()}",
     }
-    batches = int(content.get(BATCHES_KEY, 0))
-    epoch = int(content["epoch"]) + (0 if batches else 1)
-    return Checkpoint(path, ModelCard.from_plain(content[CARD_KEY]), epoch, state, batches)
+    write_text(config, json.dumps(plain, indent=1))
+    return [weights, config]
 
 
 def load_streams(model: TwoStream, card: ModelCard) -> ModelCard:
@@ -332,6 +457,11 @@ def _require_unseen_test(checkpoint: Checkpoint, known: SplitRecord, split: Spli
         )
 
 
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint file of a model that was read from elsewhere; `load_checkpoint` reads it."""
+    _save(path, checkpoint.state, checkpoint.card, checkpoint.epoch)
+
+
 def save_model(path: Path, model: TwoStream, card: ModelCard, epochs: int) -> None:
     """Write a checkpoint of a model that no single training made; `load_checkpoint` reads it.
 
@@ -341,7 +471,11 @@ def save_model(path: Path, model: TwoStream, card: ModelCard, epochs: int) -> No
         card: what it was trained for.
         epochs: epochs that are complete.
     """
-    state = {f"{MODEL_PREFIX}{name}": values.detach().cpu() for name, values in model.state_dict().items()}
+    _save(path, model.state_dict(), card, epochs)
+
+
+def _save(path: Path, weights: Mapping[str, torch.Tensor], card: ModelCard, epochs: int) -> None:
+    state = {f"{MODEL_PREFIX}{name}": values.detach().cpu() for name, values in weights.items()}
     with replacing(path) as partial:
         torch.save({CARD_KEY: card.to_plain(), "state_dict": state, "epoch": epochs - 1}, partial)
 

@@ -3,9 +3,11 @@
 import ast
 import doctest
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +76,23 @@ def test_examples_run(name: str, user_folder: Path, capsys: pytest.CaptureFixtur
         for test in tests:
             runner.run(test)
     assert runner.failures == 0, capsys.readouterr().out
+
+
+def test_the_readmes_python_runs(user_folder: Path) -> None:
+    """As it stands there, a block after the other, in a folder as a user has it."""
+    video = min((user_folder / "videos").rglob("*.avi"))
+    (user_folder / "some_video.mp4").symlink_to(video)
+    page = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 3
+    found: dict[str, Any] = {}
+    with chdir(user_folder):
+        for block in blocks:
+            assert len([line for line in block.splitlines() if line]) <= 3
+            exec(block, found)
+    assert found["flow"].shape[1:] == (2, 48, 64)
+    assert set(found["classes"]) == set(found["evaluation"].classes)
+    assert 0 <= found["top1"] <= 1
 
 
 def test_importing_loads_nothing_heavy(modules_after: ModulesAfter) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from flow_cache import Progress
-from twostream.checkpoints import Checkpoint
+from twostream.checkpoints import Checkpoint, load_checkpoint
 from twostream.data.batches import worker_deaths_named
 from twostream.data.module import ActionDataModule, data_of
 from twostream.data.settings import DataConfig
@@ -22,7 +23,7 @@ from twostream.settings import Part
 
 
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | str | Path,
     data: ActionDataModule | DataConfig | None = None,
     part: Part = "test",
     device: str = "auto",
@@ -35,7 +36,7 @@ def evaluate(
     clips a video: on it the baseline "weighted" of `Evaluation.baselines` is fitted.
 
     Args:
-        checkpoint: the trained model.
+        checkpoint: the trained model, or what `load_checkpoint` takes, such as the folder of a run.
         data: the videos, or the settings that find them, see `load_test_set`; None for those of the checkpoint's
             training.
         part: which side.
@@ -51,14 +52,15 @@ def evaluate(
         CacheFileError: a cache file is damaged.
 
     Example:
-        >>> from twostream import evaluate, load_checkpoint
-        >>> checkpoint = load_checkpoint("runs/videos/checkpoints/best.ckpt")
-        >>> evaluation = evaluate(checkpoint, device="cpu")
+        >>> from twostream import evaluate
+        >>> evaluation = evaluate("runs/videos", device="cpu")
         >>> evaluation.outputs
         ('fused', 'rgb', 'flow')
         >>> evaluation.probabilities["fused"].shape == (len(evaluation.videos), len(evaluation.classes))
         True
     """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_checkpoint(checkpoint)
     if not isinstance(data, ActionDataModule):
         data = find_data(checkpoint, checkpoint.card.data_config() if data is None else data, part)
     checkpoint.require_classes(data.classes)

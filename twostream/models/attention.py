@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 
+from twostream.models.onnx_forms import attend, average_to
 from twostream.models.settings import Joint, Spatial, Temporal
 
 _LEAST_MOTION = 0.05  # pixels per step, added to the magnitude: where nothing moves, all places count alike
@@ -56,12 +56,10 @@ class SpatialAttention(nn.Module):
             scores = self.score(self.norm(values)).squeeze(-1)
         if motion is not None:
             height, width = maps.shape[2:]
-            guide = (
-                (adaptive_avg_pool2d(motion.unsqueeze(1), (height, width)) + _LEAST_MOTION).log().flatten(1)
-            )
+            guide = (average_to(motion, height, width) + _LEAST_MOTION).log().flatten(1)
             scores = scores + (self.motion_weight * guide if self.kind == "attention" else guide)
         weights = scores.softmax(dim=1)
-        return torch.einsum("np,npc->nc", weights, values), weights.view(len(maps), *maps.shape[2:])
+        return torch.einsum("np,npc->nc", weights, values), weights.view(maps.shape[0], *maps.shape[2:])
 
 
 class TemporalAttention(nn.Module):
@@ -160,9 +158,10 @@ class JointModule(nn.Module):
             both = self.local_factor(local).tanh() * self.semantic_factor(semantic).tanh()
             local, semantic = local + self.to_local(both), semantic + self.to_semantic(both)
         elif self.kind == "cross_attention":
-            padding = None if valid is None else ~valid
-            seen_by_local = self.from_semantic(local, semantic, semantic, padding, need_weights=False)[0]
-            seen_by_semantic = self.from_local(semantic, local, local, padding, need_weights=False)[0]
+            seen_by_local = attend(self.from_semantic, local, semantic, semantic, valid, need_weights=False)[
+                0
+            ]
+            seen_by_semantic = attend(self.from_local, semantic, local, local, valid, need_weights=False)[0]
             local, semantic = local + seen_by_local, semantic + seen_by_semantic
         return torch.cat([local, semantic], dim=-1)
 

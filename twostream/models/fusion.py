@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from twostream.models.onnx_forms import attend
 from twostream.models.stream import StreamOutput
 
 
@@ -120,9 +121,10 @@ class CrossAttentionFusion(AttentionFusion):
             placed.append(steps[-1] + self.place(_waves(stream.states, stream.valid)))
         seen = []
         for look, own, other in zip(self.look, (0, 1), (1, 0), strict=True):
-            valid = streams[other].valid
-            padding = None if valid is None else ~valid
-            seen.append(look(placed[own], placed[other], steps[other], padding))
+            assert isinstance(look, nn.MultiheadAttention)
+            found, weights = attend(look, placed[own], placed[other], steps[other], streams[other].valid)
+            assert weights is not None
+            seen.append((found, weights))
         return [(step + found, weights) for step, (found, weights) in zip(steps, seen, strict=True)]
 
     def describe(self, streams: Sequence[StreamOutput]) -> Tensor:

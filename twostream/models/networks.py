@@ -231,7 +231,7 @@ class VideoNetwork(ImageNetwork):
             )
 
     def levels(self, parts: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-        frames = images.view(len(images), -1, 3, *images.shape[2:])  # r0 g0 b0 r1 … -> (N, F, 3, H, W)
+        frames = images.view(images.shape[0], -1, 3, *images.shape[2:])  # r0 g0 b0 r1 … -> (N, F, 3, H, W)
         local, semantic = super().levels(parts, frames.transpose(1, 2))
         return local.mean(dim=2), semantic.mean(dim=2)
 

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from twostream.models.onnx_forms import lower_median
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -64,7 +66,7 @@ class NormalizeFlow(nn.Module):
         if self.offset == "mean":
             values = values - values.mean(dim=(-2, -1), keepdim=True)
         elif self.offset == "median":
-            values = values - values.flatten(-2).median(dim=-1).values[..., None, None]
+            values = values - lower_median(values.flatten(-2))[..., None, None]
         return values
 
 
@@ -78,7 +80,9 @@ def flow_magnitude(flow: Tensor, bound: float) -> Tensor:
     Returns:
         (…, H, W) float32, pixels per step.
     """
-    vectors = NormalizeFlow(bound, 1.0, "median")(flow).unflatten(-3, (-1, 2))  # (…, L, 2, H, W)
+    planes = NormalizeFlow(bound, 1.0, "median")(flow)
+    # `unflatten` would write the number of clips into an exported graph.
+    vectors = planes.view(*planes.shape[:-3], -1, 2, *planes.shape[-2:])  # (…, L, 2, H, W)
     magnitude: Tensor = vectors.square().sum(dim=-3).sqrt().mean(dim=-3)
     return magnitude
 

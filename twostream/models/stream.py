@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from twostream.models.attention import JointModule, SpatialAttention, make_temporal
 from twostream.models.backbone import Backbone
 from twostream.models.mixup import Mixup
+from twostream.models.onnx_forms import exporting
 from twostream.models.settings import StreamConfig
 
 
@@ -216,7 +217,7 @@ def _lstm(dim: int, config: StreamConfig) -> nn.LSTM:
 def _run(lstm: nn.LSTM, values: Tensor, lengths: Tensor | None) -> Tensor:
     """Run an LSTM over (B, T, C); steps beyond a clip's length are not seen and give zeros."""
     steps = values.shape[1]
-    if lengths is None or bool((lengths == steps).all()):
+    if lengths is None or (not exporting() and bool((lengths == steps).all())):
         outputs: Tensor = lstm(values)[0]
         return outputs
     packed = pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)

@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -49,12 +51,17 @@ def fill(network: nn.Module, path: Path, title: str, left_out: tuple[str, ...]) 
     network.load_state_dict(state, strict=False)
 
 
+SAFETENSORS = ".safetensors"
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a plain state dict; no code stored in the file is run.
+    """Read a plain state dict, PyTorch's or a .safetensors file; no code stored in the file is run.
 
     Raises:
         CheckpointError: missing, unreadable, or something else.
     """
+    if path.suffix == SAFETENSORS:
+        return read_safetensors(path)[0]
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -65,3 +72,29 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} is not a plain state dict (a mapping from names to tensors)")
     return dict(state)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors of a .safetensors file, and the texts that stand beside them; the format holds no code.
+
+    Raises:
+        CheckpointError: missing, unreadable, or something else.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"weights file {path} does not exist") from None
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable .safetensors file ({one_line(error)})") from error
+
+
+def write_safetensors(path: Path, state: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+    """Write tensors as a .safetensors file, and texts beside them."""
+    # The format knows one order of memory, and each tensor as memory of its own.
+    plain = {
+        name: values.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, values in state.items()
+    }
+    # The library's own writer makes files that nobody but their owner can read.
+    path.write_bytes(safetensors.torch.save(plain, dict(texts)))

@@ -7,10 +7,11 @@ import pytest
 
 from twostream.cli.compare import main as compare
 from twostream.cli.evaluate import main as evaluate
+from twostream.cli.export import main as export
 from twostream.cli.predict import main as predict
 from twostream.cli.train import main as train
 
-COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "compare": compare}
+COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "compare": compare, "export": export}
 HEAVY = {"torch", "torchvision", "lightning", "cv2", "pandas", "sklearn", "matplotlib", "numba"}
 
 
@@ -49,6 +50,7 @@ def test_help_shows_every_argument_and_the_version(name: str, capsys: pytest.Cap
         ),
         "evaluate": ("checkpoint", "--part", "--data.eval_clips", "--device"),
         "compare": ("runs", "--out", "--outputs", "--fuse", "--validation", "--logits", "--quoted"),
+        "export": ("checkpoint", "--out", "--format", "--check", "--clips"),
         "predict": ("checkpoint", "videos", "--top", "--json", "--out", "--root", "--overwrite"),
     }[name]:
         assert argument in text

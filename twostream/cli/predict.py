@@ -76,6 +76,13 @@ def make_parser() -> jsonargparse.ArgumentParser:
         " path, are kept, and failed ones are tried again. A file of another checkpoint is refused.",
     )
     parser.add_argument("--overwrite", action="store_true", help="Begin the file of --out anew.")
+    parser.add_argument(
+        "--explain",
+        type=str,
+        default=None,
+        help="Write a picture (PNG) and a video (MP4) of each video into this folder: what each stream saw, which"
+        " places speak for the answer (Grad-CAM), and how steps and streams were weighed.",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     parser.add_argument(
         "--damaged",
@@ -129,6 +136,7 @@ def run(argv: Sequence[str]) -> int:
     checkpoint = load_checkpoint(arguments.checkpoint)
     predictor = Predictor(checkpoint, arguments.device, arguments.flow.device, arguments.damaged)
     classes = checkpoint.card.classes
+    explain = _explainer(predictor, arguments.explain, videos)
     with contextlib.ExitStack() as stack:
         file = None
         if out is not None:
@@ -143,6 +151,7 @@ def run(argv: Sequence[str]) -> int:
                 part = f"only a part of the video was looked at: {prediction.partial}"
                 print(f"{PROGRAM}: {prediction.video}: {part}", file=sys.stderr, flush=True)
             record = as_record(prediction, classes, arguments.top)
+            explain(prediction)
             if file is not None:
                 file.append(record)
             if arguments.json:
@@ -154,6 +163,17 @@ def run(argv: Sequence[str]) -> int:
                 sys.stdout.flush()
 
         return predict_all(predictor, videos, report, tally, file)
+
+
+def _explainer(
+    predictor: Predictor, folder: str | None, videos: Sequence[Path | RemotePath]
+) -> Callable[[Prediction], object]:
+    """Return what explains a prediction in a folder; without a folder it does nothing."""
+    if folder is None:
+        return lambda prediction: None
+    from twostream.reports.explanations import Explanations  # with matplotlib
+
+    return Explanations(predictor, Path(folder), videos).add
 
 
 def _choose(sources: Sequence[str], root: str | None, tally: Tally) -> list[Path | RemotePath]:

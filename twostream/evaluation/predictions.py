@@ -156,7 +156,8 @@ def find_examples(
     records = {record.path: record for record in data.records(cast(Part, evaluation.protocol.side))}
     clips = data.centre_clips([records[evaluation.videos[index]] for index in chosen])
     model = checkpoint.model().to(choose_device(device))
-    return [Example(index, look(model, clips[place])) for place, index in enumerate(chosen)]
+    said = evaluation.probabilities[evaluation.decision].argmax(axis=1)
+    return [Example(index, look(model, clips[place], int(said[index]))) for place, index in enumerate(chosen)]
 
 
 def _predict(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from flow_cache import dequantize, flow_colours
+from twostream.inference.grad_cam import grad_cam
 from twostream.inference.looks import StreamLook
 from twostream.models.two_stream import TwoStream
 from twostream.settings import StreamName
@@ -16,23 +17,27 @@ from twostream.settings import StreamName
 _FULL_COLOUR = 0.99  # quantile of a clip's displacements that is drawn in full colour
 
 
-@torch.inference_mode()
-def look(model: TwoStream, clip: Mapping[str, torch.Tensor | int]) -> dict[StreamName, StreamLook]:
+def look(
+    model: TwoStream, clip: Mapping[str, torch.Tensor | int], target: int | None = None
+) -> dict[StreamName, StreamLook]:
     """Find out what each stream looks at in a clip.
 
     Args:
         model: in evaluation mode.
         clip: what `ClipDataset` gives without `clips`: no features in place of pictures.
+        target: the class whose Grad-CAM is computed; None for the one that each stream decides for.
     """
     device = next(model.parameters()).device
     batch = {key: value[None].to(device) for key, value in clip.items() if isinstance(value, torch.Tensor)}
     looks: dict[StreamName, StreamLook] = {}
     for name in model.names:
-        output = model.run_stream(name, model.clips_of(name, batch))
+        chosen = None if target is None else torch.tensor([target])
+        output, heat = grad_cam(model, name, model.clips_of(name, batch), chosen)
         looks[name] = StreamLook(
             _pictures(name, batch[name][0].cpu().numpy(), model.bound),
             output.attention[0].float().cpu().numpy(),
             None if output.spatial is None else output.spatial[0].float().cpu().numpy(),
+            heat[0].cpu().numpy(),
         )
     return looks
 

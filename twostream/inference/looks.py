@@ -17,11 +17,14 @@ class StreamLook:
         steps: (T,) float32, weight of each step; they sum to one, and are zero on steps that pad.
         places: (T, h, w) float32, weight of each place of the semantic level, which sum to one at each step; None where
             the stream averages over places.
+        heat: (T, h, w) float32, at least 0, how much each place speaks for a class (Grad-CAM); all steps have one
+            scale, and those that pad are zero. None where it is not known.
     """
 
     pictures: npt.NDArray[np.uint8]
     steps: npt.NDArray[np.float32]
     places: npt.NDArray[np.float32] | None
+    heat: npt.NDArray[np.float32] | None = None
 
     @property
     def step(self) -> int:

@@ -16,17 +16,16 @@ from twostream.evaluation.results import Evaluation
 from twostream.inference.looks import StreamLook
 from twostream.reports.outputs import COLOURS, NAMES
 from twostream.reports.plots import despine, save_figure, set_title, short_name
+from twostream.reports.shading import shade
 
 _ROW, _HEADER = 2.0, 0.55  # inches
-_DARKEST = (
-    0.8  # share of the light that is taken from places with no weight; the square root shows small ones
-)
 
 
 def plot_examples(evaluation: Evaluation, examples: Sequence[Example], path: Path) -> None:
     """Draw a row for each example: a picture and the weights of its steps, for each stream.
 
-    The picture is that of the step with the largest weight. Where the stream weighs places, the others are dark.
+    The picture is that of the step with the largest weight. Where the stream weighs places, the others are dark;
+    where it averages over them, those that do not speak for the answer.
 
     Args:
         evaluation: what was said of the videos.
@@ -66,16 +65,13 @@ def _said(evaluation: Evaluation, video: int) -> str:
 
 
 def _draw_picture(axes: Axes, look: StreamLook, name: str) -> None:
-    picture = look.pictures[look.step]
-    height, width = picture.shape[:2]
-    extent = (0, width, height, 0)
-    axes.imshow(picture, extent=extent)
+    picture, title = look.pictures[look.step], f"{NAMES[name]}, step {look.step + 1}"
     if look.places is not None:
-        places = look.places[look.step]
-        shade = np.zeros((*places.shape, 4), np.float32)
-        shade[..., 3] = _DARKEST * (1 - np.sqrt(places / max(float(places.max()), 1e-12)))
-        axes.imshow(shade, extent=extent, interpolation="bilinear")
-    axes.set_title(f"{NAMES[name]}, step {look.step + 1}", fontsize=8, color=COLOURS[name])
+        picture = shade(picture, look.places[look.step])
+    elif look.heat is not None:
+        picture, title = shade(picture, look.heat[look.step], float(look.heat.max())), f"{title}, Grad-CAM"
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=8, color=COLOURS[name])
     axes.set_xticks([])
     axes.set_yticks([])
 

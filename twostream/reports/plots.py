@@ -382,10 +382,10 @@ def _sentence_name(output: str) -> str:
     return {"fused": "fused", "rgb": "RGB", "flow": "flow"}[output]
 
 
-def short_name(name: str) -> str:
-    """Fit a class name into a picture, literally: a dollar sign must not start a formula."""
+def short_name(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Fit a name, usually a class, into a picture, literally: a dollar sign must not start a formula."""
     text = " ".join(name.split())
-    text = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
     return text.replace("$", r"\$")
 
 

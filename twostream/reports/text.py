@@ -76,8 +76,8 @@ def _examples() -> list[Block]:
     text = (
         "The centre clip of a few videos: the most confident errors, each of another confusion, then right answers, "
         "first where both streams alone are wrong. The picture is that of the step with the largest weight; the hue of "
-        "flow is its direction. Where a stream weighs places, those with little weight are dark. What was said is that "
-        "of all clips and views."
+        "flow is its direction. Where a stream weighs places, those with little weight are dark; where it averages "
+        "over them, those that do not speak for the answer (Grad-CAM). What was said is that of all clips and views."
     )
     caption = "A few videos: frame, flow, weights of places and steps, and what each output said"
     return [Heading(2, "What the network looked at"), Paragraph((text,)), Picture("examples.png", caption)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flow_cache import CacheReader, FlowSettings, PrecomputeConfig, precompute
-from twostream import DataConfig, Evaluation, Protocol, load_data
+from twostream import DataConfig, Evaluation, Protocol, load_data, read_evaluation
 from twostream.data.loading import VideoData
 from twostream.evaluation.strips import draw_strip, find_strips
 
@@ -100,3 +100,10 @@ def test_without_frames_a_strip_is_flow_alone(videos: VideoData, tmp_path: Path,
     assert precompute(settings, progress=False).failures == []
     picture = opened(draw_strip(dataclasses.replace(videos, cache=tmp_path), record))
     assert picture.shape == (54, 4 * 72 + 3 * 2, 3)
+
+
+def test_the_page_of_a_run_shows_every_test_video(tiny_run: Path) -> None:
+    page = (tiny_run / "evaluation" / "report.html").read_text()
+    videos = len(read_evaluation(tiny_run / "evaluation").videos)
+    assert f"{videos} of {videos} videos can be opened" in page
+    assert page.count("data:image/webp;base64,") == videos

@@ -181,10 +181,9 @@ def measure(size: Size, lists: Path, scratch: Path, apart: Measurement) -> Row:
     shutil.rmtree(folder, ignore_errors=True)
     for source in list_sources(lists, size.classes):
         for video in source.names:
-            for path in (Path(video), cache_path("", video)):
-                kind = "videos" if path == Path(video) else "cache"
-                (folder / kind / path.parent).mkdir(parents=True, exist_ok=True)
-                os.link(scratch / kind / path, folder / kind / path)
+            for path in (Path("videos", video), Path(str(cache_path("cache", video)))):
+                (folder / path.parent).mkdir(parents=True, exist_ok=True)
+                os.link(scratch / path, folder / path)
     settings = folder / "small.yaml"
     settings.write_text(SETTINGS)
     arguments = [

@@ -95,9 +95,9 @@ def find_alike(hashes: Mapping[str, Iterable[int]], groups: Mapping[str, str]) -
         near.append(first * len(rows) + second)  # several pieces may find a pair
     first, second = np.divmod(np.unique(np.concatenate(near)), len(rows))
     both = video[first] * len(paths) + video[second]
-    alike = [_often(both * FRAMES + place[frames]) for frames in (first, second)]
+    by_first, by_second = (_often(both * FRAMES + place[frames]) for frames in (first, second))
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for pair in np.intersect1d(*alike).tolist():
+    for pair in np.intersect1d(by_first, by_second).tolist():
         one, other = sorted(
             (paths[number] for number in divmod(pair, len(paths))), key=lambda path: groups[path]
         )

@@ -4,8 +4,8 @@
 
 The CPU's estimator solves all consecutive pairs of the videos; from its changes after every iteration follow the passes
 and launches (benchmarks/cuda_schedule.py). Nothing here is measured on a GPU: counts are exact, time is modelled by
-rows walked. Writes cuda_schedule.md, and cuda_iterations.csv the iterations of each pair. Exit status: 0; 2 for
-unusable arguments.
+rows walked. Writes cuda_schedule.md, and cuda_iterations.csv: iterations of each pair. Exit status: 0; 2 for unusable
+arguments.
 """
 
 from __future__ import annotations

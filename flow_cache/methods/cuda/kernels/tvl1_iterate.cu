@@ -276,6 +276,13 @@ static __device__ int plan(double change, double before, int lag, int done, doub
     return min(max(wanted, least), most);
 }
 
+// How many pairs have work.
+static __device__ __forceinline__ int pairs_with_work(const Search& search) {
+    int count = __popc(search.mine);
+    for (int bit = 16; bit > 0; bit /= 2) count += __shfl_xor_sync(0xffffffffu, count, bit);
+    return count;
+}
+
 // How many chunks make an item, where `active` pairs have work: those with which the last warp is done first. Rows that
 // neighbouring items repeat count as work.
 static __device__ __forceinline__ int chunks_of_item(int active, int strips, int chunks, int rows, int workers) {

@@ -34,13 +34,6 @@ static __device__ __forceinline__ Search begin_search(const int* __restrict__ co
     return search;
 }
 
-// How many pairs have work.
-static __device__ __forceinline__ int pairs_with_work(const Search& search) {
-    int count = __popc(search.mine);
-    for (int bit = 16; bit > 0; bit /= 2) count += __shfl_xor_sync(0xffffffffu, count, bit);
-    return count;
-}
-
 // Find the next item of this worker; false where there is none. All lanes call it together.
 static __device__ __forceinline__ bool find_work(Search& search, int pairs, int items, int workers, Work& work) {
     for (; search.base < pairs; search.base += 32) {

@@ -147,6 +147,12 @@ class Checkpoint:
     epoch: int
     state: dict[str, torch.Tensor]
 
+    @property
+    def home(self) -> Path:
+        """The folder that reports of the model belong to: that of its run, or of the export."""
+        folder = self.path.absolute().parent
+        return folder if self.path.suffix == SAFETENSORS else folder.parent
+
     def model(self) -> TwoStream:
         """Build the trained model, in evaluation mode.
 

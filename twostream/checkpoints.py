@@ -156,6 +156,12 @@ class Checkpoint:
         """Say how far the training was when it was written."""
         return f"batch {self.batches} of epoch {self.epoch + 1}" if self.batches else f"epoch {self.epoch}"
 
+    @property
+    def home(self) -> Path:
+        """The folder that reports of the model belong to: that of its run, or of the export."""
+        folder = self.path.absolute().parent
+        return folder if self.path.suffix == SAFETENSORS else folder.parent
+
     def model(self) -> TwoStream:
         """Build the trained model, in evaluation mode.
 

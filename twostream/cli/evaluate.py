@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
     data = find_data(checkpoint, arguments.data, arguments.part)
     evaluation = evaluate(checkpoint, data, arguments.part, arguments.device, command, arguments.allow_seen)
     examples = find_examples(checkpoint, data, evaluation, arguments.device)
-    run_directory = checkpoint.path.absolute().parent.parent
+    run_directory = checkpoint.home
     name = "evaluation" if arguments.part == "test" else f"evaluation-{arguments.part}"
     directory = Path(arguments.out) if arguments.out else run_directory / name
     history = run_directory / "metrics.csv"

@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
                 f"PyTorch computes frozen CNNs of this model in bfloat16, ONNX in float32: probabilities then differ by"
                 f" up to {agreement.bfloat16:.1e}, the decision in {agreement.decisions} of {agreement.clips}."
             )
-    directory = checkpoint.path.absolute().parent.parent
+    directory = checkpoint.home
     evaluation = (
         read_evaluation(directory / "evaluation")
         if (directory / "evaluation" / EVALUATION_FILE).exists()

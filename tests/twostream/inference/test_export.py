@@ -62,13 +62,13 @@ def test_weights_are_read_back_exactly_and_become_a_checkpoint(
 
 
 def test_weights_predict_and_evaluate_as_the_checkpoint(
-    tiny_run: Path, weights: Path, tiny_videos: Path, tmp_path: Path
+    tiny_run: Path, weights: Path, tiny_videos: Path
 ) -> None:
     video = min(tiny_videos.rglob("*.avi"))
     found, expected = (Predictor(load_checkpoint(path), "cpu")(video) for path in (weights, tiny_run))
     np.testing.assert_array_equal(found.decision, expected.decision)
-    assert evaluate_main([str(weights), "--out", str(tmp_path), "--device", "cpu"]) == 0
-    predictions = (tmp_path / "predictions.csv").read_bytes()
+    assert evaluate_main([str(weights), "--device", "cpu"]) == 0
+    predictions = (weights / "evaluation" / "predictions.csv").read_bytes()
     assert predictions == (tiny_run / "evaluation" / "predictions.csv").read_bytes()
 
 

@@ -49,7 +49,12 @@ def console(browser):
 
 
 def requests(browser):
-    """Return the addresses that were asked for since this was last called; data inside the page is none."""
+    """Return the addresses that were asked for since this was last called.
+
+    Data inside the page is none, nor is what the browser's own first page loads from the browser.
+    """
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    return [url for url in (event["request"]["url"] for event in sent) if not url.startswith("data:")]
+    return [
+        url for url in (event["request"]["url"] for event in sent) if not url.startswith(("data:", "chrome:"))
+    ]

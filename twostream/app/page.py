@@ -149,8 +149,9 @@ def _best(answer: Answer) -> str:
     columns = []
     for output, best in answer.best.items():
         rows = [
-            f"<div>{html.escape(name)} <span style='float: right'>{100 * value:.1f} %</span>"
-            f"<div style='background: {COLOURS[output]}; height: 5px; width: {100 * value:.1f}%'></div></div>"
+            f"<div style='display: flex; justify-content: space-between; gap: 0.5em'><span>{html.escape(name)}</span>"
+            f"<span style='white-space: nowrap'>{100 * value:.1f} %</span></div>"
+            f"<div style='background: {COLOURS[output]}; height: 5px; width: {100 * value:.1f}%'></div>"
             for name, value in best.items()
         ]
         head = f"<b style='color: {COLOURS[output]}'>{NAMES[output]}</b>"

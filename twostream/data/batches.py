@@ -177,6 +177,10 @@ class ClipLoader(DataLoader[Clip]):
         try:
             with _one_opencv_thread(), signals_blocked(), torch.random.fork_rng(devices=[]):
                 batches = super().__iter__()  # starts the workers
+            # Workers that start take a seed from torch's generator, those that are kept take none. Always one number
+            # is taken, so that dropout in a resumed run, whose workers have just started, is that of an uninterrupted
+            # one.
+            torch.empty((), dtype=torch.int64).random_()
             while True:
                 batch = next(batches, None)
                 self.waiting.seconds += self.waiting.clock() - asked

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.checkpoint import Checkpoint
@@ -330,19 +329,49 @@ class BestAndLast(Checkpoint):
         self._written = self._clock()
 
 
-class SeedEachBatch(Callback):
-    """Make dropout and mixup depend on seed, epoch, batch and process alone.
+class SeedEachEpoch(Callback):
+    """Make dropout depend on seed, epoch and process alone, so that a resumed run repeats an uninterrupted one.
 
-    A run that goes on within an epoch then draws what an uninterrupted one does.
+    Within an epoch the state of torch's generators, of each process, is in the checkpoint.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self._states: dict[str, torch.Tensor] = {}
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the generators' states, a row a process."""
+        device = trainer.strategy.root_device
+        states = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(device)
+        checkpoint["generators"] = {
+            name: trainer.strategy.all_gather(state.to(device)).reshape(trainer.world_size, -1).cpu()
+            for name, state in states.items()
+        }
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the states over, for an epoch that goes on."""
+        self._states = checkpoint.get("generators", {})
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Seed torch's generators for the epoch."""
+        self._states = {}
+        torch.manual_seed((self.seed * 100_003 + trainer.current_epoch) * 1_009 + trainer.global_rank)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Seed torch's generators for the batch."""
-        drawn = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
-        torch.manual_seed(int(drawn.generate_state(1, np.uint64)[0]))
+        """Go on with the saved states, once the loader has started."""
+        for name, state in self._states.items():
+            own = state[trainer.global_rank].cpu()
+            if name == "cpu":
+                torch.set_rng_state(own)
+            else:
+                torch.cuda.set_rng_state(own, trainer.strategy.root_device)
+        self._states = {}
 
 
 class KeepSigterm(Callback):

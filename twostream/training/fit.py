@@ -20,7 +20,7 @@ from twostream.data.module import ActionDataModule
 from twostream.errors import CheckpointError, ConfigError, one_line
 from twostream.models.two_stream import TwoStream
 from twostream.training.averaging import AverageWeights
-from twostream.training.callbacks import BestAndLast, EpochLog, EpochProgress, KeepSigterm, SeedEachBatch
+from twostream.training.callbacks import BestAndLast, EpochLog, EpochProgress, KeepSigterm, SeedEachEpoch
 from twostream.training.module import TrainingModule
 from twostream.training.settings import OptimConfig, TrainerConfig
 
@@ -99,7 +99,7 @@ def fit(
         minutes=trainer_config.checkpoint_minutes,
     )
     callbacks: list[L.Callback] = [
-        SeedEachBatch(card.seed),
+        SeedEachEpoch(card.seed),
         KeepSigterm(),
         log,
         keeper,

@@ -12,7 +12,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import cv2
 import numpy as np
@@ -59,6 +60,24 @@ class ClipKey(NamedTuple):
     epoch: int
     video: int
     repeat: int = 0
+
+
+class ClipReader(Protocol):
+    """The part of a `CacheReader` that clips are cut from."""
+
+    def flow(self, numbers: Sequence[int], /) -> NDArray[np.uint8]:
+        """Return fields (n, 2, H, W) uint8, quantised."""
+        ...
+
+    def rgb(self, numbers: Sequence[int], /) -> NDArray[np.uint8]:
+        """Return RGB frames (n, H, W, 3) uint8."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 
 class NamedErrors(Dataset[Clip]):
@@ -123,7 +142,7 @@ class ClipDataset(NamedErrors):
         clips: int | Mapping[StreamName, int] | None = None,
         seed: int = 0,
         numbers: Sequence[int] | None = None,
-        open_cache: Callable[[Path | RemotePath], CacheReader] = CacheReader,
+        open_cache: Callable[[Path | RemotePath], ClipReader] = CacheReader,
     ) -> None:
         if training and clips is not None:
             raise ValueError(f"training takes one random clip a video: got clips={clips}, expected None")
@@ -174,7 +193,8 @@ class ClipDataset(NamedErrors):
         starts: dict[StreamName, Indices] = {"rgb": rgb_starts, "flow": flow_starts}
         packed = {name: without_repeats(starts[name]) for name in self.streams}
         with self._open_cache(self._cache / entry.cache_file) as reader:
-            entry.require_same(reader)
+            if isinstance(reader, CacheReader):  # nothing takes the place of what is in memory
+                entry.require_same(reader)
             decoded = self._decode(reader, {name: begin for name, (begin, _) in packed.items()}, entry, runs)
         clip: Clip = {}
         for name, (_, valid) in packed.items():
@@ -197,7 +217,7 @@ class ClipDataset(NamedErrors):
 
     def _decode(
         self,
-        reader: CacheReader,
+        reader: ClipReader,
         starts: Mapping[StreamName, Indices],
         entry: IndexEntry,
         runs: Sequence[range],

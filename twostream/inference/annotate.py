@@ -152,7 +152,10 @@ class AnnotatedVideo:
             cv2.rectangle(canvas, (x, low - round(tall * share)), (x + _COLUMN - 1, low - 1), colour, -1)
             if n == 0 or shown[n - 1][0] != label:
                 run = next((k for k in range(n, len(shown)) if shown[k][0] != label), len(shown)) - n
-                name = _fit(self._classes[label], 13, run * _COLUMN - 2)
+                room = (
+                    run * _COLUMN - 2 if n + run < len(shown) else width - 8 - x
+                )  # nothing follows the last one
+                name = _fit(self._classes[label], 13, room)
                 texts.append(((x, low + 4), name, colour, 13))
         if not shown:
             texts.append(((8, low + 4), "no window yet", _DIM, 13))

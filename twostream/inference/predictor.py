@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import torch
 from flow_cache import (
     FlowMethod,
     FlowSettings,
+    Frame,
     Framing,
     IndexEntry,
     RemotePath,
@@ -31,13 +32,10 @@ from twostream.data.sampling import longest_run
 from twostream.errors import DataError
 from twostream.inference.clips import choose_device, predict_clips
 from twostream.inference.fast import faster
-from twostream.inference.footage import MOST_HELD, FlowRecipe, Footage, WholeVideo
+from twostream.inference.footage import MOST_HELD, FlowRecipe, Footage, FrameStore, WholeVideo
 from twostream.inference.settings import WindowSettings
 from twostream.inference.windows import Decision, Summary, WindowClassifier
 from twostream.settings import Damaged
-
-if TYPE_CHECKING:
-    from twostream.inference.annotate import AnnotatedVideo
 
 Report = Callable[[Decision], None]
 
@@ -72,6 +70,27 @@ class Prediction:
     def decision(self) -> npt.NDArray[np.float32]:
         """The probabilities that decide: the fused ones, or the only stream's."""
         return next(iter(self.probabilities.values()))
+
+
+class Drawing(Protocol):
+    """What frames and decisions are drawn into while a video is looked at; see `AnnotatedVideo`."""
+
+    @property
+    def pending(self) -> Sized:
+        """The frames that were taken and are not drawn yet."""
+        ...
+
+    def begin(self, footage: Footage, whole: Prediction | None) -> None:
+        """Say which video comes, and what is said of it as a whole, where that is known before."""
+        ...
+
+    def take(self, frame: Frame) -> None:
+        """Take the next frame."""
+        ...
+
+    def draw(self, store: FrameStore, decision: Decision | None) -> None:
+        """Draw the frames that were taken, after a decision where there was one."""
+        ...
 
 
 class Predictor:
@@ -157,7 +176,7 @@ class Predictor:
         self,
         video: str | Path | RemotePath,
         report: Report | None = None,
-        drawn: AnnotatedVideo | None = None,
+        drawn: Drawing | None = None,
     ) -> Prediction:
         """Classify one video file or image folder, local or at a URL; its name may be any.
 
@@ -219,7 +238,7 @@ class Predictor:
         weights = outputs.pop("weights", None)
         return Prediction(video, outputs, weights, partial)
 
-    def _decisions(self, footage: Footage, drawn: AnnotatedVideo | None) -> Iterator[Decision]:
+    def _decisions(self, footage: Footage, drawn: Drawing | None) -> Iterator[Decision]:
         """Read a video and decide window by window."""
         classifier = self.classifier()
         for frame in footage.frames():
@@ -241,7 +260,7 @@ class Predictor:
         video: Path | RemotePath,
         footage: Footage,
         report: Report | None,
-        drawn: AnnotatedVideo | None,
+        drawn: Drawing | None,
     ) -> Prediction:
         """Classify a video window by window."""
         summary = Summary()

@@ -67,9 +67,11 @@ from .video.damage import Gap as Gap
 from .video.find import find_videos as find_videos
 from .video.find import is_video as is_video
 from .video.frames import Frame as Frame
+from .video.frames import Framing as Framing
 from .video.frames import probe_fps as probe_fps
 from .video.frames import read_frames as read_frames
 from .video.source import hash_of_video as hash_of_video
+from .video.source import local_copy as local_copy
 
 __all__ = [
     "ArgumentError",
@@ -88,6 +90,7 @@ __all__ = [
     "FlowMethod",
     "FlowSettings",
     "Frame",
+    "Framing",
     "Gap",
     "ImportConfig",
     "IndexEntry",
@@ -124,6 +127,7 @@ __all__ = [
     "interruptible",
     "is_video",
     "leave_signals_to_parent",
+    "local_copy",
     "method_names",
     "negate",
     "one_line",

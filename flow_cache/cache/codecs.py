@@ -141,6 +141,29 @@ class StorageSettings:
             **own_side,
         }
 
+    def stored_flow(self, levels: Image) -> Image:
+        """Return what a cache file would give back of fields.
+
+        Args:
+            levels: (N, 2, H, W) uint8, as `flow_cache.quantize` returns them.
+        """
+        if _KINDS[self.codec].on_grid:
+            table = np.multiply(stored_levels(self.max_error), self.grid, dtype=np.uint8, casting="unsafe")
+            return table[levels]
+        if self.codec == "png":
+            return levels
+        fields = np.empty_like(levels)
+        for field, out in zip(levels, fields, strict=True):
+            image = field.reshape(-1, field.shape[-1])
+            decode_into(encode_flow(image, self), self, out.reshape(image.shape))
+        return fields
+
+    def stored_rgb(self, frame: Image) -> Image:
+        """Return what a cache file would give back of an RGB frame, (H, W, 3) uint8."""
+        out = np.empty_like(frame)
+        decode_into(encode_rgb(frame, self.rgb_quality), RGB, out)
+        return out
+
     def recoded(self, codec: Codec) -> StorageSettings:
         """Return settings that store the very same levels with another codec.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _METHODS = {
     "tvl1": ("flow_cache.methods.tvl1.estimator", "TVL1"),
     "farneback": ("flow_cache.methods.farneback", "Farneback"),
+    "dis": ("flow_cache.methods.dis", "Dis"),
     "raft": ("flow_cache.methods.raft", "Raft"),
 }
 
@@ -37,7 +38,7 @@ def method_names() -> tuple[str, ...]:
     Example:
         >>> from flow_cache import method_names
         >>> method_names()
-        ('tvl1', 'farneback', 'raft')
+        ('tvl1', 'farneback', 'dis', 'raft')
     """
     return tuple(_METHODS)
 

@@ -29,9 +29,9 @@ class FlowSettings:
     """How flow is computed.
 
     Attributes:
-        method: flow estimator: tvl1, farneback or raft.
+        method: flow estimator: tvl1, farneback, dis or raft.
         preset: named parameter set of the method; default: its first (tvl1: opencv, opencv-cuda, fast; farneback:
-            default, opencv; raft: large, small).
+            default, opencv; dis: fast, ultrafast, medium; raft: large, small).
         parameters: single parameters of the method, which replace the preset's, such as warps 3.
         device: where flow is computed: cpu; cuda, cuda:N, or several with commas between; auto: a GPU where there is
             one.
@@ -52,7 +52,7 @@ class FlowSettings:
         9
     """
 
-    method: Literal["tvl1", "farneback", "raft"] = "tvl1"
+    method: Literal["tvl1", "farneback", "dis", "raft"] = "tvl1"
     preset: str | None = None
     parameters: dict[str, int | float | str] = field(default_factory=dict)
     device: str = "cpu"

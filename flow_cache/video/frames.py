@@ -8,7 +8,7 @@ the frames before it. Given a `Damage`, reading goes on instead, and `Damage` sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,53 @@ def check_resize(short_side: int | None, size: tuple[int, int] | None) -> None:
         check_whole_number("each of the frame sides", side, 1, MAX_SIDE)
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How pictures become frames: their sizes, and whether colours are kept; as `read_frames` takes it.
+
+    Attributes:
+        short_side: length of the shorter side after resizing, in pixels.
+        size: (width, height) after resizing. None for both: frames are not resized.
+        rgb: keep colours too.
+        rgb_short_side: length of the shorter side of the colour frames; None: the size of the grey frames.
+
+    Raises:
+        ArgumentError: an unusable size.
+
+    Example:
+        >>> import numpy as np
+        >>> from flow_cache import Framing
+        >>> frame = Framing(short_side=24, rgb=True).frame(np.zeros((48, 64, 3), np.uint8), index=7)
+        >>> frame.index, frame.grey.shape, frame.rgb.shape
+        (7, (24, 32), (24, 32, 3))
+    """
+
+    short_side: int | None = None
+    size: tuple[int, int] | None = None
+    rgb: bool = False
+    rgb_short_side: int | None = None
+
+    def __post_init__(self) -> None:
+        check_resize(self.short_side, self.size)
+        check_resize(self.rgb_short_side, None)
+
+    def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """Return the (W, H) of grey and of colour, None for no colour, of a picture of `width` x `height` pixels."""
+        grey = output_size(width, height, short_side=self.short_side, size=self.size)
+        if not self.rgb:
+            return grey, None
+        own = self.rgb_short_side
+        return grey, grey if own is None else rgb_output_size(width, height, own)
+
+    def frame(self, image: NDArray[np.uint8], index: int) -> Frame:
+        """Make a frame of a picture, (H, W, 3) uint8 BGR, the order of OpenCV's functions, upright."""
+        cv2 = opencv()
+        target, rgb_target = self.sizes(image.shape[1], image.shape[0])
+        grey = resized(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), target)
+        colour = cv2.cvtColor(resized(image, rgb_target), cv2.COLOR_BGR2RGB) if rgb_target else None
+        return Frame(index, grey, colour)
+
+
 def read_frames(
     path: str | os.PathLike[str],
     *,
@@ -141,16 +188,7 @@ def read_frames(
         ...     [(frame.index, frame.grey.tolist()) for frame in read_frames(folder)]
         [(0, [[0, 1, 2], [3, 4, 5]]), (1, [[0, 1, 2], [3, 4, 5]])]
     """
-    check_resize(short_side, size)
-    check_resize(rgb_short_side, None)
-
-    def sizes(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
-        grey = output_size(width, height, short_side=short_side, size=size)
-        if not rgb:
-            return grey, None
-        return grey, grey if rgb_short_side is None else rgb_output_size(width, height, rgb_short_side)
-
-    return _frames(Path(path), sizes, threads, damage)
+    return _frames(Path(path), Framing(short_side, size, rgb, rgb_short_side), threads, damage)
 
 
 def probe_header(path: Path) -> Header:
@@ -196,14 +234,8 @@ def probe_frames(path: str | os.PathLike[str]) -> int:
     return read_header(path).frames
 
 
-def _frames(
-    path: Path,
-    sizes: Callable[[int, int], tuple[tuple[int, int], tuple[int, int] | None]],
-    threads: int | None,
-    damage: Damage | None,
-) -> Iterator[Frame]:
-    """Iterate the frames of `read_frames`; `sizes` gives the (W, H) of grey and of RGB, None for no RGB."""
-    cv2 = opencv()
+def _frames(path: Path, framing: Framing, threads: int | None, damage: Damage | None) -> Iterator[Frame]:
+    """Iterate the frames of `read_frames`."""
     first: tuple[int, int] | None = None
     index = 0
     for image in _images(path, threads, damage):
@@ -217,17 +249,16 @@ def _frames(
                 raise error
             damage.lost(error.reason_and_frame)
             continue
-        target, rgb_target = sizes(width, height)
+        target, rgb_target = framing.sizes(width, height)
         for side in (target, rgb_target or target):
             if max(side) > MAX_SIDE:
                 raise VideoError(
                     path, f"frames of {side[0]}x{side[1]} are too large (limit {MAX_SIDE})", index
                 )
-        grey = resized(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), target)
-        colour = cv2.cvtColor(resized(image, rgb_target), cv2.COLOR_BGR2RGB) if rgb_target else None
+        frame = framing.frame(image, index)
         if damage is not None:
             damage.kept()
-        yield Frame(index, grey, colour)
+        yield frame
         index += 1
     if damage is not None:
         damage.end()

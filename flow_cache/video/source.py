@@ -32,6 +32,12 @@ def local_copy(source: AnyPath) -> Iterator[Path]:
     Raises:
         VideoError: the video cannot be read; the error names `source`, not the copy.
         CacheWriteError: no space is left for the copy.
+
+    Example:
+        >>> from flow_cache import as_path, local_copy
+        >>> with local_copy(as_path("videos/a.avi")) as path:
+        ...     str(path)  # its own, since it is local
+        'videos/a.avi'
     """
     if is_local(source):
         yield source

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -54,6 +56,24 @@ class ClipKey(NamedTuple):
     epoch: int
     video: int
     repeat: int = 0
+
+
+class ClipReader(Protocol):
+    """The part of a `CacheReader` that clips are cut from."""
+
+    def flow(self, numbers: Sequence[int], /) -> NDArray[np.uint8]:
+        """Return fields (n, 2, H, W) uint8, quantised."""
+        ...
+
+    def rgb(self, numbers: Sequence[int], /) -> NDArray[np.uint8]:
+        """Return RGB frames (n, H, W, 3) uint8."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 
 class NamedErrors(Dataset[Clip]):
@@ -118,7 +138,7 @@ class ClipDataset(NamedErrors):
         clips: int | Mapping[StreamName, int] | None = None,
         seed: int = 0,
         numbers: Sequence[int] | None = None,
-        open_cache: Callable[[Path | RemotePath], CacheReader] = CacheReader,
+        open_cache: Callable[[Path | RemotePath], ClipReader] = CacheReader,
     ) -> None:
         if training and clips is not None:
             raise ValueError(f"training takes one random clip a video: got clips={clips}, expected None")
@@ -169,7 +189,8 @@ class ClipDataset(NamedErrors):
         starts: dict[StreamName, Indices] = {"rgb": rgb_starts, "flow": flow_starts}
         packed = {name: without_repeats(starts[name]) for name in self.streams}
         with self._open_cache(self._cache / entry.cache_file) as reader:
-            entry.require_same(reader)
+            if isinstance(reader, CacheReader):  # nothing takes the place of what is in memory
+                entry.require_same(reader)
             decoded = self._decode(reader, {name: begin for name, (begin, _) in packed.items()}, entry, runs)
         clip: Clip = {}
         for name, (_, valid) in packed.items():
@@ -192,7 +213,7 @@ class ClipDataset(NamedErrors):
 
     def _decode(
         self,
-        reader: CacheReader,
+        reader: ClipReader,
         starts: Mapping[StreamName, Indices],
         entry: IndexEntry,
         runs: Sequence[range],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from twostream.errors import ConfigError
 from twostream.models.fusion import CalibratedFusion
 from twostream.models.stream import StreamOutput
 from twostream.models.two_stream import TwoStream
+from twostream.settings import StreamName
 
 LEAST = 1e-7
 """Probabilities are taken for at least this before their logarithm."""
@@ -34,8 +36,25 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-@torch.inference_mode()
+class ClipAnswers(NamedTuple):
+    """What a model says of the clips of B videos.
+
+    Attributes:
+        values: as `predict_clips` returns them.
+        attention: of each stream, the weight of each step, (B K, T) float32.
+    """
+
+    values: dict[str, npt.NDArray[np.float32]]
+    attention: dict[StreamName, npt.NDArray[np.float32]]
+
+
 def predict_clips(model: TwoStream, batch: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray[np.float32]]:
+    """Classify clips as `classify_clips` does, and return the values alone."""
+    return classify_clips(model, batch).values
+
+
+@torch.inference_mode()
+def classify_clips(model: TwoStream, batch: Mapping[str, torch.Tensor]) -> ClipAnswers:
     """Classify the K clips and views of each of B videos and average over them.
 
     A calibrated fusion merges the streams' averages, so that the streams may see different numbers of clips; one over
@@ -46,14 +65,14 @@ def predict_clips(model: TwoStream, batch: Mapping[str, torch.Tensor]) -> dict[s
         batch: what `ClipDataset` gives, (B, K, …) each; label and index are not needed.
 
     Returns:
-        For "fused" (where there are two streams), "rgb" and "flow" the softmax (B, C) float32, averaged over clips;
-        and, where there is a fusion, "weights" (B, 2), averaged in the same way.
+        The attention, and as values for "fused" (where there are two streams), "rgb" and "flow" the softmax (B, C)
+        float32, averaged over clips; and, where there is a fusion, "weights" (B, 2), averaged in the same way.
 
     Raises:
         ConfigError: the streams see different numbers of clips, and the fusion merges clip by clip.
     """
     device = next(model.parameters()).device
-    streams: dict[str, StreamOutput] = {}
+    streams: dict[StreamName, StreamOutput] = {}
     counts: dict[str, int] = {}
     averages: dict[str, torch.Tensor] = {}
     for name in model.names:
@@ -76,7 +95,10 @@ def predict_clips(model: TwoStream, batch: Mapping[str, torch.Tensor]) -> dict[s
         merged = model.fusion(list(streams.values()))
         fused_average = _average(merged.logits.softmax(dim=1), videos)
         values = {"fused": fused_average, **averages, "weights": _average(merged.weights, videos)}
-    return {name: value.cpu().numpy() for name, value in values.items()}
+    return ClipAnswers(
+        {name: value.cpu().numpy() for name, value in values.items()},
+        {name: output.attention.float().cpu().numpy() for name, output in streams.items()},
+    )
 
 
 def _average(values: torch.Tensor, videos: int) -> torch.Tensor:

@@ -191,3 +191,12 @@ def test_a_cut_jpegls_stream_is_refused_before_it_is_decoded(length: int) -> Non
     with pytest.raises(CodecError, match="it is cut"):
         decode_into(data[:length], StorageSettings(), out)
     assert (out == 7).all()  # a decoder writes the rows that it finds
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_a_file_would_give_back_is_known_without_one(codec: str) -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (3, 2, 8, 10), np.uint8)
+    settings = StorageSettings(codec, max_error=2, quality=70)
+    expected = [_round_trip(field.reshape(16, 10), settings) for field in levels]
+    assert np.array_equal(settings.stored_flow(levels), np.stack(expected).reshape(levels.shape))

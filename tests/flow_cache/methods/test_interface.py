@@ -5,8 +5,8 @@ import pytest
 from flow_cache.errors import ArgumentError
 from flow_cache.methods.registry import get_method, method_names, preset_names
 
-METHODS = ["tvl1", "farneback"]
-QUICK = {"tvl1": {"warps": 3, "outer_iterations": 3}, "farneback": {}}
+METHODS = ["tvl1", "farneback", "dis"]
+QUICK = {"tvl1": {"warps": 3, "outer_iterations": 3}, "farneback": {}, "dis": {}}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -98,7 +98,7 @@ def test_names_and_presets() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "raft-9"}, "unknown method 'raft-9'; choose one of tvl1, farneback, raft"),
+        ({"name": "raft-9"}, "unknown method 'raft-9'; choose one of tvl1, farneback, dis, raft"),
         (
             {"name": "tvl1", "device": "gpu"},
             "device must be cpu, cuda, cuda:N (N = 0, 1, ...) or auto, got 'gpu'",

@@ -70,7 +70,10 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(lists, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, TOOLS / "make_shaped_dataset.py", out, "--lists", lists, "--classes", "1"]
     with subprocess.Popen(
-        [*map(str, command), "--workers", "1"], stderr=subprocess.PIPE, env=checkout_environment()
+        [*map(str, command), "--workers", "1"],
+        stderr=subprocess.PIPE,
+        env=checkout_environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
     ) as run:
         while not any(out.rglob("*.avi")):
             assert run.poll() is None

@@ -18,7 +18,14 @@ from twostream.training.callbacks import BestAndLast
 
 from .conftest import Train
 
-OTHERWISE = {"seconds", "clips_per_second", "wait_share", "clock", "workers"}
+OTHERWISE = {
+    "seconds",
+    "clips_per_second",
+    "wait_share",
+    "clock",
+    "workers",
+    "sha256",
+}  # the card's, workers included
 
 
 class Recorded(ActionDataModule):

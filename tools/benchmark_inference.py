@@ -13,6 +13,7 @@ latency are what passes on the clock, and are lower on a busy machine. Writes in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -33,7 +34,8 @@ from benchmarks.timing import median_and_range, ratios
 from flow_cache import FlowSettings, StorageSettings, available_cores, quantize, run_program
 from twostream import DataConfig, ModelCard, ModelConfig, Predictor
 from twostream.checkpoints import Checkpoint
-from twostream.inference.clips import predict_clips
+from twostream.inference.clips import evaluation_clips, predict_clips
+from twostream.inference.footage import entry_of
 from twostream.inference.windows import Decision
 
 EVERY = 8
@@ -137,28 +139,16 @@ class Ours:
 
 def plain_decision(predictor: Predictor, fields: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     """Classify a window as a plain loop does: all steps of all clips through both networks."""
-    from twostream.data.annotations import VideoRecord
-    from twostream.data.dataset import ClipDataset
-    from twostream.inference.footage import FrameStore, entry_of
 
-    class Arrays(FrameStore):
+    class Arrays:
         def flow(self, numbers: Any) -> np.ndarray:
             return fields[list(numbers)]
 
         def rgb(self, numbers: Any) -> np.ndarray:
             return rgb[list(numbers)]
 
-    names = predictor.model.names
-    clips = ClipDataset(
-        [VideoRecord("video", 0, "")],
-        Path(),
-        {"video": entry_of(len(rgb), rgb.shape[1], rgb.shape[2], predictor.recipe)},
-        config=predictor.data,
-        streams=names,
-        clips={name: predictor.data.eval_clips_of(name) for name in names},
-        open_cache=lambda path: Arrays(predictor.recipe),
-    )
-    batch = {key: value[None] for key, value in clips[0].items() if isinstance(value, torch.Tensor)}
+    entry = entry_of(len(rgb), rgb.shape[1], rgb.shape[2], predictor.recipe)
+    batch = evaluation_clips(predictor.card, Path(), entry, lambda path: contextlib.nullcontext(Arrays()))
     decision: np.ndarray = predict_clips(predictor.model, batch)["fused"][0]
     return decision
 

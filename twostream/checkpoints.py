@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from flow_cache import FlowSettings, StorageSettings
 from twostream.data.record import SplitRecord, describe_seen
 from twostream.data.settings import DataConfig
 from twostream.errors import CheckpointError, DataError, first_names, one_line
-from twostream.files import replacing, write_text
+from twostream.files import file_hash, replacing, write_text
 from twostream.models.settings import ModelConfig
 from twostream.models.two_stream import TwoStream
 from twostream.models.weights import SAFETENSORS, read_safetensors, write_safetensors
@@ -114,6 +115,14 @@ class ModelCard:
             ConfigError: the settings have keys or values that this version does not know.
         """
         return from_plain(DataConfig, self.data)
+
+    def flow_settings(self) -> tuple[FlowSettings, StorageSettings]:
+        """Return how the flow of a video is made and stored for the model."""
+        flow = dict(self.flow)
+        storage = StorageSettings.from_dict(flow.pop("codec"))
+        size = tuple(flow.pop("size", None) or ()) or None
+        rgb = storage.rgb and "rgb" in self.model.streams
+        return FlowSettings(**flow, size=size), dataclasses.replace(storage, rgb=rgb)
 
     def build_model(self) -> TwoStream:
         """Build the network with random weights, for a checkpoint's to be loaded into."""
@@ -373,12 +382,6 @@ def seal_of(plain: Mapping[str, Any]) -> str:
     """Return the SHA-256 of plain values as JSON; a seal among them is left out."""
     unsealed = {key: value for key, value in plain.items() if key != SEAL}
     return hashlib.sha256(json.dumps(unsealed, sort_keys=True).encode("ascii")).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def version() -> str:

@@ -35,7 +35,7 @@ from twostream.inference.prediction_file import (
     checkpoint_hash,
 )
 from twostream.inference.settings import WindowSettings
-from twostream.inference.window_file import WindowFile, check_window_suffix, window_record
+from twostream.inference.window_file import WindowFile, window_record
 from twostream.settings import Damaged
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def run(argv: Sequence[str]) -> int:
         if Path(arguments.annotate).suffix.lower() == ".mp4" and len(arguments.videos) > 1:
             raise ConfigError("--annotate must be a folder for several videos, not a .mp4")
     if arguments.windows_out is not None:
-        check_window_suffix(Path(arguments.windows_out))
+        check_suffix(Path(arguments.windows_out), "--windows-out")
     windows = WindowSettings(**{name.name: arguments[name.name] for name in fields(WindowSettings)})
     tally = Tally()
     videos = [] if arguments.camera is not None else _choose(arguments.videos, arguments.root, tally)

@@ -8,9 +8,9 @@ resume.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -69,11 +69,9 @@ class ClipReader(Protocol):
         """Return RGB frames (n, H, W, 3) uint8."""
         ...
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None: ...
+OpenCache: TypeAlias = "Callable[[Path | RemotePath], AbstractContextManager[ClipReader]]"
+"""Opens the cache file of a video."""
 
 
 class NamedErrors(Dataset[Clip]):
@@ -138,7 +136,7 @@ class ClipDataset(NamedErrors):
         clips: int | Mapping[StreamName, int] | None = None,
         seed: int = 0,
         numbers: Sequence[int] | None = None,
-        open_cache: Callable[[Path | RemotePath], ClipReader] = CacheReader,
+        open_cache: OpenCache = CacheReader,
     ) -> None:
         if training and clips is not None:
             raise ValueError(f"training takes one random clip a video: got clips={clips}, expected None")

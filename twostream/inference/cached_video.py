@@ -8,10 +8,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flow_cache import IndexEntry, Job, RemotePath, Source, as_path, cache_path, cache_video, read_index
-from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import Clip, ClipDataset
+from flow_cache import (
+    CacheMeta,
+    FlowMethod,
+    IndexEntry,
+    Job,
+    RemotePath,
+    Source,
+    as_path,
+    cache_path,
+    cache_video,
+    read_index,
+)
+from twostream.data.dataset import Clip
+from twostream.inference.clips import clips_of_video
 from twostream.inference.predictor import Predictor
+from twostream.settings import Damaged
 
 _ONLY_VIDEO = "video"  # what every video is called in its temporary cache
 
@@ -36,12 +48,25 @@ def cached_video(predictor: Predictor, video: str | Path | RemotePath) -> Iterat
     Raises:
         VideoError: cannot be read.
     """
+    storage = replace(predictor.storage, rgb=True)
+    meta = predictor.flow.template(storage, predictor.estimator)
+    with temporary_cache(as_path(video), meta, predictor.estimator, predictor.damaged) as cached:
+        yield cached
+
+
+@contextlib.contextmanager
+def temporary_cache(
+    video: Path | RemotePath, meta: CacheMeta, estimator: FlowMethod, damaged: Damaged = "fail"
+) -> Iterator[CachedVideo]:
+    """Compute a video's flow by an estimator, and keep it as `meta` says until the context ends.
+
+    Raises:
+        VideoError: cannot be read.
+    """
     with tempfile.TemporaryDirectory(prefix="twostream-") as folder:
         cache = Path(folder)
-        storage = replace(predictor.storage, rgb=True)
-        meta = replace(predictor.flow.template(storage, predictor.estimator), source=Source(_ONLY_VIDEO))
-        job = Job(as_path(video), cache_path(cache, _ONLY_VIDEO), meta, predictor.damaged)
-        cache_video(job, lambda fields: None, predictor.estimator)
+        own = replace(meta, source=Source(_ONLY_VIDEO))
+        cache_video(Job(video, cache_path(cache, _ONLY_VIDEO), own, damaged), lambda fields: None, estimator)
         yield CachedVideo(cache, read_index(cache)[0])
 
 
@@ -51,12 +76,4 @@ def centre_clip(predictor: Predictor, cached: CachedVideo) -> Clip:
     Raises:
         DataError: the video is too short for a clip.
     """
-    return ClipDataset(
-        [VideoRecord(cached.entry.video, 0, "")],
-        cached.cache,
-        {cached.entry.video: cached.entry},
-        config=predictor.data,
-        streams=predictor.model.names,
-        motion=predictor.card.model.needs_motion,
-        window=predictor.card.model.rgb_window,
-    )[0]
+    return clips_of_video(predictor.card, cached.cache, cached.entry)[0]

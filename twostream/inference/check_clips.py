@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,35 +11,18 @@ import torch
 from torch import Tensor
 
 from flow_cache import (
-    FlowSettings,
-    IndexEntry,
-    Job,
-    RemotePath,
-    Source,
-    StorageSettings,
     as_path,
-    cache_path,
-    cache_video,
     expand_videos,
     read_index,
 )
 from twostream.checkpoints import Checkpoint
-from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import ClipDataset
 from twostream.data.sampling import longest_run
 from twostream.errors import DataError
+from twostream.inference.cached_video import temporary_cache
+from twostream.inference.clips import evaluation_clips
 from twostream.inference.onnx_models import inputs_of
 
 Batch = dict[str, Tensor]
-
-
-def flow_settings(checkpoint: Checkpoint) -> tuple[FlowSettings, StorageSettings]:
-    """Return how the flow of a video is made and stored for a model."""
-    flow: dict[str, Any] = dict(checkpoint.card.flow)
-    storage = StorageSettings.from_dict(flow.pop("codec"))
-    size = tuple(flow.pop("size", None) or ()) or None
-    rgb = storage.rgb and "rgb" in checkpoint.card.model.streams
-    return FlowSettings(**flow, size=size), replace(storage, rgb=rgb)
 
 
 def real_clips(checkpoint: Checkpoint, source: str, count: int) -> Iterator[tuple[str, Batch]]:
@@ -64,19 +45,15 @@ def real_clips(checkpoint: Checkpoint, source: str, count: int) -> Iterator[tupl
         for entry in _evenly(entries, count):
             if longest_run(entry.runs) >= checkpoint.card.stack:
                 found += 1
-                yield entry.video, _clips(checkpoint, folder, entry)
+                yield entry.video, evaluation_clips(checkpoint.card, folder, entry)
     else:
-        settings, storage = flow_settings(checkpoint)
+        settings, storage = checkpoint.card.flow_settings()
         estimator = settings.estimator()
         for video in _evenly(expand_videos(source), count):
-            with tempfile.TemporaryDirectory(prefix="twostream-") as temporary:
-                cache = Path(temporary)
-                meta = replace(settings.template(storage, estimator), source=Source("video"))
-                cache_video(Job(video, cache_path(cache, "video"), meta), lambda done: None, estimator)
-                entry = read_index(cache)[0]
-                if longest_run(entry.runs) >= checkpoint.card.stack:
+            with temporary_cache(video, settings.template(storage, estimator), estimator) as cached:
+                if longest_run(cached.entry.runs) >= checkpoint.card.stack:
                     found += 1
-                    yield str(video), _clips(checkpoint, cache, entry)
+                    yield str(video), evaluation_clips(checkpoint.card, cached.cache, cached.entry)
     if not found:
         raise DataError(
             f"{source} holds no video that is long enough for a clip; give other videos to check on"
@@ -108,25 +85,10 @@ def _evenly(items: list[Any], count: int) -> list[Any]:
     return [items[place] for place in places]
 
 
-def _clips(checkpoint: Checkpoint, cache: Path | RemotePath, entry: IndexEntry) -> Batch:
-    config, model = checkpoint.card.data_config(), checkpoint.card.model
-    clips = ClipDataset(
-        [VideoRecord(entry.video, 0, "")],
-        cache,
-        {entry.video: entry},
-        config=config,
-        streams=model.streams,
-        motion=model.needs_motion,
-        window=model.rgb_window,
-        clips={name: config.eval_clips_of(name) for name in model.streams},
-    )
-    return {name: values[None] for name, values in clips[0].items() if isinstance(values, Tensor)}
-
-
 def describe_clips(checkpoint: Checkpoint) -> dict[str, Any]:
     """Describe, as plain values, how clips are made of a video, so that they can be made without this package."""
     config, model = checkpoint.card.data_config(), checkpoint.card.build_model()
-    settings, storage = flow_settings(checkpoint)
+    settings, storage = checkpoint.card.flow_settings()
     flow = {key: value for key, value in asdict(settings).items() if key not in ("device", "preset")}
     flow["size"] = "x".join(map(str, settings.size)) if isinstance(settings.size, tuple) else None
     clips = {}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from flow_cache import CacheReader, IndexEntry, RemotePath
+from twostream.checkpoints import ModelCard
+from twostream.data.annotations import VideoRecord
+from twostream.data.dataset import ClipDataset, OpenCache
 from twostream.errors import ConfigError
 from twostream.models.fusion import CalibratedFusion
 from twostream.models.stream import StreamOutput
@@ -34,6 +39,45 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used ({reason}); try --device cpu") from error
     return device
+
+
+def clips_of_video(
+    card: ModelCard,
+    cache: Path | RemotePath,
+    entry: IndexEntry,
+    clips: Mapping[StreamName, int] | None = None,
+    open_cache: OpenCache = CacheReader,
+) -> ClipDataset:
+    """Cut clips from one video as the evaluation of a model does.
+
+    Args:
+        card: of the model.
+        cache: root of the cache.
+        entry: of the video.
+        clips: how many, by stream; None for the centre clip alone.
+        open_cache: opens the video's file.
+    """
+    return ClipDataset(
+        [VideoRecord(entry.video, 0, "")],
+        cache,
+        {entry.video: entry},
+        config=card.data_config(),
+        streams=card.model.streams,
+        motion=card.model.needs_motion,
+        window=card.model.rgb_window,
+        clips=clips,
+        open_cache=open_cache,
+    )
+
+
+def evaluation_clips(
+    card: ModelCard, cache: Path | RemotePath, entry: IndexEntry, open_cache: OpenCache = CacheReader
+) -> dict[str, torch.Tensor]:
+    """Return all clips and views that the evaluation of a model takes of a video, as a batch of one."""
+    data = card.data_config()
+    counts = {name: data.eval_clips_of(name) for name in card.model.streams}
+    clip = clips_of_video(card, cache, entry, counts, open_cache)[0]
+    return {name: value[None] for name, value in clip.items() if isinstance(value, torch.Tensor)}
 
 
 class ClipAnswers(NamedTuple):

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
@@ -107,14 +105,6 @@ class FrameStore:
         first, last = min(self._frames), max(self._frames)
         colours = [self._frames[min(max(number, first), last)].rgb for number in numbers]
         return np.stack([self.recipe.storage.stored_rgb(rgb) for rgb in colours if rgb is not None])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Keep everything: there is no file to close."""
 
 
 def _chains(numbers: Iterable[int], step: int) -> Iterator[list[int]]:
@@ -274,11 +264,3 @@ class WholeVideo:
             if frame.index == last:
                 break
         return store
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Keep everything: there is no file to close."""

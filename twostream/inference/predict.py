@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twostream.checkpoints import load_checkpoint
+from twostream.inference.prediction_file import best_classes
 from twostream.inference.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -36,6 +37,5 @@ def predict(checkpoint: str | Path, video: str | Path | RemotePath, device: str 
         (9, 1.0, True)
     """
     predictor = Predictor(load_checkpoint(checkpoint), device)
-    decision = predictor(video).decision
-    order = (-decision).argsort(kind="stable")
-    return {predictor.card.classes[place]: float(decision[place]) for place in order}
+    classes = predictor.card.classes
+    return dict(best_classes(predictor(video).decision, classes, len(classes)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from flow_cache import CacheWriteError, csv_bytes, try_lock
 from twostream.errors import ConfigError
+from twostream.files import file_hash
 
 if TYPE_CHECKING:
     from twostream.inference.predictor import Prediction
@@ -34,13 +34,18 @@ def as_record(prediction: Prediction, classes: tuple[str, ...], top: int) -> Rec
     """
     name, confidence = best_classes(prediction.decision, classes, 1)[0]
     record: Record = {"video": str(prediction.video), "class": name, "confidence": confidence}
-    for output, values in prediction.probabilities.items():
-        record[output] = dict(best_classes(values, classes, top))
-    if prediction.stream_weights is not None:
-        record["stream_weights"] = {
-            "rgb": float(prediction.stream_weights[0]),
-            "flow": float(prediction.stream_weights[1]),
-        }
+    return record | describe_outputs(prediction.probabilities, prediction.stream_weights, classes, top)
+
+
+def describe_outputs(
+    probabilities: Mapping[str, Any], stream_weights: Any, classes: tuple[str, ...], top: int
+) -> Record:
+    """Describe the best classes of each output, and the weights of the streams where there are two."""
+    record: Record = {
+        name: dict(best_classes(values, classes, top)) for name, values in probabilities.items()
+    }
+    if stream_weights is not None:
+        record["stream_weights"] = dict(zip(("rgb", "flow"), stream_weights.tolist(), strict=True))
     return record
 
 
@@ -52,14 +57,13 @@ def best_classes(probabilities: Any, classes: tuple[str, ...], top: int) -> list
 
 def checkpoint_hash(path: Path) -> str:
     """Return what tells the file of a checkpoint from every other: the beginning of its SHA-256, 16 digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_hash(path)[:16]
 
 
-def check_suffix(path: Path) -> None:
+def check_suffix(path: Path, flag: str = "--out") -> None:
     """Raise ConfigError unless the name ends in .jsonl or .csv."""
     if path.suffix.lower() not in _FORMATS:
-        raise ConfigError(f"--out must end in {' or '.join(_FORMATS)}, got {path}")
+        raise ConfigError(f"{flag} must end in {' or '.join(_FORMATS)}, got {path}")
 
 
 class PredictionFile:
@@ -104,11 +108,11 @@ class PredictionFile:
         except OSError as error:
             raise ConfigError(f"--out {path}: {error.strerror or error}") from error
         if not length:
-            self._write(self._format.header(self._complete(sample)))
+            write_all(self._file, path, self._format.header(self._complete(sample)))
 
     def append(self, record: Record) -> None:
         """Add a line to the file; CacheWriteError if there is no space for it, and then none of it is there."""
-        self._write(self._format.line(self._complete(record)))
+        write_all(self._file, self.path, self._format.line(self._complete(record)))
 
     def __enter__(self) -> Self:
         return self
@@ -139,19 +143,20 @@ class PredictionFile:
             ) from error
         return frozenset(str(found["video"]) for found in records), length
 
-    def _write(self, data: bytes) -> None:
-        """Write bytes, all or none."""
-        start = self.path.stat().st_size
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._file.truncate(start)
-            raise CacheWriteError.from_os_error(self.path, error) from error
-        except KeyboardInterrupt:
-            self._file.truncate(start)
-            raise
+
+def write_all(file: io.FileIO, path: Path, data: bytes) -> None:
+    """Append bytes to a file, all or none; CacheWriteError if there is no space for them."""
+    start = path.stat().st_size
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        file.truncate(start)
+        raise CacheWriteError.from_os_error(path, error) from error
+    except KeyboardInterrupt:
+        file.truncate(start)
+        raise
 
 
 class _Format(Protocol):

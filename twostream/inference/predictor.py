@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
@@ -10,7 +11,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from flow_cache import (
     FlowMethod,
@@ -19,18 +19,15 @@ from flow_cache import (
     Framing,
     IndexEntry,
     RemotePath,
-    StorageSettings,
     VideoError,
     as_path,
     available_cores,
     local_copy,
 )
 from twostream.checkpoints import Checkpoint
-from twostream.data.annotations import VideoRecord
-from twostream.data.dataset import ClipDataset
 from twostream.data.sampling import longest_run
 from twostream.errors import DataError
-from twostream.inference.clips import choose_device, predict_clips
+from twostream.inference.clips import choose_device, evaluation_clips, predict_clips
 from twostream.inference.fast import faster
 from twostream.inference.footage import MOST_HELD, FlowRecipe, Footage, FrameStore, WholeVideo
 from twostream.inference.settings import WindowSettings
@@ -139,11 +136,8 @@ class Predictor:
         self.windows = windows
         self.model = checkpoint.model().to(choose_device(device))
         self.data = self.card.data_config()
-        flow = dict(self.card.flow)
-        storage = StorageSettings.from_dict(flow.pop("codec"))
-        self.storage = replace(storage, rgb=storage.rgb and "rgb" in self.model.names)
-        size = tuple(flow.pop("size") or ()) or None
-        own = FlowSettings(**flow, size=size, device=flow_device)
+        flow, self.storage = self.card.flow_settings()
+        own = replace(flow, device=flow_device)
         self.flow = faster(own) if fast else own
         self.length = windows.length(self.data, self.model.names, own.step)
         self._most_held = most_held
@@ -221,19 +215,8 @@ class Predictor:
                 f" {self.data.stack} flow fields, which need at least"
                 f" {self.data.stack + self.flow.step} frames"
             )
-        clips = ClipDataset(
-            [VideoRecord(entry.video, 0, "")],
-            Path(),  # nothing is opened
-            {entry.video: entry},
-            config=self.data,
-            streams=self.model.names,
-            motion=self.card.model.needs_motion,
-            window=self.card.model.rgb_window,
-            clips={name: self.data.eval_clips_of(name) for name in self.model.names},
-            open_cache=lambda path: reader,
-        )
-        item = clips[0]
-        batch = {name: value[None] for name, value in item.items() if isinstance(value, torch.Tensor)}
+        # No file is opened.
+        batch = evaluation_clips(self.card, Path(), entry, lambda path: contextlib.nullcontext(reader))
         outputs = {name: values[0] for name, values in predict_clips(self.model, batch).items()}
         weights = outputs.pop("weights", None)
         return Prediction(video, outputs, weights, partial)

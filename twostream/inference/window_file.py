@@ -10,16 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from flow_cache import CacheWriteError, csv_bytes
+from flow_cache import csv_bytes
 from twostream.errors import ConfigError
 from twostream.files import replacing
-from twostream.inference.prediction_file import best_classes
+from twostream.inference.prediction_file import best_classes, check_suffix, describe_outputs, write_all
 
 if TYPE_CHECKING:
     from twostream.inference.windows import Decision
 
 Record = dict[str, Any]
-_SUFFIXES = (".jsonl", ".csv")
 
 
 def window_record(
@@ -50,12 +49,7 @@ def window_record(
         "confidence": confidence,
         "smoothed": dict(best_classes(decision.smoothed, classes, top)),
     }
-    for output, values in decision.probabilities.items():
-        record[output] = dict(best_classes(values, classes, top))
-    if decision.stream_weights is not None:
-        rgb, flow = decision.stream_weights.tolist()
-        record["stream_weights"] = {"rgb": rgb, "flow": flow}
-    return record
+    return record | describe_outputs(decision.probabilities, decision.stream_weights, classes, top)
 
 
 class WindowFile:
@@ -76,7 +70,7 @@ class WindowFile:
     def __init__(
         self, path: Path, checkpoint: str, kept: frozenset[str] | None, *, overwrite: bool = False
     ) -> None:
-        check_window_suffix(path)
+        check_suffix(path, "--windows-out")
         self.path = path
         self._checkpoint = checkpoint
         self._is_csv = path.suffix.lower() == ".csv"
@@ -104,10 +98,7 @@ class WindowFile:
         else:
             line = json.dumps(record).encode("ascii") + b"\n"
         self._begun = True
-        try:
-            self._file.write(line)
-        except OSError as error:
-            raise CacheWriteError.from_os_error(self.path, error) from error
+        write_all(self._file, self.path, line)
 
     def _lines_of(self, file: io.BufferedReader, videos: frozenset[str]) -> Iterator[bytes]:
         """Iterate the whole lines of some videos, and the header of a table."""
@@ -136,12 +127,6 @@ class WindowFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-
-
-def check_window_suffix(path: Path) -> None:
-    """Raise ConfigError unless the name ends in .jsonl or .csv."""
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"--windows-out must end in {' or '.join(_SUFFIXES)}, got {path}")
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -14,6 +14,7 @@ A video's own decision is the mean of all its windows.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -306,16 +307,15 @@ class _Places:
             motion=self._motion,
             window=self._window,
             clips=1,
-            open_cache=lambda path: _Shifted(self._store, start - context),
+            open_cache=lambda path: contextlib.nullcontext(_Shifted(self._store, start - context)),
         )
         return {key: value for key, value in clips[0].items() if isinstance(value, Tensor)}
 
 
-class _Shifted(FrameStore):
+class _Shifted:
     """A part of a store, whose numbers begin at 0."""
 
     def __init__(self, store: FrameStore, offset: int) -> None:
-        super().__init__(store.recipe)
         self._store, self._offset = store, offset
 
     def flow(self, numbers: Sequence[int]) -> NDArray[np.uint8]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from flow_cache import Frame, dequantize, flow_colours, probe_fps
 from twostream.inference.footage import Footage, FrameStore
 from twostream.inference.prediction_file import best_classes
+from twostream.inference.video_file import VideoWriter
 from twostream.inference.windows import Attention, Decision
 
 if TYPE_CHECKING:
@@ -62,12 +62,8 @@ class AnnotatedVideo:
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        import av
-
         self._classes = classes
-        self._container: Any = av.open(str(path), "w", format="mp4")
-        self._stream: Any = None
-        self._rate = Fraction(25)
+        self._video = VideoWriter(path)
         self._images: Iterator[Frame] = iter(())
         self.pending: list[tuple[Frame, Image]] = []
         self._whole: Prediction | None = None
@@ -76,8 +72,8 @@ class AnnotatedVideo:
 
     def begin(self, footage: Footage, whole: Prediction | None) -> None:
         """Say which video comes, and what is said of it as a whole, where that is known before."""
-        fps = 0.0 if footage.path.is_dir() else probe_fps(footage.path)
-        self._rate = Fraction(fps or 25).limit_denominator(1001)
+        if not footage.path.is_dir():
+            self._video.fps = probe_fps(footage.path) or self._video.fps
         self._images = footage.display(_HEIGHT)
         self._whole = whole
 
@@ -99,7 +95,8 @@ class AnnotatedVideo:
         fields = dict(zip(numbers, store.flow(numbers), strict=True)) if numbers else {}
         for frame, picture in self.pending:
             field = fields.get(frame.index - step)
-            self._write(self._draw(picture, field, store.recipe.bound))
+            canvas = self._draw(picture, field, store.recipe.bound)
+            self._video.write(canvas[: canvas.shape[0] // 2 * 2, : canvas.shape[1] // 2 * 2])
         self.pending.clear()
 
     def _draw(self, picture: Image, field: Image | None, bound: float) -> Image:
@@ -129,16 +126,16 @@ class AnnotatedVideo:
     def _label(self, width: int) -> list[tuple[tuple[int, int], str, tuple[int, int, int], int]]:
         """Return the texts over the picture."""
         if self._whole is not None:
-            name, share = best_classes(self._whole.decision, self._classes, 1)[0]
-            first = ((8, 4), _fit(f"{name} {100 * share:.0f} %", 20, width - 16), _WHITE, 20)
+            shares = self._whole.decision
         elif self._last is not None:
-            name, share = best_classes(self._last.smoothed, self._classes, 1)[0]
-            first = ((8, 4), _fit(f"{name} {100 * share:.0f} %", 20, width - 16), _WHITE, 20)
+            shares = self._last.smoothed
         else:
             return [((8, 8), "…", _DIM, 20)]
-        others = self._whole.decision if self._whole is not None else self._last.smoothed  # type: ignore[union-attr]
-        rest = "  ".join(f"{name} {100 * p:.0f} %" for name, p in best_classes(others, self._classes, 3)[1:])
-        return [first, ((8, 32), _fit(rest, 14, width - 16), _DIM, 14)]
+        first, *others = (f"{name} {100 * p:.0f} %" for name, p in best_classes(shares, self._classes, 3))
+        return [
+            ((8, 4), _fit(first, 20, width - 16), _WHITE, 20),
+            ((8, 32), _fit("  ".join(others), 14, width - 16), _DIM, 14),
+        ]
 
     def _strip(self, canvas: Image, top: int) -> list[tuple[tuple[int, int], str, tuple[int, int, int], int]]:
         """Draw the timeline; returns its texts."""
@@ -161,18 +158,6 @@ class AnnotatedVideo:
             texts.append(((8, low + 4), "no window yet", _DIM, 13))
         return texts
 
-    def _write(self, canvas: Image) -> None:
-        import av
-
-        canvas = canvas[: canvas.shape[0] // 2 * 2, : canvas.shape[1] // 2 * 2]
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=self._rate)
-            self._stream.height, self._stream.width = canvas.shape[:2]
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.options = {"crf": "20", "preset": "veryfast"}
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(canvas), format="rgb24")
-        self._container.mux(self._stream.encode(frame))
-
     def __enter__(self) -> Self:
         return self
 
@@ -180,9 +165,7 @@ class AnnotatedVideo:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Complete the file."""
-        if self._stream is not None and kind is None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
+        self._video.__exit__(kind, error, trace)
 
 
 def _attention(

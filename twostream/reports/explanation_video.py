@@ -21,11 +21,11 @@ from twostream.data.transforms import View
 from twostream.inference.cached_video import CachedVideo
 from twostream.inference.explanation import Explanation
 from twostream.inference.playback import play
+from twostream.inference.video_file import write_video
 from twostream.reports.explanation_plots import answer
 from twostream.reports.outputs import COLOURS, NAMES
 from twostream.reports.plots import despine, short_name
 from twostream.reports.shading import shade
-from twostream.reports.video_file import write_video
 from twostream.settings import STREAMS, StreamName
 
 Picture = npt.NDArray[np.uint8]

@@ -7,7 +7,7 @@ import pytest
 
 from twostream import DataError, Predictor, load_checkpoint
 from twostream.app.answers import Limits, answer_video, check_video
-from twostream.reports.video_file import write_video
+from twostream.inference.video_file import write_video
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from twostream import ConfigError, Predictor, load_checkpoint
 from twostream.app.answers import Limits
 from twostream.cli.app import main
-from twostream.reports.video_file import write_video
+from twostream.inference.video_file import write_video
 
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="needs gradio (the extra app)"

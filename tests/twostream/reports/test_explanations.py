@@ -12,11 +12,11 @@ from twostream import Predictor, load_checkpoint
 from twostream.cli.predict import main
 from twostream.inference.cached_video import CachedVideo, cached_video
 from twostream.inference.explanation import Explanation, explain
+from twostream.inference.video_file import write_video
 from twostream.reports.explanation_plots import plot_explanation
 from twostream.reports.explanation_video import draw_frames, heat_at
 from twostream.reports.explanations import distinct_names
 from twostream.reports.shading import shade
-from twostream.reports.video_file import write_video
 
 
 def test_places_without_weight_are_dark() -> None:

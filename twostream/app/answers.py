@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 
 from flow_cache import one_line
+from twostream.app.limits import Limits
 from twostream.errors import DataError
 from twostream.inference.cached_video import cached_video
 from twostream.inference.explanation import explain
@@ -20,19 +21,6 @@ from twostream.reports.explanation_video import write_explanation_video
 # What cameras and phones write. Lists of other files or addresses (HLS, DASH, concat) are left out on purpose: the file
 # of a stranger must not choose what else is opened.
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,ogg,asf,flv"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How large a video may be.
-
-    Attributes:
-        megabytes: of its file (10^6 bytes).
-        seconds: that it plays.
-    """
-
-    megabytes: int = 100
-    seconds: float = 60.0
 
 
 @dataclass(frozen=True)

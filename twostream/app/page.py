@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flow_cache import FlowCacheError, one_line
-from twostream.app.answers import Answer, Limits, answer_video
+from twostream.app.answers import Answer, answer_video
+from twostream.app.limits import Limits
 from twostream.errors import ConfigError, TwoStreamError
 from twostream.inference.predictor import Predictor
 from twostream.reports.outputs import COLOURS, NAMES

@@ -10,6 +10,7 @@ from dataclasses import fields
 import jsonargparse
 
 from flow_cache import FlowSettings, print_line
+from twostream.app.limits import Limits
 from twostream.cli.errors import run_command
 from twostream.cli.parser import command_parser
 from twostream.errors import ConfigError
@@ -35,8 +36,12 @@ def make_parser() -> jsonargparse.ArgumentParser:
     parser.add_argument(
         "--port", type=int, default=None, help="Port; default: the first that is free from 7860 on."
     )
-    parser.add_argument("--max-megabytes", type=int, default=100, help="The largest file that is taken.")
-    parser.add_argument("--max-seconds", type=float, default=60.0, help="The longest video that is taken.")
+    parser.add_argument(
+        "--max-megabytes", type=int, default=Limits.megabytes, help="The largest file that is taken."
+    )
+    parser.add_argument(
+        "--max-seconds", type=float, default=Limits.seconds, help="The longest video that is taken."
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N.")
     others = {field.name for field in fields(FlowSettings)} - {"device"}
     parser.add_class_arguments(FlowSettings, "flow", skip=others, instantiate=False)
@@ -50,7 +55,6 @@ def run(argv: Sequence[str]) -> int:
         if not arguments[name] > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be more than 0, got {arguments[name]}")
     # torch and gradio, which take seconds, once the arguments are right
-    from twostream.app.answers import Limits
     from twostream.app.page import import_gradio, serve
     from twostream.checkpoints import load_checkpoint
     from twostream.inference.predictor import Predictor

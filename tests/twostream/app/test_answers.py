@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from twostream import DataError, Predictor, load_checkpoint
-from twostream.app.answers import Limits, answer_video, check_video
+from twostream.app.answers import answer_video, check_video
+from twostream.app.limits import Limits
 from twostream.inference.video_file import write_video
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from twostream import ConfigError, Predictor, load_checkpoint
-from twostream.app.answers import Limits
+from twostream.app.limits import Limits
 from twostream.cli.app import main
 from twostream.inference.video_file import write_video
 
